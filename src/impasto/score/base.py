@@ -1,0 +1,63 @@
+"""What every scorer is: pictures and specs in, one `Score` each out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from impasto.spec import Spec
+
+__all__ = ["Found", "Score", "Scorer", "ScorerBroken"]
+
+
+class ScorerBroken(RuntimeError):
+    """The scorer failed its self-test: no score may be printed."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One object that a detector found. box: (x1, y1, x2, y2), end-exclusive pixels."""
+
+    cls: str
+    box: tuple[float, float, float, float]
+    score: float
+    mask: Tensor = field(repr=False, compare=False)
+    """(H, W) bool, in the picture's own size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """The judgement of one picture.
+
+    value: the number that a search maximises (1.0 or 0.0 for a verdict). correct: the verdict, or
+    None where the scorer gives none. reason: why not, one failure a line. details: class -> list
+    of [x1, y1, x2, y2, score] of the objects that counted.
+    """
+
+    value: float
+    correct: bool | None = None
+    reason: str = ""
+    details: Mapping[str, list[list[float]]] = field(default_factory=dict)
+
+
+class Scorer(ABC):
+    """Judges pictures against specs. Subclasses register in `impasto.zoo.registry.SCORERS`."""
+
+    gives_verdict: ClassVar[bool] = False
+    """Whether `Score.correct` is set: only such scorers can judge a bench with a rule."""
+
+    @abstractmethod
+    def score(self, images: Tensor, specs: Sequence[Spec]) -> list[Score]:
+        """Judge picture i, (B, 3, H, W) in [0, 1], against spec i."""
+
+    @abstractmethod
+    def self_test(self) -> None:
+        """Score built-in pictures with known verdicts. Raises ScorerBroken when one is wrong."""
+
+    @abstractmethod
+    def provenance(self) -> dict[str, Any]:
+        """Id, sha256 of the weights, thresholds, preprocessing."""

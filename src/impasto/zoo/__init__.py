@@ -1,0 +1,1 @@
+"""Registry of names, model cards and shipped weights."""

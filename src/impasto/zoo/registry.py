@@ -1,0 +1,93 @@
+"""Names for things: models, benches, scorers, searches, each registered by decorator.
+
+Options in a name follow a colon: "best-of-n:n=4,reward=sticker-clip".
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+import yaml
+
+__all__ = ["BENCHES", "MODELS", "SCORERS", "SEARCHES", "Registry", "nearest", "parse_options"]
+
+T = TypeVar("T")
+
+
+def nearest(given: str, allowed: list[str]) -> str:
+    """The tail of an error message: what was probably meant, then all that is allowed."""
+    close = difflib.get_close_matches(given, allowed, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"{hint}Allowed: {', '.join(sorted(allowed))}."
+
+
+class Registry(Generic[T]):
+    """A table from name to factory. `kind` is the noun used in error messages."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._factories: dict[str, Callable[..., T]] = {}
+
+    def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        """Decorator: make the decorated class or function available as `name`."""
+
+        def decorate(factory: Callable[..., T]) -> Callable[..., T]:
+            if name in self._factories:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            self._factories[name] = factory
+            return factory
+
+        return decorate
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._factories
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._factories))
+
+    def describe(self, name: str) -> str:
+        """First line of the registered thing's docstring."""
+        return (inspect.getdoc(self.factory(name)) or "").split("\n", 1)[0]
+
+    def factory(self, name: str) -> Callable[..., T]:
+        """What was registered as `name`. Raises ValueError with the nearest names."""
+        if name not in self._factories:
+            raise ValueError(f"unknown {self.kind} {name!r}: {nearest(name, list(self))}")
+        return self._factories[name]
+
+    def create(self, text: str, **context: Any) -> T:
+        """Build from "name" or "name:key=value,key=value"; `context` goes in beside the options.
+
+        Raises ValueError for an unknown name, an unknown key or a key given twice.
+        """
+        name, _, rest = text.partition(":")
+        factory = self.factory(name)
+        options = parse_options(rest, where=f"{self.kind} {name!r}")
+        allowed = [p for p in inspect.signature(factory).parameters if p not in context]
+        for key in options:
+            if key not in allowed:
+                raise ValueError(f"unknown key {key!r} for {self.kind} {name!r}: "
+                                 f"{nearest(key, allowed)}")  # fmt: skip
+        return factory(**context, **options)
+
+
+def parse_options(text: str, where: str) -> dict[str, Any]:
+    """"n=4,reward=clip" as {"n": 4, "reward": "clip"}; values are YAML scalars."""
+    options: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{where}: {part!r} is not key=value")
+        if key in options:
+            raise ValueError(f"{where}: key {key!r} is given twice")
+        options[key] = yaml.safe_load(value)
+    return options
+
+
+MODELS: Registry[Any] = Registry("model")
+SCORERS: Registry[Any] = Registry("scorer")
+SEARCHES: Registry[Any] = Registry("search")
+BENCHES: Registry[Any] = Registry("bench")
