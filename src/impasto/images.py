@@ -1,0 +1,109 @@
+"""The one reader and writer of pictures.
+
+A picture is a float32 tensor (3, H, W), RGB, in [0, 1]; a finished one lies on the 8-bit grid
+k/255. Files are PNG, JPEG or WebP, told by their content and not by their name, and bounded in
+bytes and pixels before anything is decoded (Pillow's security handbook).
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from impasto.files import write_bytes
+
+__all__ = ["MAX_PIXELS", "ImageError", "from_pil", "quantise", "read_image", "to_pil", "write_png"]
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_PIXELS = 4096**2
+
+
+class ImageError(ValueError):
+    """A picture file that cannot be used; the message names it."""
+
+
+def quantise(images: Tensor) -> Tensor:
+    """Clamp to [0, 1] and round to the 8-bit grid k/255; any shape, float32.
+
+    Raises ValueError for NaN or infinite values: they would become black pixels without a word.
+    """
+    if not torch.isfinite(images).all():
+        raise ValueError("a picture holds NaN or infinite values; the model that drew it is "
+                         "broken (check its weights and dtype)")  # fmt: skip
+    return images.float().clamp(0, 1).mul(255).round().div(255)
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """(3, H, W) in [0, 1] to an 8-bit RGB PIL image."""
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"a picture is (3, height, width), got {tuple(image.shape)}")
+    levels = quantise(image.detach().cpu()).mul(255).round().to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+
+
+def from_pil(image: Image.Image) -> Tensor:
+    """A PIL image to (3, H, W) float32 on the 8-bit grid.
+
+    The EXIF orientation is applied, alpha is dropped (as GenEval's reader does) and 16-bit grey
+    is scaled to 8 bits.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8))
+    if image.mode == "P":
+        image = image.convert("RGBA")  # a palette's own transparency survives only this way
+    levels = torch.from_numpy(np.array(image.convert("RGB")))
+    return levels.permute(2, 0, 1).contiguous().float().div(255)
+
+
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Read a PNG, JPEG or WebP file as (3, H, W); of an animation, the first frame.
+
+    Raises ImageError, naming the file, when it is of another format whatever its name, too large,
+    truncated or damaged; FileNotFoundError when there is none.
+    """
+    path = Path(path)
+    # 8 bytes a pixel is 16-bit RGBA without compression: no honest file is larger.
+    if (size := path.stat().st_size) > 8 * max_pixels + 2**20:
+        raise ImageError(f"{path}: {size:,} bytes are too many for {max_pixels:,} pixels")
+    data = path.read_bytes()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return _decode(data, max_pixels)
+    # Whatever a decoder raises on foreign bytes means one thing here: this file is no use.
+    except Exception as error:
+        raise ImageError(f"{path}: {_reason(error)}") from error
+
+
+def _decode(data: bytes, max_pixels: int) -> Tensor:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # reads the header only
+        if image.width * image.height > max_pixels:
+            raise ImageError(f"{image.width} x {image.height} pixels are more than the "
+                             f"{max_pixels:,} allowed")  # fmt: skip
+        image.verify()  # checksums; leaves the object unusable
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return from_pil(image)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ImageError):
+        return str(error)
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture, whatever its name says"
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return f"too many pixels ({error})"
+    return f"damaged or truncated ({error or type(error).__name__})"
+
+
+def write_png(path: str | Path, image: Tensor) -> None:
+    """Write (3, H, W) in [0, 1] as 8-bit PNG, whole or not at all; lossless on the 8-bit grid."""
+    buffer = io.BytesIO()
+    to_pil(image).save(buffer, format="PNG")
+    write_bytes(path, buffer.getvalue())

@@ -1,0 +1,163 @@
+"""impasto.images: one reader, one writer, one range."""
+
+import io
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from impasto.images import ImageError, from_pil, quantise, read_image, to_pil, write_png
+
+PICTURE = torch.arange(3 * 5 * 7).reshape(3, 5, 7).float().div(255)
+
+
+def save(path, image, **options):
+    image.save(path, **options)
+    return path
+
+
+def test_png_round_trip_is_exact(tmp_path):
+    path = tmp_path / "x.png"
+    write_png(path, PICTURE)
+    assert torch.equal(read_image(path), PICTURE)
+    assert read_image(path).dtype == torch.float32
+
+
+def test_same_picture_same_bytes(tmp_path):
+    write_png(tmp_path / "a.png", PICTURE)
+    write_png(tmp_path / "b.png", PICTURE + 0.001)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_quantise_clamps_and_is_idempotent():
+    q = quantise(torch.tensor([-1.0, 0.0, 0.4999 / 255, 0.5, 1.0, 9.0]))
+    assert q.tolist() == pytest.approx([0, 0, 0, 128 / 255, 1, 1])
+    assert torch.equal(quantise(PICTURE), PICTURE) and torch.equal(quantise(q), q)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_pictures_are_refused(tmp_path, bad):
+    picture = PICTURE.clone()
+    picture[0, 0, 0] = bad
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        write_png(tmp_path / "x.png", picture)
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_wrong_shape_is_refused():
+    with pytest.raises(ValueError, match=r"\(1, 5, 7\)"):
+        to_pil(PICTURE[:1])
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "PNG"])
+def test_format_is_told_by_content(tmp_path, format):
+    path = save(tmp_path / "x.png", Image.new("RGB", (6, 4), (200, 30, 30)), format=format)
+    assert read_image(path).shape == (3, 4, 6)
+
+
+@pytest.mark.parametrize("format", ["GIF", "TIFF", "BMP", "PPM", "ICO"])
+def test_other_formats_are_refused_whatever_the_name(tmp_path, format):
+    path = save(tmp_path / "x.png", Image.new("RGB", (16, 16)), format=format)
+    with pytest.raises(ImageError, match=r"x\.png: not a PNG, JPEG or WEBP"):
+        read_image(path)
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    image = to_pil(PICTURE)
+    exif = image.getexif()
+    exif[0x0112] = 6  # turn a quarter clockwise to show
+    path = save(tmp_path / "x.png", image, exif=exif)
+    assert torch.equal(read_image(path), PICTURE.rot90(-1, (1, 2)))
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (8, 8), c) for c in ("red", "lime", "blue")]
+    path = save(tmp_path / "x.webp", frames[0], save_all=True, append_images=frames[1:],
+                lossless=True)  # fmt: skip
+    assert read_image(path)[:, 0, 0].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    if mode == "I;16":
+        image = Image.fromarray(np.full((4, 6), 51400, np.uint16))
+    else:
+        image = Image.new("RGB", (6, 4), (200, 200, 200)).convert(mode)
+    path = save(tmp_path / "x", image, format="JPEG" if mode == "CMYK" else "PNG")
+    picture = read_image(path)
+    assert picture.shape == (3, 4, 6)
+    expected = 255 if mode == "1" else 200
+    assert abs(picture.max().item() * 255 - expected) <= 6
+
+
+def test_from_pil_inverts_to_pil():
+    assert torch.equal(from_pil(to_pil(PICTURE)), PICTURE)
+
+
+def noise(format):
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, format=format)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.97])
+def test_truncated_files_are_named(tmp_path, format, keep):
+    data = noise(format)
+    path = tmp_path / "00003.png"
+    path.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(ImageError, match=r"00003\.png"):
+        read_image(path)
+
+
+def test_flipped_bits_of_a_png_are_found(tmp_path):
+    data = noise("PNG")
+    for position in range(20, len(data), len(data) // 40):
+        broken = bytearray(data)
+        broken[position] ^= 0x10
+        (tmp_path / "x.png").write_bytes(broken)
+        with pytest.raises(ImageError):
+            read_image(tmp_path / "x.png")
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_decompression_bomb_is_refused_at_once(tmp_path):
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(1 + 50_000 // 8) * 50_000)
+    data = b"".join([b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), chunk(b"IDAT", rows),
+                     chunk(b"IEND", b"")])  # fmt: skip
+    assert len(data) < 1_000_000
+    path = tmp_path / "bomb.png"
+    path.write_bytes(data)
+    before = time.perf_counter()
+    with pytest.raises(ImageError, match=r"bomb\.png: too many pixels"):
+        read_image(path)
+    assert time.perf_counter() - before < 1
+
+
+def test_bounds_are_checked_before_decoding(tmp_path):
+    path = save(tmp_path / "x.png", Image.new("RGB", (101, 100)))
+    with pytest.raises(ImageError, match="101 x 100 pixels are more than the 10,000"):
+        read_image(path, max_pixels=100 * 100)
+    assert read_image(path, max_pixels=101 * 100).shape == (3, 100, 101)
+
+
+def test_absurdly_long_file_is_not_even_read(tmp_path):
+    path = tmp_path / "x.png"
+    with open(path, "wb") as file:
+        file.truncate(2**31)
+    with pytest.raises(ImageError, match="bytes are too many"):
+        read_image(path)
+
+
+def test_missing_file_is_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_image(tmp_path / "none.png")
