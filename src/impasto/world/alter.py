@@ -15,7 +15,7 @@ from impasto.world.scenes import Scene, compose
 from impasto.world.splits import CONVERSE
 from impasto.world.sprites import Sprites
 
-__all__ = ["alter", "alterations"]
+__all__ = ["alter", "alterations", "broken_spec"]
 
 
 def alterations(spec: Spec) -> tuple[str, ...]:
@@ -31,12 +31,19 @@ def alterations(spec: Spec) -> tuple[str, ...]:
     return tuple(kinds)
 
 
+def _choose(values: tuple[str, ...], rng: np.random.Generator) -> str:
+    return values[int(rng.integers(len(values)))]
+
+
 def _another(rng: np.random.Generator, values: tuple[str, ...], taken: set[str]) -> str:
-    left = [v for v in values if v not in taken]
-    return left[int(rng.integers(len(left)))]
+    return _choose(tuple(v for v in values if v not in taken), rng)
 
 
-def _broken(spec: Spec, kind: str, rng: np.random.Generator, classes: tuple[str, ...]) -> Spec:
+def broken_spec(
+    spec: Spec, rng: np.random.Generator, classes: tuple[str, ...], kind: str | None = None
+) -> Spec:
+    """`spec` with one fact of that kind (default: any it states) changed; its prompt is kept."""
+    kind = kind or _choose(alterations(spec), rng)
     items = list(spec.include)
     able = [i for i, item in enumerate(items) if _can_break(item, kind)]
     i = able[int(rng.integers(len(able)))]
@@ -71,6 +78,7 @@ def alter(
     kinds = alterations(scene.spec)
     if kind is not None and kind not in kinds:
         raise ValueError(f"{scene.spec.prompt!r} states no {kind}; it states {', '.join(kinds)}")
-    kind = kind or kinds[int(rng.integers(len(kinds)))]
-    broken = compose(_broken(scene.spec, kind, rng, sprites.classes), rng, sprites, scene.size)
+    kind = kind or _choose(kinds, rng)
+    other = broken_spec(scene.spec, rng, sprites.classes, kind)
+    broken = compose(other, rng, sprites, scene.size)
     return replace(broken, spec=scene.spec, caption=scene.caption), kind

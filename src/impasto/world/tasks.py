@@ -133,4 +133,5 @@ def sample_spec(
         spec = task(rng, classes)
         if split is None or spec in split:
             return spec
-    raise ValueError(f"split {split} allows none of {attempts} specs of task {task.__name__!r}")
+    name = split.name if split else "any"
+    raise ValueError(f"split {name!r} allows none of {attempts} specs of task {task.__name__!r}")

@@ -1,0 +1,157 @@
+"""Training data: scenes drawn from seeds in worker processes, pictures cached on the device.
+
+Scene i depends on (seed, i) alone, so the set is the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from impasto.bench.geneval import geneval_specs
+from impasto.spec import Spec
+from impasto.world import Packed, Renderer, Scene, Split, Sprites, compose, pack, sample_spec
+from impasto.world.alter import broken_spec
+from impasto.world.words import caption, dense_caption
+
+__all__ = ["TASK_WEIGHTS", "Chunk", "PictureCache", "cache_pictures", "chunks", "training_split"]
+
+CHUNK = 1000
+TASK_WEIGHTS: dict[str, float] = {
+    "region": 2.0, "two_object": 2.5, "counting": 2.5, "colors": 2.0,
+    "position": 3.5, "color_attr": 3.5, "counting_many": 0.7, "three_colors": 0.7,
+    "color_count_attr": 0.7, "color_spatial_attr": 0.7,
+}  # fmt: skip
+"""Relations and colour binding are learnt last, so they come most often. Single natural objects
+are all in GenEval's evaluation set, so "region" shows them instead, with a place."""
+
+
+def training_split() -> Split:
+    """All combinations but the held-out ones and but the meanings of GenEval's 553 prompts."""
+    return Split.without(geneval_specs())
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """CHUNK scenes in order. captions: per scene GenEval's wording, a paraphrase and a dense one.
+    wrong: per scene a caption with one fact altered, in the wording of the paraphrase."""
+
+    packed: Packed
+    captions: list[tuple[str, str, str]]
+    wrong: list[str]
+
+
+def _texts(scene: Scene, spec: Spec, state: int, classes: tuple[str, ...]
+           ) -> tuple[tuple[str, str, str], str]:  # fmt: skip
+    """The captions of one scene, and the altered one: the same wording of another spec."""
+    rng = np.random.default_rng(state)
+    words = (spec.prompt, caption(spec, np.random.default_rng(state), "paraphrase"),
+             dense_caption(scene, rng))  # fmt: skip
+    other = broken_spec(spec, rng, classes)
+    return words, caption(other, np.random.default_rng(state), "paraphrase")
+
+
+def _chunk(index: int, *, seed: int, weights: Mapping[str, float], split: Split | None,
+           style: str) -> Chunk:  # fmt: skip
+    sprites = Sprites.load(style)
+    scenes, captions, wrong = [], [], []
+    for i in range(index * CHUNK, (index + 1) * CHUNK):
+        rng = np.random.default_rng([seed, i])
+        spec = sample_spec(rng, sprites.classes, split, weights)
+        scene = compose(spec, rng, sprites)
+        words, other = _texts(scene, spec, int(rng.integers(2**31)), sprites.classes)
+        scenes.append(scene)
+        captions.append(words)
+        wrong.append(other)
+    return Chunk(pack(scenes), captions, wrong)
+
+
+def chunks(count: int, seed: int, weights: Mapping[str, float] | None = None,
+           split: Split | None = None, style: str = "openmoji", workers: int | None = None
+           ) -> Iterator[Chunk]:  # fmt: skip
+    """`count` scenes (a multiple of 1,000) in chunks, in order."""
+    if count <= 0 or count % CHUNK:
+        raise ValueError(f"count must be a positive multiple of {CHUNK}, not {count}")
+    Sprites.load(style)
+    make = partial(_chunk, seed=seed, weights=weights or TASK_WEIGHTS, split=split, style=style)
+    workers = workers if workers is not None else os.cpu_count() or 1
+    if workers <= 1:
+        yield from map(make, range(count // CHUNK))
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(make, range(count // CHUNK))
+
+
+@dataclass(frozen=True)
+class PictureCache:
+    """N pictures with their truth, on one device, in bytes.
+
+    images: (N, 3, S, S) uint8. owner: (N, S, S) uint8, 1 + slot of the visible object, 0 = none.
+    classes, colors: (N, K) int64, class -1 where there is no object.
+    """
+
+    images: Tensor
+    owner: Tensor
+    classes: Tensor
+    colors: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def masks(self, rows: Tensor) -> Tensor:
+        """(B, K, S, S) bool visible masks of some rows."""
+        slots = torch.arange(1, self.classes.shape[1] + 1, device=rows.device, dtype=torch.uint8)
+        return self.owner[rows][:, None] == slots[:, None, None]
+
+
+SLOTS = 8
+
+
+def cache_pictures(
+    source: Iterator[Chunk], count: int, device: str | torch.device, renderer: Renderer,
+    batch: int = 250,
+) -> tuple[PictureCache, list[tuple[str, str, str]], list[str]]:  # fmt: skip
+    """Render `count` scenes onto the device; also their captions and altered captions."""
+    size = 128
+    cache = PictureCache(
+        torch.empty(count, 3, size, size, dtype=torch.uint8, device=device),
+        torch.zeros(count, size, size, dtype=torch.uint8, device=device),
+        torch.full((count, SLOTS), -1, device=device),
+        torch.zeros(count, SLOTS, dtype=torch.int64, device=device),
+    )
+    captions: list[tuple[str, str, str]] = []
+    wrong: list[str] = []
+    for chunk in source:
+        for start in range(0, CHUNK, batch):
+            _fill(cache, len(captions) + start, _slice(chunk.packed, start, batch), renderer)
+        captions += chunk.captions
+        wrong += chunk.wrong
+    return cache, captions, wrong
+
+
+def _slice(packed: Packed, start: int, count: int) -> Packed:
+    """Scenes start … start + count of a packed batch."""
+    keep = (packed.wholes[:, 0] >= start) & (packed.wholes[:, 0] < start + count)
+    wholes = packed.wholes[keep].copy()
+    wholes[:, 0] -= start
+    backgrounds = packed.backgrounds[start : start + count]
+    return Packed(packed.reals[keep], wholes, backgrounds, packed.size)
+
+
+def _fill(cache: PictureCache, at: int, packed: Packed, renderer: Renderer) -> None:
+    out = renderer(packed)
+    rows = slice(at, at + len(out.images))
+    slots = out.classes.shape[1]
+    numbers = torch.arange(1, slots + 1, device=out.masks.device, dtype=torch.uint8)
+    cache.images[rows] = (out.images * 255).round().byte()
+    cache.owner[rows] = (out.masks * numbers[:, None, None]).sum(1, dtype=torch.uint8)
+    cache.classes[rows, :slots] = out.classes
+    cache.colors[rows, :slots] = out.colors
