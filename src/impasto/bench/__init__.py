@@ -1,0 +1,22 @@
+"""Sets of specs, how their pictures lie on disk, and how verdicts are summed up."""
+
+from impasto.bench.base import Bench
+from impasto.bench.geneval_prompts import geneval, geneval_specs
+from impasto.bench.layout import IncompleteError, Picture, scan
+from impasto.bench.results import Record, outcomes, read_results, write_results
+from impasto.bench.summary import summarise, summary_text
+
+__all__ = [
+    "Bench",
+    "IncompleteError",
+    "Picture",
+    "Record",
+    "geneval",
+    "geneval_specs",
+    "outcomes",
+    "read_results",
+    "scan",
+    "summarise",
+    "summary_text",
+    "write_results",
+]

@@ -1,25 +1,26 @@
 """What a run has cost so far: wall seconds and peak memory, summed over interruptions.
 
-FLOPs, pictures and row-steps are not counted here: they are sums over the samples' own records,
-so an interruption can lose or repeat none of them.
+FLOPs, pictures and row-steps are sums over the samples' own records, so that an interruption can
+neither lose nor repeat any of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import resource
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from impasto.files import write_json
+from impasto.run.directory import RunDirectory, read_json
+from impasto.sample.protocol import Cost
 
-__all__ = ["Meter", "peak_memory"]
+__all__ = ["Meter", "device_name", "peak_memory"]
 
 PHASES = ("generate", "score")
 
@@ -33,17 +34,26 @@ def peak_memory() -> dict[str, int]:
     return peak
 
 
-class Meter:
-    """Keeps `cost.json`. `resumed` tells that the seconds come from more than one execution."""
+def device_name() -> str:
+    """The first GPU's own name, or how many threads of a processor are used."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds = dict.fromkeys(PHASES, 0.0)
+
+class Meter:
+    """Keeps a run's `cost.json`. `resumed` tells that several executions added to the seconds."""
+
+    def __init__(self, run: RunDirectory, drawn: bool = True) -> None:
+        """drawn: whether the run draws its own pictures; else their cost is unknown, null."""
+        self.path = run.cost
+        self.drawn = drawn
+        self.seconds = dict.fromkeys(PHASES, 0.0) if drawn else {"score": 0.0}
         self.peak: dict[str, int] = {}
-        self.resumed = path.exists()
-        self.totals: dict[str, Any] = {"flops": 0.0, "images": 0, "row_steps": 0}
+        self.spent = Cost()
+        self.resumed = self.path.exists()
         if self.resumed:
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = read_json(self.path)
             self.seconds |= before["seconds"]
             self.peak = before["peak_memory_bytes"]
 
@@ -61,9 +71,11 @@ class Meter:
         """Write `cost.json`."""
         now = peak_memory()
         self.peak = {key: max(now[key], self.peak.get(key, 0)) for key in now}
-        write_json(self.path, {
+        values: dict[str, Any] = {
             "seconds": {phase: round(value, 3) for phase, value in self.seconds.items()},
+            **{key: value if self.drawn else None for key, value in asdict(self.spent).items()},
             "peak_memory_bytes": self.peak,
-            **self.totals,
+            "device": device_name(),
             "resumed": self.resumed,
-        })  # fmt: skip
+        }
+        write_json(self.path, values)

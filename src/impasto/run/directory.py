@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from impasto.files import lock, sweep, write_json, write_text
+from impasto.bench.layout import metadata_name, picture_name, write_metadata
+from impasto.files import lock, sweep, write_json
 from impasto.images import write_png
 from impasto.run.provenance import check_same
 from impasto.sample.protocol import Cost
@@ -62,15 +63,14 @@ class RunDirectory:
 
     def image(self, index: int, sample: int) -> Path:
         """Where the picture of prompt `index`, sample `sample` is or will be."""
-        return self.images / f"{index:05d}" / "samples" / f"{sample:05d}.png"
+        return self.images / picture_name(index, sample)
 
     def sample(self, index: int, sample: int) -> dict[str, Any]:
         """How that picture was drawn: seed, candidates, chosen, flops, row_steps."""
         return read_json(self.image(index, sample).with_suffix(".json"))
 
-    def missing(self, indices: Sequence[int], samples: int) -> list[tuple[int, int]]:
-        """(index, sample) of every picture that is not there yet, in drawing order."""
-        pairs = [(index, sample) for index in indices for sample in range(samples)]
+    def missing(self, pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Those of the (index, sample) `pairs` whose picture is not there yet."""
         return [pair for pair in pairs if not self.image(*pair).is_file()]
 
     def save(
@@ -78,9 +78,8 @@ class RunDirectory:
     ) -> None:
         """Store one sample. The picture, (3, H, W), goes last: it says that all is there."""
         path = self.image(index, sample)
-        metadata = path.parent.parent / "metadata.jsonl"
-        if not metadata.is_file():
-            write_text(metadata, spec.to_json() + "\n")
+        if not (self.images / metadata_name(index)).is_file():
+            write_metadata(self.images, index, spec)
         write_json(path.with_suffix(".json"), drawn)
         write_png(path, picture)
 

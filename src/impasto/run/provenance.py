@@ -10,12 +10,14 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-import torch
+from impasto.sample.protocol import Sampling
 
-__all__ = ["SettingsDiffer", "check_same", "differing", "settings_hash", "versions"]
+__all__ = ["SettingsDiffer", "check_same", "differing", "normal", "resolved", "settings_hash",
+           "versions"]  # fmt: skip
 
 LIBRARIES = ("impasto", "torch", "diffusers", "transformers", "numpy", "pillow")
 
@@ -29,11 +31,16 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
 
 
-def device_name(device: str) -> str:
-    """The accelerator's own name for "cuda…", the machine's processor type for "cpu"."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device} ({platform.machine()})"
+def normal(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record as it reads back from its file: tuples as lists. Raises ValueError for NaN."""
+    return json.loads(json.dumps(record, allow_nan=False))
+
+
+def resolved(sampling: Sampling, model: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a draw with the model's defaults filled in; None where it tells none."""
+    defaults = model.get("defaults", {})
+    return {key: defaults.get(key) if value is None else value
+            for key, value in asdict(sampling).items()}  # fmt: skip
 
 
 def settings_hash(record: Mapping[str, Any]) -> str:

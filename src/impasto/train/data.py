@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from impasto.bench.geneval import geneval_specs
+from impasto.bench.geneval_prompts import geneval_specs
 from impasto.spec import Spec
 from impasto.world import Packed, Renderer, Scene, Split, Sprites, compose, pack, sample_spec
 from impasto.world.alter import broken_spec

@@ -1,0 +1,129 @@
+"""What a bench is: an ordered set of specs, pictures per prompt and a rule that sums verdicts up.
+
+A bench is known by the sha256 of its texts, which are a property of its specs: two benches of one
+name and different prompts cannot be mistaken for each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+from impasto.bench.layout import IncompleteError
+from impasto.bench.results import Record
+from impasto.bench.summary import summarise
+from impasto.files import write_text
+from impasto.spec import Spec
+
+__all__ = ["Bench"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A named set of prompts with their demands.
+
+    name: its registry text, "geneval:seed=44,limit=12". rule: records -> scores and tables.
+    """
+
+    name: str
+    specs: tuple[Spec, ...]
+    samples_per_prompt: int = 4
+    rule: Callable[[Sequence[Record]], dict[str, Any]] = summarise
+
+    @cached_property
+    def metadata_text(self) -> str:
+        """`evaluation_metadata.jsonl`: one JSON object a line."""
+        return "".join(f"{spec.to_json()}\n" for spec in self.specs)
+
+    @cached_property
+    def prompts_text(self) -> str:
+        """`generation_prompts.txt`: one prompt a line."""
+        return "".join(f"{spec.prompt}\n" for spec in self.specs)
+
+    @property
+    def metadata_sha256(self) -> str:
+        return hashlib.sha256(self.metadata_text.encode()).hexdigest()
+
+    @property
+    def prompts_sha256(self) -> str:
+        return hashlib.sha256(self.prompts_text.encode()).hexdigest()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tags, in order of first appearance."""
+        return tuple(dict.fromkeys(spec.tag for spec in self.specs))
+
+    def provenance(self) -> dict[str, Any]:
+        """What a score must be stored with."""
+        return {
+            "name": self.name,
+            "prompts": len(self.specs),
+            "samples_per_prompt": self.samples_per_prompt,
+            "metadata_sha256": self.metadata_sha256,
+            "prompts_sha256": self.prompts_sha256,
+        }
+
+    def stratified(self, limit: int) -> Bench:
+        """The bench of `limit` prompts, spread over the tasks as evenly as their sizes allow.
+
+        Deterministic, in this bench's order, and a smaller limit's prompts are among a larger
+        one's. Raises ValueError unless 1 <= limit <= number of prompts.
+        """
+        if not isinstance(limit, int) or not 1 <= limit <= len(self.specs):
+            raise ValueError(
+                f"limit is {limit!r}; {self.name} has {len(self.specs)} prompts, "
+                f"so give 1 to {len(self.specs)} or leave it out for all"
+            )
+        if limit == len(self.specs):
+            return self
+        by_task = [[i for i, s in enumerate(self.specs) if s.tag == t] for t in self.tasks]
+        in_turn = [i for i in chain(*zip_longest(*by_task)) if i is not None]
+        specs = tuple(self.specs[i] for i in sorted(in_turn[:limit]))
+        separator = "," if ":" in self.name else ":"
+        return replace(self, name=f"{self.name}{separator}limit={limit}", specs=specs)
+
+    def export(self, folder: str | Path) -> tuple[Path, Path]:
+        """Write the two official files into `folder`; their paths, metadata first."""
+        paths = Path(folder) / "evaluation_metadata.jsonl", Path(folder) / "generation_prompts.txt"
+        for path, text in zip(paths, (self.metadata_text, self.prompts_text), strict=True):
+            write_text(path, text)
+        return paths
+
+    def summarise(
+        self, records: Sequence[Record], allow_incomplete: bool = False
+    ) -> dict[str, Any]:
+        """The rule's scores and tables, with the bench's provenance and the coverage beside them.
+
+        Raises IncompleteError below full coverage unless `allow_incomplete`, and ValueError for a
+        record that is not of this bench or is there twice.
+        """
+        expected = len(self.specs) * self.samples_per_prompt
+        self._check(records)
+        if len(records) < expected and not allow_incomplete:
+            have = Counter(record.metadata for record in records)
+            short = [s.prompt for s in self.specs if have[s.to_json()] < self.samples_per_prompt]
+            raise IncompleteError(len(records), expected, short, what="judged pictures")
+        coverage = {"images": len(records), "of": expected}
+        return {"bench": self.provenance(), "coverage": coverage} | self.rule(records)
+
+    def _check(self, records: Sequence[Record]) -> None:
+        known = {spec.to_json() for spec in self.specs}
+        seen: dict[tuple[str, int], str] = {}
+        for record in records:
+            key = record.metadata, record.sample
+            if record.metadata not in known:
+                raise ValueError(f"{record.filename}: its prompt {record.prompt!r} with these "
+                                 f"demands is not in {self.name}")  # fmt: skip
+            if not 0 <= record.sample < self.samples_per_prompt:
+                raise ValueError(f"{record.filename}: {self.name} has samples 0 to "
+                                 f"{self.samples_per_prompt - 1} only")  # fmt: skip
+            if key in seen:
+                raise ValueError(f"{record.filename} and {seen[key]} are the same sample of "
+                                 f"{record.prompt!r}; keep one")  # fmt: skip
+            seen[key] = record.filename

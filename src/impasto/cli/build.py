@@ -1,0 +1,68 @@
+"""From names on the command line to objects. Importing the packages fills the registries."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from impasto.zoo.registry import BENCHES, MODELS, SCORERS, SEARCHES, Registry
+
+__all__ = ["REGISTRIES", "bench", "device_of", "filled", "folder", "model", "scorer", "search"]
+
+REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
+    "models": ("impasto.models", MODELS),
+    "benches": ("impasto.bench", BENCHES),
+    "scorers": ("impasto.score", SCORERS),
+    "searches": ("impasto.search", SEARCHES),
+}
+
+
+def filled(kind: str) -> Registry[Any]:
+    """The registry of "models", "benches", "scorers" or "searches", with its entries loaded."""
+    package, registry = REGISTRIES[kind]
+    importlib.import_module(package)
+    return registry
+
+
+def device_of(name: str) -> str:
+    """"auto" as the first GPU, else the processor; anything else as given, checked."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used: {reason}; allowed: auto, cpu, cuda, "
+                         f"cuda:N where there is one") from error  # fmt: skip
+    return name
+
+
+def folder(kind: str, record: Mapping[str, Any]) -> Path:
+    """The default folder of a run: the same settings always find their own folder again."""
+    from impasto.run.provenance import settings_hash
+
+    return Path("runs") / f"{kind}-{settings_hash(record)}"
+
+
+def model(text: str, device: str) -> Any:
+    """The generator called `text`, on `device`."""
+    return filled("models").create(text, device=device)
+
+
+def scorer(text: str, device: str) -> Any:
+    """The scorer called `text`, on `device`."""
+    return filled("scorers").create(text, device=device)
+
+
+def bench(text: str) -> Any:
+    """The bench called `text`."""
+    return filled("benches").create(text)
+
+
+def search(text: str, device: str) -> Any:
+    """The search called `text`; the scorer that it asks for is built on `device`."""
+    return filled("searches").create(text, scorers=lambda name: scorer(name, device))

@@ -1,0 +1,105 @@
+"""What there is: `impasto ls`, `impasto bench export`, `impasto scorers check`."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from impasto.cli import build, options
+from impasto.cli.errors import guarded
+from impasto.cli.progress import progress
+
+__all__ = ["Kind", "bench_export", "ls", "scorers_check"]
+
+
+class Kind(StrEnum):
+    """What `impasto ls` can list."""
+
+    models = "models"
+    benches = "benches"
+    scorers = "scorers"
+    searches = "searches"
+    recipes = "recipes"
+
+
+@guarded
+def ls(
+    *,
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    as_json: options.Json = False,
+) -> None:
+    """List the names that other commands take, with a line about each."""
+    rows = _recipes(Path("recipes")) if kind is Kind.recipes else _registered(kind)
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    widest = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        print(f"{row['name']:<{widest}}  {row['about']}")
+
+
+def _registered(kind: str) -> list[dict[str, str]]:
+    registry = build.filled(kind)
+    return [{"name": name, "about": registry.describe(name)} for name in registry]
+
+
+def _recipes(folder: Path) -> list[dict[str, str]]:
+    """The YAML files below `folder`; the first comment line says what each is."""
+    rows = []
+    for path in sorted(folder.rglob("*.yaml")):
+        first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+        rows.append({"name": str(path), "about": first.lstrip("# ").strip()})
+    return rows
+
+
+@guarded
+def bench_export(
+    *,
+    name: Annotated[str, typer.Argument(help="Bench; see 'impasto ls benches'.")],
+    out: Annotated[Path, typer.Option(help="Folder to write into.")],
+) -> None:
+    """Write a bench's prompts as GenEval's own two files.
+
+    OUT/evaluation_metadata.jsonl and OUT/generation_prompts.txt, for generating elsewhere.
+    """
+    from impasto.files import sha256_file, write_text
+
+    specs = build.bench(name).specs
+    for file, lines in (("evaluation_metadata.jsonl", [spec.to_json() for spec in specs]),
+                        ("generation_prompts.txt", [spec.prompt for spec in specs])):  # fmt: skip
+        write_text(out / file, "".join(line + "\n" for line in lines))
+        print(f"{sha256_file(out / file)}  {out / file}")
+
+
+@guarded
+def scorers_check(
+    *,
+    name: Annotated[str, typer.Argument(help="Scorer; see 'impasto ls scorers'.")],
+    scenes: Annotated[int, typer.Option(min=1, help="Fresh scenes to judge.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 0,
+    style: Annotated[str, typer.Option(help="Art style of the drawings.")] = "openmoji",
+    as_json: options.Json = False,
+) -> None:
+    """Measure how often a scorer accepts true scenes and rejects altered ones, per task."""
+    from impasto.score.check import check_scorer
+
+    with progress(quiet=as_json) as report:
+        report("judging scenes", 0, 1)
+        rates = check_scorer(name, scenes=scenes, seed=seed, style=style)
+        report("judging scenes", 1, 1)
+    if as_json:
+        print(json.dumps(rates, indent=2))
+    else:
+        _print_rates(rates)
+
+
+def _print_rates(rates: dict[str, Any]) -> None:
+    tasks = list(rates["accept"])
+    widest = max(map(len, tasks))
+    print(f"{'task':<{widest}}  accepts true  rejects altered")
+    for task in tasks:
+        print(f"{task:<{widest}}  {rates['accept'][task]:12.4f}  {rates['reject'][task]:15.4f}")

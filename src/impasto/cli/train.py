@@ -1,0 +1,39 @@
+"""`impasto train RECIPE`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from impasto.cli import build, options
+from impasto.cli.errors import guarded
+
+__all__ = ["train"]
+
+
+@guarded
+def train(
+    *,
+    recipe: Annotated[Path, typer.Argument(help="A YAML file; see 'impasto ls recipes'.")],
+    out: options.OutFolder = None,
+    device: options.Device = "auto",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable."),
+    ] = None,
+) -> None:
+    """Train what a recipe describes; an interrupted training goes on where it was."""
+    from impasto.train.run import run_recipe
+
+    overrides = dict(_pair(text) for text in set_ or ())
+    folder = out or Path("runs") / recipe.stem
+    run_recipe(recipe, folder, build.device_of(device), overrides)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ValueError(f"--set takes KEY=VALUE, got {text!r}")
+    return key, value

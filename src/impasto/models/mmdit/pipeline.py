@@ -1,0 +1,304 @@
+"""`MMDiTGenerator`: the sampling protocol over SD3's transformer, diffusers-style to call."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, SD3Transformer2DModel
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, SiglipTextModel
+
+from impasto.models.mmdit import storage
+from impasto.models.mmdit.config import Defaults, MMDiTConfig
+from impasto.models.mmdit.sampler import (
+    FlowState,
+    euler,
+    guided_velocity,
+    in_rows,
+    predict_x_0,
+    select_rows,
+    shifted_times,
+)
+from impasto.models.mmdit.text import Encoding, encode, null_ids, token_ids
+from impasto.sample.flops import count_flops
+from impasto.sample.protocol import Cost, Generator, Request, Sampling, generate
+from impasto.sample.seeds import check_seeds, row_noise
+
+__all__ = ["MMDiTGenerator", "Pictures"]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a call gives. images: PIL images, or one tensor (B, 3, H, W) for "pt"."""
+
+    images: Any
+    cost: Cost
+
+
+class MMDiTGenerator(Generator):
+    """Text to pictures by flow matching with `SD3Transformer2DModel`.
+
+    rows_at_once: rows per network call; None for all. One on a CPU, where it makes a row's bytes
+    independent of its batch (see `sampler`), all elsewhere.
+    """
+
+    def __init__(
+        self, *, transformer: SD3Transformer2DModel, vae: AutoencoderKL,
+        text_encoder: SiglipTextModel, tokenizer: PreTrainedTokenizerFast, defaults: Defaults,
+    ) -> None:  # fmt: skip
+        self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
+        self.tokenizer, self.defaults = tokenizer, defaults
+        self.rows_at_once = 1 if self.device.type == "cpu" else None
+        self._flops: dict[tuple[int, int], tuple[int, int]] = {}
+
+    @classmethod
+    def from_config(
+        cls, config: MMDiTConfig, tokenizer: PreTrainedTokenizerFast, seed: int = 0
+    ) -> MMDiTGenerator:
+        """A generator with random weights from `seed`, on the CPU, in evaluation mode."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            networks = {
+                "transformer": config.build_transformer().eval(),
+                "vae": config.build_vae().eval(),
+                "text_encoder": config.build_text_encoder(len(tokenizer)).eval(),
+            }
+        return cls(**networks, tokenizer=tokenizer, defaults=config.defaults())
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, *, torch_dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> MMDiTGenerator:  # fmt: skip
+        """Load a folder that `save_pretrained` wrote. Raises ValueError when it does not fit."""
+        components, defaults = storage.load_components(Path(folder), torch_dtype, device)
+        return cls(**components, defaults=defaults)
+
+    def save_pretrained(
+        self, folder: str | Path, formats: Mapping[str, str] | str = "bfloat16"
+    ) -> None:
+        """Write the model's folder. formats: one of "float32", "bfloat16", "int8" for all, or per
+        network, as {"transformer": "int8", "vae": "bfloat16", "text_encoder": "int8"}.
+        """
+        if isinstance(formats, str):
+            formats = dict.fromkeys(storage.WEIGHTS, formats)
+        storage.save_components(Path(folder), self.components, self.defaults, formats)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        return {"transformer": self.transformer, "vae": self.vae,
+                "text_encoder": self.text_encoder, "tokenizer": self.tokenizer}  # fmt: skip
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.transformer.dtype
+
+    def to(self, device: torch.device | str) -> MMDiTGenerator:
+        """A generator on another device that shares nothing but the tokenizer with a moved one."""
+        for module in (self.transformer, self.vae, self.text_encoder):
+            module.to(device)
+        self.rows_at_once = 1 if self.device.type == "cpu" else None
+        return self
+
+    # ---------------------------------------------------------------- pixels and latents
+
+    @property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Latent mean and deviation, each (C, 1, 1)."""
+        values = (self.defaults.latent_mean, self.defaults.latent_std)
+        mean, std = (torch.tensor(v, device=self.device)[:, None, None] for v in values)
+        return mean, std
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent, along a side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Normalised latents (B, C, H/8, W/8), float32, of pictures (B, 3, H, W) in [0, 1]."""
+        mean, std = self._moments
+        z = self.vae.encode((2 * images - 1).to(self.vae.dtype)).latent_dist.mode()
+        return (z.float() - mean) / std
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] of normalised latents (B, C, h, w)."""
+        mean, std = self._moments
+
+        def rows(at: slice) -> Tensor:
+            z = (x_0[at] * std + mean).to(self.vae.dtype)
+            return self.vae.decode(z).sample.float()
+
+        return (in_rows(rows, len(x_0), self.rows_at_once) / 2 + 0.5).clamp(0, 1)
+
+    def encode_text(self, ids: Tensor) -> Encoding:
+        """Encodings of token ids (P, L), each row by itself on a CPU."""
+        size = self.rows_at_once or len(ids)
+        parts = [encode(self.text_encoder, part.to(self.device)) for part in ids.split(size)]
+        return Encoding(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+    # ---------------------------------------------------------------- the sampling protocol
+
+    @torch.inference_mode()
+    def start(
+        self, requests: Sequence[Request], seeds: Sequence[int], sampling: Sampling
+    ) -> FlowState:
+        """Encode each distinct prompt once and draw each row's noise from its own seed.
+
+        Raises ValueError for settings or requests that this family cannot draw.
+        """
+        prompts = _prompts(requests, seeds)
+        steps, guidance, height, width = self._settings(sampling)
+        distinct = list(dict.fromkeys(prompts))
+        ids = torch.cat([null_ids(self.tokenizer), token_ids(self.tokenizer, distinct)])
+        shape = (self.vae.config.latent_channels, height // self.downscale, width // self.downscale)
+        x = row_noise(check_seeds(seeds), shape, self.device)
+        return FlowState(
+            step=0,
+            steps=steps,
+            seeds=tuple(seeds),
+            x=x,
+            x_0=torch.zeros_like(x),
+            text=self.encode_text(ids),
+            prompt_of=tuple(1 + distinct.index(prompt) for prompt in prompts),
+            times=shifted_times(steps, self.defaults.shift),
+            guidance=guidance,
+        )
+
+    @torch.inference_mode()
+    def advance(self, state: FlowState) -> FlowState:
+        """One Euler step for all rows. Raises ValueError when the state is done."""
+        if state.done:
+            raise ValueError(f"all {state.steps} steps are done; call finish")
+        t, t_next = state.times[state.step : state.step + 2]
+        null = state.text.rows([0])
+
+        def rows(at: slice) -> Tensor:
+            text = state.text.rows(state.prompt_of[at])
+            return guided_velocity(self.transformer, state.x[at], t, text, null, state.guidance)
+
+        v = in_rows(rows, len(state.x), self.rows_at_once)
+        return replace(
+            state,
+            step=state.step + 1,
+            x=euler(state.x, v, t, t_next),
+            x_0=predict_x_0(state.x, v, t),
+            cost=state.cost + self._step_cost(state),
+        )
+
+    @torch.inference_mode()
+    def preview(self, state: FlowState) -> Tensor:
+        """Pictures of the current estimate of x_0; of the mean latent before the first step."""
+        return self.decode(state.x_0)
+
+    def select(self, state: FlowState, rows: Sequence[int]) -> FlowState:
+        """The state whose row i is row `rows[i]`; rows may repeat."""
+        return select_rows(state, rows)
+
+    @torch.inference_mode()
+    def finish(self, state: FlowState) -> Tensor:
+        """The pictures (B, 3, H, W) on the 8-bit grid. Raises ValueError before the last step."""
+        if not state.done:
+            raise ValueError(f"only {state.step} of {state.steps} steps are done; call preview")
+        return (self.decode(state.x) * 255).round() / 255
+
+    # ---------------------------------------------------------------- settings, cost, provenance
+
+    def _settings(self, sampling: Sampling) -> tuple[int, float, int, int]:
+        """Steps, guidance, height and width with defaults filled in. Raises ValueError."""
+        steps = self.defaults.steps if sampling.steps is None else sampling.steps
+        guidance = self.defaults.guidance if sampling.guidance is None else sampling.guidance
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps must be an integer >= 1, given {steps!r}")
+        if not (math.isfinite(guidance) and guidance >= 0):
+            raise ValueError(f"guidance must be a finite number >= 0, given {guidance!r}; 1 leaves "
+                             f"the unconditional branch out")  # fmt: skip
+        side = self.transformer.config.sample_size * self.downscale
+        height = side if sampling.height is None else sampling.height
+        width = side if sampling.width is None else sampling.width
+        self._check_size(height, width)
+        return steps, float(guidance), height, width
+
+    def _check_size(self, height: int, width: int) -> None:
+        config = self.transformer.config
+        unit = self.downscale * config.patch_size
+        most = unit * config.pos_embed_max_size
+        for name, value in (("height", height), ("width", width)):
+            if value % unit or not unit <= value <= most:
+                raise ValueError(f"{name} must be a multiple of {unit} from {unit} to {most} "
+                                 f"pixels, given {value}")  # fmt: skip
+
+    def _row_flops(self, height: int, width: int) -> tuple[int, int]:
+        """FLOPs of one transformer row and of one decoded row, for latents of this size."""
+        if (height, width) not in self._flops:
+            c, text = self.transformer.config, self.text_encoder.config
+            x = torch.empty(1, c.in_channels, height, width, device="meta")
+            states = torch.empty(1, self.tokenizer.model_max_length, text.hidden_size, device="meta")
+            pooled = torch.empty(1, text.projection_size, device="meta")
+            network = count_flops(self.transformer, x, states, pooled,
+                                  torch.empty(1, device="meta"))  # fmt: skip
+            self._flops[height, width] = network, count_flops(self.vae.decoder, x)
+        return self._flops[height, width]
+
+    def _step_cost(self, state: FlowState) -> Cost:
+        """Of one step of all rows. The last step is charged with the decoding after it.
+
+        The text encoder is left out: its share depends on how many rows share a prompt.
+        """
+        network, decoder = self._row_flops(*state.x.shape[-2:])
+        branches = 1 if state.guidance in (0.0, 1.0) else 2
+        last = state.step + 1 == state.steps
+        n = len(state.x)
+        return Cost(flops=float(n * (branches * network + last * decoder)), row_steps=n)
+
+    def provenance(self) -> dict[str, Any]:
+        """Class, sha256 over the names and values of all tensors, dtype, device, defaults."""
+        digest = hashlib.sha256()
+        for name in storage.WEIGHTS:
+            for key, tensor in sorted(self.components[name].state_dict().items()):
+                digest.update(f"{name}.{key}\0".encode())
+                digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+        return {
+            "class": type(self).__name__,
+            "weights_sha256": digest.hexdigest(),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "defaults": self.defaults.to_dict(),
+        }
+
+    # ---------------------------------------------------------------- diffusers-style call
+
+    def __call__(
+        self, prompts: str | Sequence[str], *, seeds: Sequence[int] | None = None,
+        generator: torch.Generator | None = None, num_images_per_prompt: int = 1,
+        num_inference_steps: int | None = None, guidance_scale: float | None = None,
+        height: int | None = None, width: int | None = None, output_type: str = "pil",
+        batch_size: int | None = None,
+    ) -> Pictures:  # fmt: skip
+        """Draw `num_images_per_prompt` pictures of each prompt, those of a prompt together.
+
+        seeds: one per picture; otherwise they come from `generator`, or count from 0.
+        batch_size: pictures drawn together, None for all; it changes no picture.
+        """
+        raise NotImplementedError
+
+
+def _prompts(requests: Sequence[Request], seeds: Sequence[int]) -> list[str]:
+    """The one text of each request. Raises ValueError for anything else."""
+    if not requests or len(requests) != len(seeds):
+        raise ValueError(f"there must be as many seeds as requests, and at least one: given "
+                         f"{len(requests)} requests and {len(seeds)} seeds")  # fmt: skip
+    for request in requests:
+        if [part.kind for part in request.parts] != ["text"]:
+            kinds = ", ".join(part.kind for part in request.parts) or "nothing"
+            raise ValueError(f"this model draws from exactly one text, given: {kinds}")
+    return [request.prompt for request in requests]

@@ -1,0 +1,156 @@
+"""From a generator, or from pictures on disk, to a score: draw what is missing, judge, sum up."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from impasto.search.base import Draw, Drawn, Search
+
+from impasto.bench import IncompleteError, Picture, scan
+from impasto.files import write_json
+from impasto.run.batches import in_batches
+from impasto.run.cost import Meter
+from impasto.run.directory import RunDirectory, opened
+from impasto.run.judge import judge
+from impasto.run.settings import Settings, images_record, run_record
+from impasto.sample.protocol import Cost, Generator
+
+__all__ = ["evaluate", "evaluate_images"]
+
+Progress = Callable[[str, int, int], None]
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """No progress."""
+
+
+def evaluate(
+    settings: Settings,
+    generator: Generator,
+    search: Search,
+    out: str | Path,
+    *,
+    batch_size: int = 8,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Draw the bench's pictures, judge them and write the run folder `out`; returns the summary.
+
+    Interrupted at any moment, the same call goes on and ends with the same bytes. Raises
+    ScorerBroken before anything is drawn; IncompleteError when pictures cannot be read; the errors
+    of `impasto.run.directory.opened` for the folder.
+    """
+    settings.self_test()
+    with opened(out, run_record(settings, generator, search)) as run:
+        meter = Meter(run)
+        with meter.timing("generate"):
+            meter.spent = _draw(run, settings, generator, search, batch_size=batch_size,
+                                progress=progress)  # fmt: skip
+        bench = settings.bench_part
+        pictures = scan(run.images, bench.specs, bench.samples_per_prompt)
+        return _judge(run, meter, settings, pictures, batch_size=batch_size, progress=progress)
+
+
+def evaluate_images(
+    settings: Settings,
+    images: str | Path,
+    out: str | Path,
+    *,
+    batch_size: int = 8,
+    allow_incomplete: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Judge pictures drawn elsewhere, in GenEval's layout; returns the summary.
+
+    The run folder `out` refers to them by a link, `out`/images. With a limit or fewer samples,
+    the bench's part of the folder is judged. Raises IncompleteError when pictures are missing or
+    damaged, unless `allow_incomplete`: the summary then says how many of how many; ValueError for
+    prompts that are not the bench's.
+    """
+    settings.self_test()
+    pictures = settings_pictures(settings, images, allow_incomplete)
+    with opened(out, images_record(settings, images, pictures)) as run:
+        if not run.images.is_symlink():
+            run.images.symlink_to(Path(images).resolve(), target_is_directory=True)
+        return _judge(run, Meter(run, drawn=False), settings, pictures, batch_size=batch_size,
+                      progress=progress, allow_incomplete=allow_incomplete)  # fmt: skip
+
+
+def settings_pictures(
+    settings: Settings, images: str | Path, allow_incomplete: bool = False
+) -> list[Picture]:
+    """The pictures in `images` that the settings ask for. Errors: see `evaluate_images`."""
+    bench = settings.bench_part
+    return scan(images, bench.specs, bench.samples_per_prompt, allow_incomplete=allow_incomplete,
+                allow_extra=bench != settings.bench)  # fmt: skip
+
+
+def _draw(
+    run: RunDirectory,
+    settings: Settings,
+    generator: Generator,
+    search: Search,
+    *,
+    batch_size: int,
+    progress: Progress,
+) -> Cost:
+    """Draw and save what is missing; returns what all the pictures cost."""
+    bench = settings.bench_part
+    places = [(i, s) for i in range(len(bench.specs)) for s in range(bench.samples_per_prompt)]
+    left = run.missing(places)
+    done = len(places) - len(left)
+    progress("drawing", done, len(places))
+
+    def work(batch: Sequence[tuple[int, int]]) -> None:
+        nonlocal done
+        draws = [Draw(bench.specs[i], settings.seed, sample) for i, sample in batch]
+        drawn = search.draw(generator, draws, settings.sampling, len(batch))
+        for (i, sample), one in zip(batch, drawn, strict=True):
+            run.save(i, sample, bench.specs[i], one.image, _described(one))
+        done += len(batch)
+        progress("drawing", done, len(places))
+
+    in_batches(left, batch_size, work)
+    return run.total(places)
+
+
+def _described(drawn: Drawn) -> dict[str, Any]:
+    """How a sample was drawn, as its JSON file tells it."""
+    return {
+        "seed": drawn.candidates[drawn.chosen].seed,
+        "candidates": [{"seed": c.seed, "value": c.value} for c in drawn.candidates],
+        "chosen": drawn.chosen,
+        "flops": drawn.cost.flops,
+        "row_steps": drawn.cost.row_steps,
+    }
+
+
+def _judge(
+    run: RunDirectory,
+    meter: Meter,
+    settings: Settings,
+    pictures: Sequence[Picture],
+    *,
+    batch_size: int,
+    progress: Progress,
+    allow_incomplete: bool = False,
+) -> dict[str, Any]:
+    """Judge the pictures, write results and summary."""
+    bench = settings.bench_part
+    second = settings.name("second", settings.second), settings.second
+    with meter.timing("score"):
+        records, damaged = judge(run, pictures, bench.specs, settings.scorer, second,
+                                 batch_size=batch_size, progress=progress)  # fmt: skip
+    if damaged and not allow_incomplete:
+        note = " Delete the damaged files; a run's own are then drawn again by the same command."
+        raise IncompleteError(len(records), len(pictures), [str(error) for error in damaged],
+                              what="readable pictures", note=note)  # fmt: skip
+    for error in damaged:
+        warnings.warn(f"left out: {error}", stacklevel=3)
+    summary = bench.summarise(records, allow_incomplete=allow_incomplete)
+    write_json(run.summary, summary)
+    return summary
+
+

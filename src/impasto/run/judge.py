@@ -1,0 +1,127 @@
+"""Judging the pictures of a run from their files, resumable at any picture.
+
+`second.jsonl` and `results.jsonl` are replaced whole after every batch, in that order; what both
+hold and is newer than the picture is not judged again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from impasto.bench import Picture, Record, read_results, write_results
+from impasto.files import write_text
+from impasto.images import ImageError, read_image
+from impasto.run.batches import in_batches
+from impasto.run.directory import RunDirectory
+from impasto.score.base import Scorer
+from impasto.spec import Spec
+
+__all__ = ["Judged", "judge", "read_second"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A picture's verdict, and its value by the second, independent scorer."""
+
+    record: Record
+    second: float
+
+
+def read_second(path: Path) -> dict[str, float]:
+    """`second.jsonl` as filename -> value."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {row["filename"]: row["value"] for row in map(json.loads, lines)}
+
+
+def _second_line(filename: str, scorer: str, value: float) -> str:
+    row = {"filename": filename, "scorer": scorer, "value": value}
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+class _Book:
+    """What has been judged so far, by file name; `pictures` gives the order in the files."""
+
+    def __init__(self, run: RunDirectory, pictures: Sequence[Picture], second_name: str) -> None:
+        self.run, self.second_name = run, second_name
+        self.names = [f"images/{picture.filename}" for picture in pictures]
+        self.judged = dict(self._before())
+
+    def _before(self) -> Iterator[tuple[str, Judged]]:
+        if not (self.run.results.is_file() and self.run.second.is_file()):
+            return
+        time = self.run.results.stat().st_mtime_ns
+        second = read_second(self.run.second)
+        for record in read_results(self.run.results):
+            name = record.filename
+            if name in second and name in self.names and self._age(name) < time:
+                yield name, Judged(record, second[name])
+
+    def _age(self, name: str) -> int:
+        return (self.run.path / name).stat().st_mtime_ns
+
+    def save(self) -> list[Record]:
+        rows = [(name, self.judged[name]) for name in self.names if name in self.judged]
+        text = "".join(_second_line(n, self.second_name, j.second) for n, j in rows)
+        write_text(self.run.second, text)
+        records = [judged.record for _, judged in rows]
+        write_results(self.run.results, records)
+        return records
+
+
+def judge(
+    run: RunDirectory,
+    pictures: Sequence[Picture],
+    specs: Sequence[Spec],
+    scorer: Scorer,
+    second: tuple[str, Scorer],
+    *,
+    batch_size: int,
+    progress: Callable[[str, int, int], None],
+) -> tuple[list[Record], list[ImageError]]:
+    """Judge `pictures`; writes the two files. Returns the records and what cannot be read.
+
+    second: the second scorer with the name that its values are stored under.
+    """
+    book = _Book(run, pictures, second[0])
+    left = [picture for picture, name in zip(pictures, book.names, strict=True)
+            if name not in book.judged]  # fmt: skip
+    damaged: list[ImageError] = []
+
+    def work(batch: Sequence[Picture]) -> None:
+        groups, unreadable = _read(run, batch)
+        for readable in groups:
+            images = torch.stack([image for _, image in readable])
+            wanted = [specs[picture.spec] for picture, _ in readable]
+            pairs = zip(scorer.score(images, wanted), second[1].score(images, wanted), strict=True)
+            for (picture, _), (first, other) in zip(readable, pairs, strict=True):
+                name = f"images/{picture.filename}"
+                record = Record.of(name, specs[picture.spec], first)
+                book.judged[name] = Judged(record, float(other.value))
+        damaged.extend(unreadable)
+        book.save()
+        progress("judging", len(book.judged) + len(damaged), len(pictures))
+
+    progress("judging", len(book.judged), len(pictures))
+    in_batches(left, batch_size, work)
+    return book.save(), damaged
+
+
+def _read(
+    run: RunDirectory, batch: Sequence[Picture]
+) -> tuple[list[list[tuple[Picture, Tensor]]], list[ImageError]]:
+    """The batch's pictures in groups of one size, and the errors of the unreadable ones."""
+    images, damaged = [], []
+    for picture in batch:
+        try:
+            images.append((picture, read_image(run.images / picture.filename)))
+        except ImageError as error:
+            damaged.append(error)
+    groups = groupby(images, key=lambda pair: pair[1].shape)
+    return [list(group) for _, group in groups], damaged

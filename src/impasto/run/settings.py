@@ -1,0 +1,97 @@
+"""What decides a run's pictures and scores: the content of its `run.json`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from impasto.search.base import Search
+
+from impasto.bench import Bench, Picture
+from impasto.files import sha256_file
+from impasto.run.provenance import normal, resolved, versions
+from impasto.sample.protocol import Generator, Sampling
+from impasto.score.base import Scorer
+
+__all__ = ["Settings", "images_record", "run_record"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a bench is judged: everything about a score that is not the model.
+
+    limit: prompts of a stratified part of the bench. samples: pictures per prompt. None: all of
+    the bench's. seed: what the pictures' own seeds follow from. names: what "model", "search",
+    "scorer" and "second" are called in records; else their class names.
+    """
+
+    bench: Bench
+    scorer: Scorer
+    second: Scorer
+    limit: int | None = None
+    samples: int | None = None
+    seed: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def bench_part(self) -> Bench:
+        """The bench, limited. Raises ValueError for a limit or samples below 1."""
+        bench = self.bench if self.limit is None else self.bench.stratified(self.limit)
+        if self.samples is None:
+            return bench
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1 picture per prompt, got {self.samples}")
+        return replace(bench, samples_per_prompt=self.samples)
+
+    def name(self, role: str, thing: object) -> str:
+        return self.names.get(role, type(thing).__name__)
+
+    def self_test(self) -> None:
+        """Raises ScorerBroken, so that no score is ever printed by a broken scorer."""
+        self.scorer.self_test()
+        self.second.self_test()
+
+    def record(self) -> dict[str, Any]:
+        """What every score by these settings is stored with."""
+        bench = self.bench_part
+        return {
+            "kind": "eval",
+            "bench": bench.provenance(),
+            "texts": [spec.prompt for spec in bench.specs],
+            "rewriter": None,
+            "scorer": {"name": self.name("scorer", self.scorer)} | self.scorer.provenance(),
+            "second": {"name": self.name("second", self.second)} | self.second.provenance(),
+            "versions": versions(),
+        }
+
+
+def run_record(settings: Settings, generator: Generator, search: Search) -> dict[str, Any]:
+    """What decides pictures and scores of `evaluate`: the content of its `run.json`."""
+    model = generator.provenance()
+    return normal(settings.record() | {
+        "model": {"name": settings.name("model", generator)} | model,
+        "search": {"name": settings.name("search", search)} | search.provenance(),
+        "seed": settings.seed,
+        "sampling": resolved(settings.sampling, model),
+    })  # fmt: skip
+
+
+def images_record(
+    settings: Settings, images: str | Path, pictures: Sequence[Picture]
+) -> dict[str, Any]:
+    """What decides the scores of `evaluate_images`; the pictures by one hash over all of them."""
+    digest = hashlib.sha256()
+    for picture in pictures:
+        content = sha256_file(Path(images) / picture.filename)
+        digest.update(f"{picture.filename} {content}\n".encode())
+    return normal(settings.record() | {
+        "model": {"name": settings.names.get("model", Path(images).name),
+                  "images": len(pictures), "images_sha256": digest.hexdigest()},
+        "search": None,
+        "seed": None,
+        "sampling": None,
+    })  # fmt: skip

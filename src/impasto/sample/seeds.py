@@ -1,0 +1,26 @@
+"""Noise that belongs to a row: drawn from its own seed, on the CPU, whatever the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_seeds", "row_noise"]
+
+
+def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """The seeds as a tuple. Raises ValueError for one that is not an integer in [0, 2^63)."""
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise ValueError(f"seed {seed!r} is not an integer from 0 to 2^63 - 1")
+    return tuple(seeds)
+
+
+def row_noise(
+    seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu"
+) -> Tensor:
+    """Standard normal (B, *shape), float32; row i depends on `seeds[i]` and `shape` alone."""
+    rows = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(rows).to(device)

@@ -1,0 +1,110 @@
+"""What every training here shares: optimiser, schedule, moving average, progress, non-finite stop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Loop", "NonFiniteLoss", "learning_rate"]
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss is NaN or infinite: training stops before the weights are touched."""
+
+
+def learning_rate(progress: float, warmup: float = 0.02) -> float:
+    """Factor in [0, 1]: linear warm-up, then cosine to zero; `progress` in [0, 1]."""
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+@dataclass
+class Loop:
+    """Drives `steps` optimiser steps over `model`; `ema` holds the moving average.
+
+    betas and weight decay are AdamW's; decay applies to matrices only. minutes: when given, the
+    schedule runs over that time instead, and `steps` becomes the count that came out.
+    """
+
+    model: nn.Module
+    steps: int
+    lr: float
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    ema_decay: float = 0.999
+    minutes: float | None = None
+    log_every: float = 10.0
+    name: str = "train"
+    step: int = 0
+    averaged: list[Tensor] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        params = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in params if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        fused = params[0].is_cuda
+        self.optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused)
+        self.params = params
+        self.averaged = [p.detach().clone() for p in params]
+        self._start = self._last = time.monotonic()
+
+    @property
+    def progress(self) -> float:
+        if self.minutes is None:
+            return self.step / self.steps
+        return min((time.monotonic() - self._start) / (60 * self.minutes), 1.0)
+
+    @property
+    def running(self) -> bool:
+        done = self.progress >= 1 if self.minutes is not None else self.step >= self.steps
+        if done:
+            self.steps = self.step
+        return not done
+
+    def update(self, loss: Tensor, report: Callable[[], str] = str) -> None:
+        """One optimiser step from `loss`. Raises NonFiniteLoss (checked when progress is shown)."""
+        factor = learning_rate(self.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.params, 1.0)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(self.averaged, self.params, 1 - decay)
+        if time.monotonic() - self._last > self.log_every or self.step in (1, self.steps):
+            self._show(float(loss.detach()), report())
+
+    def _show(self, loss: float, text: str) -> None:
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(f"{self.name}: loss is {loss} at step {self.step}")
+        self._last = time.monotonic()
+        speed = self.step / max(self._last - self._start, 1e-9)
+        print(f"{self.name} {self.progress:6.1%} step {self.step} loss {loss:.4f} {text} "
+              f"({speed:.1f} steps/s)", flush=True)  # fmt: skip
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """The model with its moving average for the block, then as it was."""
+        kept = [p.detach().clone() for p in self.params]
+        self.load_average()
+        yield
+        with torch.no_grad():
+            torch._foreach_copy_(self.params, kept)
+
+    @torch.no_grad()
+    def load_average(self) -> None:
+        """Put the moving average into the model: the weights to keep."""
+        for param, average in zip(self.params, self.averaged, strict=True):
+            param.copy_(average)

@@ -1,0 +1,183 @@
+"""`impasto train RECIPE`: one YAML file, one model folder.
+
+A recipe names what to train and its numbers; anything can be overridden by key=value. What was
+run, with the steps that came out, is written to the model's folder as `training.json`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from impasto import files
+from impasto.models.mmdit import PRESETS, MMDiTGenerator, train_tokenizer
+from impasto.score.clip import clip_config
+from impasto.score.detector import detector_config
+from impasto.train.autoencoder import train_autoencoder
+from impasto.train.clip import train_clip
+from impasto.train.data import TASK_WEIGHTS, cache_pictures, chunks, training_split
+from impasto.train.detector import train_detector
+from impasto.train.generator import cache_latents, train_generator
+from impasto.train.loop import Loop
+from impasto.world import Renderer, Sprites
+from impasto.zoo.registry import nearest
+from impasto.zoo.weights import load_weights, save_weights
+
+__all__ = ["Recipe", "load_recipe", "run_recipe"]
+
+Captions = list[tuple[str, str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """kind: what to train. scenes: how many are drawn (a multiple of 1,000), from `data_seed`.
+
+    preset: size of the network, "sticker" or "tiny". minutes: train for a time instead of
+    `steps`. split: "train" leaves out held-out combinations and the evaluation's meanings, "all"
+    leaves nothing out (scorers judge everything). autoencoder: folder of a trained one, for the
+    generator. workers: processes that lay out scenes, default one per core.
+    """
+
+    kind: str
+    scenes: int
+    steps: int
+    batch: int
+    lr: float
+    preset: str = "sticker"
+    minutes: float | None = None
+    split: str = "all"
+    data_seed: int = 0
+    seed: int = 0
+    compiled: bool = False
+    autoencoder: str | None = None
+    workers: int | None = None
+    single_object: float = 0.0
+    shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in TRAINERS:
+            raise ValueError(f"unknown kind {self.kind!r}: {nearest(self.kind, list(TRAINERS))}")
+        if self.split not in ("all", "train"):
+            raise ValueError(f"unknown split {self.split!r}; allowed: all, train")
+        for name in ("scenes", "steps", "batch", "lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, given {getattr(self, name)!r}")
+
+
+def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe. Raises ValueError naming an unknown key and the nearest valid ones."""
+    values = yaml.safe_load(Path(path).read_text())
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold key: value lines")
+    values |= dict(overrides or {})
+    known = [f.name for f in fields(Recipe)]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{path}: unknown key {key!r}: {nearest(key, known)}")
+    return Recipe(**values)
+
+
+def _pictures(recipe: Recipe, device: torch.device) -> tuple[Any, Captions, list[str]]:
+    start = time.monotonic()
+    weights = dict(TASK_WEIGHTS)
+    if recipe.single_object:
+        weights["single_object"] = recipe.single_object
+    split = training_split() if recipe.split == "train" else None
+    source = chunks(recipe.scenes, recipe.data_seed, weights, split, workers=recipe.workers)
+    out = cache_pictures(source, recipe.scenes, device, Renderer(Sprites.load(), device))
+    print(f"{recipe.scenes} scenes in {time.monotonic() - start:.0f} s", flush=True)
+    return out
+
+
+def _numbers(recipe: Recipe) -> dict[str, Any]:
+    return {"steps": recipe.steps, "batch": recipe.batch, "lr": recipe.lr, "seed": recipe.seed,
+            "minutes": recipe.minutes, "compiled": recipe.compiled}  # fmt: skip
+
+
+def _detector(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+    cache, _, _ = _pictures(recipe, device)
+    model, loop = train_detector(detector_config(recipe.preset), cache, **_numbers(recipe))
+    model.bfloat16().save_pretrained(out)
+    return loop
+
+
+def _clip(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+    cache, captions, wrong = _pictures(recipe, device)
+    tokenizer = train_tokenizer([text for texts in captions for text in texts])
+    config = clip_config(recipe.preset, vocab_size=len(tokenizer))
+    model, loop = train_clip(config, tokenizer, cache, captions, wrong, **_numbers(recipe))
+    model.bfloat16().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return loop
+
+
+def _autoencoder(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+    cache, _, _ = _pictures(recipe, device)
+    model = PRESETS[recipe.preset]().build_vae()
+    model, loop = train_autoencoder(model, cache, **_numbers(recipe))
+    model.save_config(out)
+    save_weights(out / "diffusion_pytorch_model.safetensors", model.state_dict(), "bfloat16")
+    return loop
+
+
+def _generator(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+    if recipe.autoencoder is None:
+        raise ValueError("a generator's recipe must name a trained autoencoder's folder")
+    cache, captions, _ = _pictures(recipe, device)
+    config = PRESETS[recipe.preset]()
+    tokenizer = train_tokenizer([text for texts in captions for text in texts[:2]],
+                                max_tokens=config.max_tokens)  # fmt: skip
+    torch.manual_seed(recipe.seed)
+    pipe = MMDiTGenerator.from_config(config, tokenizer, recipe.seed)
+    load_weights(pipe.vae, Path(recipe.autoencoder) / "diffusion_pytorch_model.safetensors")
+    pipe.to(device)
+    latents = cache_latents(pipe, cache, [texts[:2] for texts in captions])
+    del cache
+
+    def save() -> None:
+        pipe.save_pretrained(out, {"transformer": "int8", "vae": "bfloat16",
+                                   "text_encoder": "int8"})  # fmt: skip
+
+    loop = train_generator(pipe, latents, on_save=save, save_every=2000, **_numbers(recipe))
+    save()
+    return loop
+
+
+TRAINERS = {"detector": _detector, "clip": _clip, "autoencoder": _autoencoder,
+            "generator": _generator}  # fmt: skip
+
+
+def run_recipe(
+    path: str | Path, out: str | Path, device: str = "cpu",
+    overrides: Mapping[str, Any] | None = None,
+) -> Path:  # fmt: skip
+    """Train what the recipe at `path` says and write the model's folder `out`."""
+    recipe, out = load_recipe(path, overrides), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    loop = TRAINERS[recipe.kind](recipe, torch.device(device), out)
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
+    record = {"recipe": asdict(recipe), "steps": loop.steps, "images": loop.steps * recipe.batch,
+              "seconds": round(time.monotonic() - start), "device": name,
+              "torch": torch.__version__}  # fmt: skip
+    files.write_json(out / "training.json", record)
+    return out
+
+
+def main() -> None:
+    """`python -m impasto.train.run RECIPE OUT DEVICE key=value …`, without the command line."""
+    import sys
+
+    path, out, device, *rest = sys.argv[1:]
+    run_recipe(path, out, device, {k: yaml.safe_load(v) for k, _, v in
+                                   (r.partition("=") for r in rest)})  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

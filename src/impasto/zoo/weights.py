@@ -1,0 +1,149 @@
+"""Weights on disk: safetensors in float32, bfloat16, or int8 per output channel.
+
+Symmetric int8 per output channel (row i of a weight w, all its other axes together):
+
+    s_i = bf16(max_j |w_ij| / 127),   q_ij = clamp(round(w_ij / s_i), -127, 127),   w'_ij = s_i q_ij
+
+so |w_ij - w'_ij| <= s_i / 2. The scale has 8 significant bits and q has 7, so s_i q_ij is exact in
+float32 and quantising w' again gives the same bytes. Tensors with fewer than two axes, fewer
+than `MIN_SIZE` elements or a single row stay in bfloat16. The scale of KEY is stored as KEY.scale.
+
+Loading is strict: a missing or unexpected key, a wrong shape, or a value that is not finite is a
+ValueError that names it. Nothing here reads pickles.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from impasto import files
+
+__all__ = ["FORMATS", "dequantise", "load_state", "load_weights", "quantise", "save_weights",
+           "shipped_folder"]  # fmt: skip
+
+FORMATS = ("float32", "bfloat16", "int8")
+MIN_SIZE = 4096
+SCALE = ".scale"
+INT8 = "int8-per-channel"
+
+
+def shipped_folder(name: str) -> Path:
+    """The folder of the weights that come with the package as `name`.
+
+    Raises FileNotFoundError when this installation does not have them.
+    """
+    folder = Path(__file__).parents[1] / "weights" / name
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the weights of {name!r} are not in this installation: {folder} "
+                                f"is missing; reinstall impasto, or train the model and give the "
+                                f"path of its folder")  # fmt: skip
+    return folder
+
+
+def is_quantised(tensor: Tensor) -> bool:
+    """Whether int8 storage turns this tensor to int8."""
+    return (tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel() >= MIN_SIZE
+            and len(tensor) > 1)  # fmt: skip
+
+
+def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(q, s): int8 of the weight's shape, and bfloat16 scales (rows, 1, ...)."""
+    w = weight.float()
+    peak = w.abs().amax(dim=tuple(range(1, w.ndim)), keepdim=True)
+    scale = (peak / 127).bfloat16()
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    return (w / scale.float()).round().clamp(-127, 127).to(torch.int8), scale
+
+
+def dequantise(q: Tensor, scale: Tensor) -> Tensor:
+    """w' = s q, float32, exactly."""
+    return q.float() * scale.float()
+
+
+def save_weights(path: str | Path, state: Mapping[str, Tensor], format: str) -> None:
+    """Write a state dict atomically in one of `FORMATS`. Raises ValueError for a non-finite value.
+
+    float32 and bfloat16 files are plain: diffusers and transformers read them.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"unknown weight format {format!r}; allowed: {', '.join(FORMATS)}")
+    tensors: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        _check_finite(path, key, tensor)
+        if format == "int8" and is_quantised(tensor):
+            tensors[key], tensors[key + SCALE] = quantise(tensor.detach().cpu())
+        else:
+            dtype = torch.float32 if format == "float32" else torch.bfloat16
+            kept = tensor.to(dtype) if tensor.is_floating_point() else tensor
+            tensors[key] = kept.detach().cpu().contiguous()
+    metadata = {"format": "pt"} | ({"quantisation": INT8} if format == "int8" else {})
+    files.write_bytes(path, save(tensors, metadata))
+
+
+def _metadata(path: Path, data: bytes) -> dict[str, str]:
+    """The text metadata of a safetensors file: its header is one JSON object after 8 bytes."""
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length]).get("__metadata__", {})
+
+
+def load_state(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file; int8 ones come back as float32, others as they are stored.
+
+    Raises ValueError for a file that is no safetensors, an unknown quantisation, a scale without
+    its tensor, or a value that is not finite.
+    """
+    path = Path(path)
+    data = path.read_bytes()
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    quantisation = _metadata(path, data).get("quantisation")
+    if quantisation not in (None, INT8):
+        raise ValueError(f"{path}: unknown quantisation {quantisation!r}; allowed: {INT8}")
+    state = tensors if quantisation is None else _dequantised(path, tensors)
+    for key, tensor in state.items():
+        _check_finite(path, key, tensor)
+    return state
+
+
+def _dequantised(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    scales = {key for key, tensor in tensors.items() if tensor.dtype == torch.int8}
+    for key, tensor in tensors.items():
+        if key in scales:
+            scale = tensors.get(key + SCALE)
+            if scale is None or scale.shape != (len(tensor), *[1] * (tensor.ndim - 1)):
+                raise ValueError(f"{path}: int8 tensor {key!r} has no scale per output channel "
+                                 f"under {key + SCALE!r}")  # fmt: skip
+            state[key] = dequantise(tensor, scale)
+        elif key.removesuffix(SCALE) not in scales:
+            state[key] = tensor
+    return state
+
+
+def load_weights(module: nn.Module, path: str | Path) -> None:
+    """Copy a file's tensors into `module`, cast to its dtypes. Raises ValueError unless all fit."""
+    state, wanted = load_state(path), module.state_dict()
+    missing, unexpected = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
+    if missing or unexpected:
+        raise ValueError(f"{path} does not fit {type(module).__name__}: missing keys {missing}, "
+                         f"unexpected keys {unexpected}")  # fmt: skip
+    for key, tensor in state.items():
+        if tensor.shape != wanted[key].shape:
+            raise ValueError(f"{path}: {key!r} has shape {tuple(tensor.shape)}, "
+                             f"{type(module).__name__} needs {tuple(wanted[key].shape)}")
+    module.load_state_dict(state)
+
+
+def _check_finite(path: str | Path, key: str, tensor: Tensor) -> None:
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{path}: {key!r} holds NaN or infinity; the file must not be used")

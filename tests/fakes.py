@@ -1,0 +1,102 @@
+"""A generator and scorers that take no time: pictures that depend on prompt and seed only."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import torch
+
+from impasto.images import quantise
+from impasto.sample.protocol import Cost, Generator, State
+from impasto.score.base import Score, Scorer, ScorerBroken
+
+SIDE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeState(State):
+    images: torch.Tensor = None
+
+
+class FakeGenerator(Generator):
+    """A fake: noise from (prompt, seed); runs out of memory above `memory` rows."""
+
+    def __init__(self, memory: int | None = None, name: str = "fake") -> None:
+        self.memory = memory
+        self.name = name
+        self.batches: list[int] = []
+
+    def start(self, requests, seeds, sampling):
+        if self.memory is not None and len(seeds) > self.memory:
+            raise torch.OutOfMemoryError(f"{len(seeds)} rows do not fit")
+        self.batches.append(len(seeds))
+        pictures = [self._noise(f"{self.name}\0{r.prompt}\0{s}\0{sampling.guidance}")
+                    for r, s in zip(requests, seeds, strict=True)]  # fmt: skip
+        return FakeState(step=0, steps=sampling.steps or 2, seeds=tuple(seeds),
+                         images=torch.stack(pictures))  # fmt: skip
+
+    @staticmethod
+    def _noise(key):
+        seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") >> 1
+        return torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+
+    def advance(self, state):
+        spent = state.cost + Cost(flops=10.0 * len(state.seeds), row_steps=len(state.seeds))
+        return replace(state, step=state.step + 1, cost=spent)
+
+    def preview(self, state):
+        return state.images
+
+    def select(self, state, rows):
+        return replace(state, seeds=tuple(state.seeds[i] for i in rows), images=state.images[rows])
+
+    def finish(self, state):
+        return quantise(state.images)
+
+    def provenance(self):
+        return {"id": self.name, "sha256": "0" * 64, "sampler": "none", "dtype": "float32",
+                "device": "cpu",
+                "defaults": {"steps": 2, "guidance": 1.0}}  # fmt: skip
+
+
+class FakeScorer(Scorer):
+    """A fake verdict: the picture's first pixel is bright enough."""
+
+    gives_verdict = True
+
+    def __init__(self, broken: bool = False, threshold: float = 0.5) -> None:
+        self.broken = broken
+        self.threshold = threshold
+
+    def score(self, images, specs):
+        assert len(images) == len(specs)
+        return [self._one(float(image[0, 0, 0]), spec)
+                for image, spec in zip(images, specs, strict=True)]  # fmt: skip
+
+    def _one(self, value, spec):
+        correct = value > self.threshold
+        item = spec.include[0]
+        reason = "" if correct else f"expected {item.cls}>={item.count}, found 0"
+        return Score(value=float(correct), correct=correct, reason=reason,
+                     details={item.cls: [[0.0, 0.0, 8.0, 8.0, round(value, 4)]]})  # fmt: skip
+
+    def self_test(self):
+        if self.broken:
+            raise ScorerBroken("the fake scorer was told to be broken")
+
+    def provenance(self):
+        return {"id": "fake", "sha256": "1" * 64, "threshold": self.threshold}
+
+
+class FakeSecond(Scorer):
+    """A fake second opinion: the mean of the picture."""
+
+    def score(self, images, specs):
+        return [Score(value=float(image.double().mean())) for image in images]
+
+    def self_test(self):
+        pass
+
+    def provenance(self):
+        return {"id": "fake-second", "sha256": "2" * 64}
