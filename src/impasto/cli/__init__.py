@@ -9,13 +9,13 @@ import warnings
 from typing import Annotated, Any
 
 import typer
+
 from impasto.cli.compare import compare
 from impasto.cli.demo import demo
-from impasto.cli.evaluate import evaluate
-
 from impasto.cli.doctor import doctor
 from impasto.cli.draw import generate
 from impasto.cli.errors import EXIT_CODES
+from impasto.cli.evaluate import evaluate
 from impasto.cli.show import bench_export, ls, scorers_check
 from impasto.cli.train import train
 
@@ -27,6 +27,7 @@ app = typer.Typer(
     name="impasto",
     help="Make text-to-image models draw what the prompt says: measure, search, train.",
     epilog=EPILOG,
+    rich_markup_mode="markdown",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

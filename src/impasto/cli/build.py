@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from impasto.zoo.registry import BENCHES, MODELS, SCORERS, SEARCHES, Registry
 
-__all__ = ["REGISTRIES", "bench", "device_of", "filled", "folder", "model", "scorer", "search"]
+if TYPE_CHECKING:
+    from impasto.bench import Bench
+    from impasto.sample.protocol import Generator
+    from impasto.score.base import Scorer
+    from impasto.search import Search
+
+__all__ = ["REGISTRIES", "bench", "device_of", "filled", "model", "scorer", "search"]
 
 REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
     "models": ("impasto.models", MODELS),
@@ -41,28 +45,23 @@ def device_of(name: str) -> str:
     return name
 
 
-def folder(kind: str, record: Mapping[str, Any]) -> Path:
-    """The default folder of a run: the same settings always find their own folder again."""
-    from impasto.run.provenance import settings_hash
+def model(text: str, device: str) -> Generator:
+    """The generator called `text`, or saved in the folder `text`, on `device`."""
+    from impasto.models import load_generator
 
-    return Path("runs") / f"{kind}-{settings_hash(record)}"
-
-
-def model(text: str, device: str) -> Any:
-    """The generator called `text`, on `device`."""
-    return filled("models").create(text, device=device)
+    return load_generator(text, device=device)
 
 
-def scorer(text: str, device: str) -> Any:
+def scorer(text: str, device: str) -> Scorer:
     """The scorer called `text`, on `device`."""
     return filled("scorers").create(text, device=device)
 
 
-def bench(text: str) -> Any:
+def bench(text: str) -> Bench:
     """The bench called `text`."""
     return filled("benches").create(text)
 
 
-def search(text: str, device: str) -> Any:
+def search(text: str, device: str) -> Search:
     """The search called `text`; the scorer that it asks for is built on `device`."""
     return filled("searches").create(text, scorers=lambda name: scorer(name, device))

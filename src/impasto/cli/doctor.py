@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Annotated
@@ -51,11 +52,11 @@ def _checks(scorer: str) -> Iterator[Check]:
     yield "python", _python
     for text in requires("impasto") or ():
         if "extra ==" not in text:
-            yield text.split(">")[0], lambda text=text: _library(text)
+            yield text.split(">")[0], partial(_library, text)
     yield "device", _device
     yield from _weights()
     yield "drawings", _drawings
-    yield f"scorer {scorer}", lambda: _self_test(scorer)
+    yield f"scorer {scorer}", partial(_self_test, scorer)
     yield "disk", _disk
 
 
@@ -90,9 +91,9 @@ def _weights() -> Iterator[Check]:
     folder = Path(impasto.__path__[0]) / "weights"
     files = sorted(folder.rglob("*.safetensors"))
     if not files:
-        yield "weights", lambda: _missing(folder)
+        yield "weights", partial(_missing, folder)
     for path in files:
-        yield f"weights {path.relative_to(folder)}", lambda path=path: sha256_file(path)
+        yield f"weights {path.relative_to(folder)}", partial(sha256_file, path)
 
 
 def _missing(folder: Path) -> str:

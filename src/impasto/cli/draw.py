@@ -41,16 +41,14 @@ def generate(
     again draws what is missing.
     """
     texts = _prompts(prompts, prompts_file)
-    from impasto.run.generate import draw_prompts, prompts_record
+    from impasto.run.generate import draw_prompts
     from impasto.sample.protocol import Sampling
 
     sampling = Sampling(steps=steps, guidance=guidance, height=height, width=width)
     generator = build.model(model, build.device_of(device))
-    record = prompts_record(texts, generator, n=n, seed=seed, sampling=sampling, name=model)
     with progress() as report:
-        paths = draw_prompts(texts, generator, out or build.folder("generate", record), n=n,
-                             seed=seed, sampling=sampling, batch_size=batch_size, name=model,
-                             progress=report)  # fmt: skip
+        paths = draw_prompts(texts, generator, out, n=n, seed=seed, sampling=sampling,
+                             batch_size=batch_size, name=model, progress=report)  # fmt: skip
     for path in paths:
         print(path)
 

@@ -28,12 +28,12 @@ def exit_code(error: BaseException) -> int | None:
     """The documented code for `error`; None for a fault of impasto itself."""
     import torch
 
-    from impasto.bench.layout import IncompleteSet
+    from impasto.bench import IncompleteError
     from impasto.score.base import ScorerBroken
 
     rules: list[tuple[type[BaseException] | tuple[type[BaseException], ...], int]] = [
         (KeyboardInterrupt, 130),
-        (IncompleteSet, 3),
+        (IncompleteError, 3),
         (ScorerBroken, 5),
         ((FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError), 2),
         (OSError, 4),

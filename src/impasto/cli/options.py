@@ -7,25 +7,31 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["BatchSize", "Device", "Guidance", "Height", "Json", "Model", "OutFolder", "Seed",
-           "Steps", "Width"]  # fmt: skip
+__all__ = ["BatchSize", "Device", "Guidance", "Height", "Json", "Limit", "Model", "OutFolder",
+           "Samples", "Seed", "Steps", "Width"]  # fmt: skip
 
 Model = Annotated[str, typer.Option(help="Model to draw with; see 'impasto ls models'.")]
 Seed = Annotated[int, typer.Option(help="Seed; every picture's own seed follows from it.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Network steps [default: the model's].")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="Prompts, spread over the tasks (default: all).")
+]
+Samples = Annotated[
+    int | None, typer.Option(min=1, help="Pictures per prompt (default: the bench's).")
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Network steps (default: the model's).")]
 Guidance = Annotated[
     float | None,
     typer.Option(min=0, help="Guidance scale; 1 turns it off, 0 draws without the prompt "
-                             "[default: the model's]."),
+                             "(default: the model's)."),
 ]  # fmt: skip
-Height = Annotated[int | None, typer.Option(help="Height in pixels [default: the model's].")]
-Width = Annotated[int | None, typer.Option(help="Width in pixels [default: the model's].")]
+Height = Annotated[int | None, typer.Option(help="Height in pixels (default: the model's).")]
+Width = Annotated[int | None, typer.Option(help="Width in pixels (default: the model's).")]
 BatchSize = Annotated[
     int, typer.Option(min=1, help="Pictures drawn together; changes the speed, not the pictures.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 OutFolder = Annotated[
-    Path | None, typer.Option(help="Folder to write [default: one under runs/, named after the "
-                                   "settings]."),
+    Path | None, typer.Option(help="Folder to write (default: one under runs/, named after the "
+                                   "settings)."),
 ]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]

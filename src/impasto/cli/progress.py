@@ -16,15 +16,16 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextlib.contextmanager
-def progress(quiet: bool = False) -> Iterator[Progress]:
-    """Yield the function to call after each step."""
+def progress(quiet: bool = False, prefix: str = "") -> Iterator[Progress]:
+    """Yield the function to call after each step; `prefix` goes before what is being done."""
     if quiet:
         yield lambda what, done, total: None
     elif sys.stderr.isatty():
         with _bars() as report:
-            yield report
+            yield lambda what, done, total: report(prefix + what, done, total)
     else:
-        yield _Lines()
+        lines = _Lines()
+        yield lambda what, done, total: lines(prefix + what, done, total)
 
 
 @contextlib.contextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
 
 from impasto.cli import build, options
 from impasto.cli.errors import guarded
@@ -24,16 +25,17 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable."),
     ] = None,
 ) -> None:
-    """Train what a recipe describes; an interrupted training goes on where it was."""
+    """Train what a recipe describes; prints the folder of the model."""
     from impasto.train.run import run_recipe
 
     overrides = dict(_pair(text) for text in set_ or ())
     folder = out or Path("runs") / recipe.stem
-    run_recipe(recipe, folder, build.device_of(device), overrides)
+    print(run_recipe(recipe, folder, build.device_of(device), overrides))
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _pair(text: str) -> tuple[str, Any]:
+    """"steps=10" as ("steps", 10); the value is YAML, as in the recipe."""
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise ValueError(f"--set takes KEY=VALUE, got {text!r}")
-    return key, value
+    return key, yaml.safe_load(value)

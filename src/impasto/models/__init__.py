@@ -1,0 +1,39 @@
+"""Generator families, and the one way to load any of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from impasto.models.mmdit import MMDiTGenerator
+from impasto.models.mmdit.storage import read_json
+from impasto.zoo.registry import MODELS, nearest
+
+__all__ = ["FAMILIES", "MMDiTGenerator", "load_generator"]
+
+FAMILIES = {"MMDiTGenerator": MMDiTGenerator}
+"""Classes that a model folder's index may name."""
+
+
+def load_generator(
+    name_or_path: str | Path,
+    *,
+    torch_dtype: torch.dtype | str = torch.float32,
+    device: torch.device | str = "cpu",
+) -> MMDiTGenerator:
+    """A generator by its registered name ("sticker-mmdit"), or from a folder it was saved to.
+
+    Raises ValueError for something that is neither, or a folder of an unknown family.
+    """
+    text = str(name_or_path)
+    if text.partition(":")[0] in MODELS:
+        return MODELS.create(text, torch_dtype=torch_dtype, device=device)
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        raise ValueError(f"unknown model {text!r}, and no folder either: "
+                         f"{nearest(text, list(MODELS))}")  # fmt: skip
+    family = read_json(folder / "model_index.json").get("_class_name")
+    if family not in FAMILIES:
+        raise ValueError(f"{folder} holds a {family}; allowed: {', '.join(FAMILIES)}")
+    return FAMILIES[family].from_pretrained(folder, torch_dtype=torch_dtype, device=device)

@@ -1,0 +1,1 @@
+"""The run directory: drawing, judging, provenance, resume, comparison."""

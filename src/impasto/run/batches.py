@@ -15,8 +15,8 @@ TOO_LARGE = ("one picture at a time does not fit into memory; choose a smaller h
              "or another device")  # fmt: skip
 
 
-def in_batches(items: Sequence[T], size: int, work: Callable[[Sequence[T]], None]) -> None:
-    """Call `work` on `size` items after another.
+def in_batches(items: Sequence[T], size: int, work: Callable[[Sequence[T], int], None]) -> None:
+    """Call `work(items, size)` on `size` items after another; the last may be fewer.
 
     A batch that raises torch.OutOfMemoryError is halved and done again; the results are the same,
     since what comes of an item depends on nothing but the item. Raises it when one alone does not
@@ -28,16 +28,16 @@ def in_batches(items: Sequence[T], size: int, work: Callable[[Sequence[T]], None
     while done < len(items):
         batch = items[done : done + size]
         try:
-            work(batch)
+            work(batch, size)
         except torch.OutOfMemoryError as error:
-            if len(batch) == 1:
+            if size == 1:
                 raise torch.OutOfMemoryError(TOO_LARGE) from error
         else:
             done += len(batch)
             continue
         # Only here is the exception gone, and with it the failed batch's tensors.
-        size = len(batch) // 2
+        size //= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        warnings.warn(f"out of memory with {len(batch)} pictures at a time; going on with {size}",
+        warnings.warn(f"out of memory with {2 * size} pictures at a time; going on with {size}",
                       stacklevel=2)  # fmt: skip

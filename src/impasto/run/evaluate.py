@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from impasto.search.base import Draw, Drawn, Search
-
 from impasto.bench import IncompleteError, Picture, scan
 from impasto.files import write_json
 from impasto.run.batches import in_batches
 from impasto.run.cost import Meter
 from impasto.run.directory import RunDirectory, opened
 from impasto.run.judge import judge
+from impasto.run.provenance import default_folder
 from impasto.run.settings import Settings, images_record, run_record
 from impasto.sample.protocol import Cost, Generator
+from impasto.search.base import Draw, Drawn, Search
 
 __all__ = ["evaluate", "evaluate_images"]
 
@@ -31,60 +31,59 @@ def evaluate(
     settings: Settings,
     generator: Generator,
     search: Search,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     batch_size: int = 8,
     progress: Progress = silent,
-) -> dict[str, Any]:
-    """Draw the bench's pictures, judge them and write the run folder `out`; returns the summary.
+) -> RunDirectory:
+    """Draw the bench's pictures, judge them and write a run folder with results and summary.
 
-    Interrupted at any moment, the same call goes on and ends with the same bytes. Raises
-    ScorerBroken before anything is drawn; IncompleteError when pictures cannot be read; the errors
-    of `impasto.run.directory.opened` for the folder.
+    out: the folder; by default one under runs/ named after the settings. Interrupted at any
+    moment, the same call goes on and ends with the same bytes. Raises ScorerBroken before anything
+    is drawn; IncompleteError when pictures cannot be read; the errors of
+    `impasto.run.directory.opened` for the folder.
     """
     settings.self_test()
-    with opened(out, run_record(settings, generator, search)) as run:
+    record = run_record(settings, generator, search)
+    with opened(out or default_folder("eval", record), record) as run:
         meter = Meter(run)
         with meter.timing("generate"):
             meter.spent = _draw(run, settings, generator, search, batch_size=batch_size,
                                 progress=progress)  # fmt: skip
         bench = settings.bench_part
         pictures = scan(run.images, bench.specs, bench.samples_per_prompt)
-        return _judge(run, meter, settings, pictures, batch_size=batch_size, progress=progress)
+        _judge(run, meter, settings, pictures, batch_size=batch_size, progress=progress)
+    return run
 
 
 def evaluate_images(
     settings: Settings,
     images: str | Path,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     batch_size: int = 8,
     allow_incomplete: bool = False,
     progress: Progress = silent,
-) -> dict[str, Any]:
-    """Judge pictures drawn elsewhere, in GenEval's layout; returns the summary.
+) -> RunDirectory:
+    """Judge pictures drawn elsewhere, in GenEval's layout, and write a run folder.
 
-    The run folder `out` refers to them by a link, `out`/images. With a limit or fewer samples,
-    the bench's part of the folder is judged. Raises IncompleteError when pictures are missing or
+    out: as in `evaluate`; it refers to the pictures by a link, images/. With a limit or fewer
+    samples, that part of them is judged. Raises IncompleteError when pictures are missing or
     damaged, unless `allow_incomplete`: the summary then says how many of how many; ValueError for
     prompts that are not the bench's.
     """
     settings.self_test()
-    pictures = settings_pictures(settings, images, allow_incomplete)
-    with opened(out, images_record(settings, images, pictures)) as run:
+    bench = settings.bench_part
+    pictures = scan(images, bench.specs, bench.samples_per_prompt,
+                    allow_incomplete=allow_incomplete,
+                    allow_extra=bench != settings.bench)  # fmt: skip
+    record = images_record(settings, images, pictures)
+    with opened(out or default_folder("eval", record), record) as run:
         if not run.images.is_symlink():
             run.images.symlink_to(Path(images).resolve(), target_is_directory=True)
-        return _judge(run, Meter(run, drawn=False), settings, pictures, batch_size=batch_size,
-                      progress=progress, allow_incomplete=allow_incomplete)  # fmt: skip
-
-
-def settings_pictures(
-    settings: Settings, images: str | Path, allow_incomplete: bool = False
-) -> list[Picture]:
-    """The pictures in `images` that the settings ask for. Errors: see `evaluate_images`."""
-    bench = settings.bench_part
-    return scan(images, bench.specs, bench.samples_per_prompt, allow_incomplete=allow_incomplete,
-                allow_extra=bench != settings.bench)  # fmt: skip
+        _judge(run, Meter(run, drawn=False), settings, pictures, batch_size=batch_size,
+               progress=progress, allow_incomplete=allow_incomplete)  # fmt: skip
+    return run
 
 
 def _draw(
@@ -103,10 +102,14 @@ def _draw(
     done = len(places) - len(left)
     progress("drawing", done, len(places))
 
-    def work(batch: Sequence[tuple[int, int]]) -> None:
+    def work(batch: Sequence[tuple[int, int]], size: int) -> None:
         nonlocal done
         draws = [Draw(bench.specs[i], settings.seed, sample) for i, sample in batch]
-        drawn = search.draw(generator, draws, settings.sampling, len(batch))
+
+        def within(drawn: int, candidates: int) -> None:
+            progress("drawing", done + len(batch) * drawn // candidates, len(places))
+
+        drawn = search.draw(generator, draws, settings.sampling, size, within)
         for (i, sample), one in zip(batch, drawn, strict=True):
             run.save(i, sample, bench.specs[i], one.image, _described(one))
         done += len(batch)
@@ -136,7 +139,7 @@ def _judge(
     batch_size: int,
     progress: Progress,
     allow_incomplete: bool = False,
-) -> dict[str, Any]:
+) -> None:
     """Judge the pictures, write results and summary."""
     bench = settings.bench_part
     second = settings.name("second", settings.second), settings.second
@@ -149,8 +152,4 @@ def _judge(
                               what="readable pictures", note=note)  # fmt: skip
     for error in damaged:
         warnings.warn(f"left out: {error}", stacklevel=3)
-    summary = bench.summarise(records, allow_incomplete=allow_incomplete)
-    write_json(run.summary, summary)
-    return summary
-
-
+    write_json(run.summary, bench.summarise(records, allow_incomplete=allow_incomplete))

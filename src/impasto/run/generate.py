@@ -17,7 +17,7 @@ from impasto.images import write_png
 from impasto.run.batches import in_batches
 from impasto.run.directory import opened
 from impasto.run.prompts import check_prompts
-from impasto.run.provenance import normal, resolved, versions
+from impasto.run.provenance import default_folder, normal, resolved, versions
 from impasto.sample.protocol import Generator, Request, Sampling, generate, row_seed
 
 __all__ = ["draw_prompts", "prompts_record"]
@@ -52,7 +52,7 @@ def prompts_record(
 def draw_prompts(
     prompts: Sequence[str],
     generator: Generator,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     n: int = 1,
     seed: int = 0,
@@ -61,9 +61,10 @@ def draw_prompts(
     name: str = "",
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> list[Path]:
-    """Draw `n` pictures per prompt into the folder `out`; returns their paths in order.
+    """Draw `n` pictures per prompt; returns their paths in order.
 
-    Interrupted, the same call goes on where it was. name: what the model is called in the record.
+    out: the folder; by default one under runs/ named after the settings. Interrupted, the same
+    call goes on where it was. name: what the model is called in the record.
     Raises ValueError for an empty prompt, n < 1 or settings that the model refuses, and the errors
     of `impasto.run.directory.opened` for the folder.
     """
@@ -71,15 +72,16 @@ def draw_prompts(
         raise ValueError(f"the number of pictures per prompt must be at least 1, got {n}")
     check_prompts(prompts, "the prompts")
     sampling = sampling or Sampling()
-    paths = {(i, sample): Path(out) / f"{i:05d}-{sample:02d}.png"
-             for i in range(len(prompts)) for sample in range(n)}  # fmt: skip
     record = prompts_record(prompts, generator, n=n, seed=seed, sampling=sampling, name=name)
-    with opened(out, record) as run:
+    folder = Path(out) if out else default_folder("generate", record)
+    paths = {(i, sample): folder / f"{i:05d}-{sample:02d}.png"
+             for i in range(len(prompts)) for sample in range(n)}  # fmt: skip
+    with opened(folder, record) as run:
         left = [place for place, path in paths.items() if not path.is_file()]
         done = len(paths) - len(left)
         progress("drawing", done, len(paths))
 
-        def work(batch: Sequence[Place]) -> None:
+        def work(batch: Sequence[Place], size: int) -> None:
             nonlocal done
             seeds = [row_seed(seed, prompts[i], sample) for i, sample in batch]
             requests = [Request.of(prompts[i]) for i, _ in batch]

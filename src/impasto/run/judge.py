@@ -94,7 +94,7 @@ def judge(
             if name not in book.judged]  # fmt: skip
     damaged: list[ImageError] = []
 
-    def work(batch: Sequence[Picture]) -> None:
+    def work(batch: Sequence[Picture], size: int) -> None:
         groups, unreadable = _read(run, batch)
         for readable in groups:
             images = torch.stack([image for _, image in readable])

@@ -12,12 +12,13 @@ import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from impasto.sample.protocol import Sampling
 
-__all__ = ["SettingsDiffer", "check_same", "differing", "normal", "resolved", "settings_hash",
-           "versions"]  # fmt: skip
+__all__ = ["SettingsDiffer", "check_same", "default_folder", "differing", "normal", "resolved",
+           "settings_hash", "versions"]  # fmt: skip
 
 LIBRARIES = ("impasto", "torch", "diffusers", "transformers", "numpy", "pillow")
 
@@ -47,6 +48,11 @@ def settings_hash(record: Mapping[str, Any]) -> str:
     """Eight hex digits that name a record: the same settings always get the same folder."""
     text = json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def default_folder(kind: str, record: Mapping[str, Any]) -> Path:
+    """Where a run goes unless told: the same settings always find their own folder again."""
+    return Path("runs") / f"{kind}-{settings_hash(record)}"
 
 
 def differing(

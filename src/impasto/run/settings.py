@@ -8,13 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from impasto.search.base import Search
-
 from impasto.bench import Bench, Picture
 from impasto.files import sha256_file
 from impasto.run.provenance import normal, resolved, versions
 from impasto.sample.protocol import Generator, Sampling
 from impasto.score.base import Scorer
+from impasto.search.base import Search
 
 __all__ = ["Settings", "images_record", "run_record"]
 

@@ -7,6 +7,8 @@ The gradient term keeps outlines sharp: the drawings are flat fills between blac
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
@@ -30,8 +32,13 @@ def reconstruction_loss(x: Tensor, y: Tensor) -> Tensor:
 def train_autoencoder(
     model: AutoencoderKL, cache: PictureCache, *, steps: int, batch: int, lr: float = 8e-4,
     minutes: float | None = None, compiled: bool = False, seed: int = 0,
+    freeze_encoder: float = 1.0, on_freeze: Callable[[], None] | None = None,
 ) -> tuple[AutoencoderKL, Loop]:  # fmt: skip
-    """`model` trained on the pictures of `cache`, with its moving-average weights."""
+    """`model` trained on the pictures of `cache`, with its moving-average weights.
+
+    freeze_encoder: share of the training after which the encoder, set to its average, stays as
+    it is and only the decoder learns on; latents are final from then on. on_freeze: called then.
+    """
     torch.manual_seed(seed)
     device = cache.images.device
     half = device.type == "cuda"
@@ -46,6 +53,11 @@ def train_autoencoder(
 
     run = torch.compile(reconstruct) if compiled else reconstruct
     while loop.running:
+        if loop.progress >= freeze_encoder and model.encoder.conv_in.weight.requires_grad:
+            loop.load_average()
+            model.encoder.requires_grad_(False)
+            if on_freeze is not None:
+                on_freeze()
         rows = torch.randint(len(cache), (batch,), device=device)
         x = (cache.images[rows].float() / 127.5 - 1).to(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):

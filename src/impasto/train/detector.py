@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+from transformers import Mask2FormerForUniversalSegmentation
 
 from impasto.score.detector import sticker_preprocess
 from impasto.train.data import PictureCache
@@ -32,16 +32,16 @@ def roughen(images: Tensor) -> Tensor:
 
 
 def train_detector(
-    config: Mask2FormerConfig, cache: PictureCache, *, steps: int, batch: int, lr: float = 6e-4,
-    minutes: float | None = None, compiled: bool = False, seed: int = 0,
+    model: Mask2FormerForUniversalSegmentation, cache: PictureCache, *, steps: int, batch: int,
+    lr: float = 6e-4, minutes: float | None = None, compiled: bool = False, seed: int = 0,
 ) -> tuple[Mask2FormerForUniversalSegmentation, Loop]:  # fmt: skip
-    """A detector trained from scratch on `cache`, with its moving-average weights.
+    """`model` trained on `cache`, with its moving-average weights.
 
     lr: AdamW peak learning rate. minutes overrides steps. compiled: torch.compile the network.
     """
     torch.manual_seed(seed)
     device = cache.images.device
-    model = Mask2FormerForUniversalSegmentation(config).to(device).train()
+    model = model.to(device).train()
     network = torch.compile(model) if compiled else model
     loop = Loop(model, steps, lr, weight_decay=0.05, minutes=minutes, name="detector")
     half = device.type == "cuda"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from impasto.models.mmdit import MMDiTGenerator
 from impasto.models.mmdit.text import null_ids, token_ids
@@ -32,11 +33,14 @@ class LatentCache:
 def cache_latents(
     pipe: MMDiTGenerator, cache: PictureCache, captions: Sequence[Sequence[str]], batch: int = 500
 ) -> LatentCache:
-    """Encode all pictures and captions. Sets the latent moments in `pipe.defaults`."""
-    device = cache.images.device
-    raw = []
+    """Encode all pictures, at the size `pipe` draws, and captions. Sets the latent moments in
+    `pipe.defaults`."""
+    device, raw = cache.images.device, []
+    side = pipe.transformer.config.sample_size * pipe.downscale
     for start in range(0, len(cache), batch):
         images = cache.images[start : start + batch].float() / 127.5 - 1
+        if images.shape[-1] != side:
+            images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             raw.append(pipe.vae.encode(images).latent_dist.mode().bfloat16())
     z = torch.cat(raw)

@@ -61,7 +61,9 @@ def _layer_loss(logits: Tensor, masks: Tensor, labels: Tensor, targets: Tensor,
     weight = torch.ones(logits.shape[-1], device=logits.device)
     weight[no_object] = NO_OBJECT_WEIGHT
     ce = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), weight)
-    x, y = masks[b, q].flatten(1), targets[b, k].flatten(1)
+    # Only matched masks are enlarged: there are far fewer objects than queries.
+    x = F.interpolate(masks[b, q][:, None].float(), size=targets.shape[-2:], mode="bilinear")
+    x, y = x.flatten(1), targets[b, k].flatten(1)
     bce = F.binary_cross_entropy_with_logits(x, y)
     s = x.sigmoid()
     dice = (1 - (2 * (s * y).sum(1) + 1) / (s.sum(1) + y.sum(1) + 1)).mean()
@@ -78,12 +80,11 @@ def mask2former_loss(
     """
     size = masks[0].shape[-1] * 2
     targets = F.interpolate(targets, size=(size, size), mode="bilinear", antialias=True)
-    large = [F.interpolate(m.float(), size=(size, size), mode="bilinear") for m in masks]
     with torch.no_grad():
         small = F.avg_pool2d(targets, 2)
         pairs = match(matching_costs(logits[-1].float(), masks[-1].float(), labels, small), labels)
     total = torch.zeros((), device=targets.device)
-    for layer, mask in zip(logits, large, strict=True):
+    for layer, mask in zip(logits, masks, strict=True):
         ce, bce, dice = _layer_loss(layer.float(), mask, labels, targets, pairs)
         total = total + CLASS_WEIGHT * ce + MASK_WEIGHT * bce + DICE_WEIGHT * dice
     return total, {"class": ce.detach(), "mask": bce.detach(), "dice": dice.detach()}

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import yaml
+from transformers import Mask2FormerForUniversalSegmentation
 
 from impasto import files
 from impasto.models.mmdit import PRESETS, MMDiTGenerator, train_tokenizer
@@ -31,6 +32,7 @@ from impasto.zoo.weights import load_weights, save_weights
 
 __all__ = ["Recipe", "load_recipe", "run_recipe"]
 
+VAE_FILE = "diffusion_pytorch_model.safetensors"
 Captions = list[tuple[str, str, str]]
 
 
@@ -41,7 +43,8 @@ class Recipe:
     preset: size of the network, "sticker" or "tiny". minutes: train for a time instead of
     `steps`. split: "train" leaves out held-out combinations and the evaluation's meanings, "all"
     leaves nothing out (scorers judge everything). autoencoder: folder of a trained one, for the
-    generator. workers: processes that lay out scenes, default one per core.
+    generator. initial: folder of weights to start from (detector, autoencoder). freeze_encoder:
+    share of an autoencoder's training after which only its decoder learns. workers: processes that lay out scenes, default one per core.
     """
 
     kind: str
@@ -56,6 +59,8 @@ class Recipe:
     seed: int = 0
     compiled: bool = False
     autoencoder: str | None = None
+    initial: str | None = None
+    freeze_encoder: float = 1.0
     workers: int | None = None
     single_object: float = 0.0
     shift: float = 1.0
@@ -102,7 +107,14 @@ def _numbers(recipe: Recipe) -> dict[str, Any]:
 
 def _detector(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     cache, _, _ = _pictures(recipe, device)
-    model, loop = train_detector(detector_config(recipe.preset), cache, **_numbers(recipe))
+    torch.manual_seed(recipe.seed)
+    if recipe.initial:
+        model = Mask2FormerForUniversalSegmentation.from_pretrained(
+            recipe.initial, dtype=torch.float32
+        )
+    else:
+        model = Mask2FormerForUniversalSegmentation(detector_config(recipe.preset))
+    model, loop = train_detector(model, cache, **_numbers(recipe))
     model.bfloat16().save_pretrained(out)
     return loop
 
@@ -119,10 +131,18 @@ def _clip(recipe: Recipe, device: torch.device, out: Path) -> Loop:
 
 def _autoencoder(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     cache, _, _ = _pictures(recipe, device)
+    torch.manual_seed(recipe.seed)
     model = PRESETS[recipe.preset]().build_vae()
-    model, loop = train_autoencoder(model, cache, **_numbers(recipe))
-    model.save_config(out)
-    save_weights(out / "diffusion_pytorch_model.safetensors", model.state_dict(), "bfloat16")
+    if recipe.initial:
+        load_weights(model, Path(recipe.initial) / VAE_FILE)
+
+    def save() -> None:
+        model.save_config(out)
+        save_weights(out / VAE_FILE, model.state_dict(), "bfloat16")
+
+    model, loop = train_autoencoder(model, cache, freeze_encoder=recipe.freeze_encoder,
+                                    on_freeze=save, **_numbers(recipe))  # fmt: skip
+    save()
     return loop
 
 
@@ -135,7 +155,7 @@ def _generator(recipe: Recipe, device: torch.device, out: Path) -> Loop:
                                 max_tokens=config.max_tokens)  # fmt: skip
     torch.manual_seed(recipe.seed)
     pipe = MMDiTGenerator.from_config(config, tokenizer, recipe.seed)
-    load_weights(pipe.vae, Path(recipe.autoencoder) / "diffusion_pytorch_model.safetensors")
+    load_weights(pipe.vae, Path(recipe.autoencoder) / VAE_FILE)
     pipe.to(device)
     latents = cache_latents(pipe, cache, [texts[:2] for texts in captions])
     del cache

@@ -7,7 +7,7 @@ classes (its fork comes with a knife, its surfboard with a person).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -21,25 +21,34 @@ __all__ = ["DRAWINGS", "Drawing", "missing", "svg_text"]
 class Drawing:
     """stem: OpenMoji's code point(s), or the project's own file name. source: "openmoji" or
     "impasto". fills: hex fills to recolour instead of the ones that cover most. mirrors: whether
-    a mirrored copy is as good (not so with letters on it)."""
+    a mirrored copy is as good (not so with letters on it). elsewhere: the code point that shows
+    an own drawing's class in other emoji sets, where there is one."""
 
     stem: str
     source: str = "openmoji"
     fills: tuple[str, ...] | None = None
     mirrors: bool = True
+    elsewhere: str | None = field(default=None, repr=False)
+
+    @property
+    def point(self) -> str | None:
+        """Its code point(s) in other emoji sets, without variation selectors."""
+        stem = self.stem if self.source == "openmoji" else self.elsewhere
+        return stem and stem.replace("-FE0F", "")
 
 
-# name: stems; (…) are the fills to recolour, ! marks drawings with letters.
+# name: stems; (…) are the fills to recolour, ! marks drawings with letters, = goes before the
+# code point of an own drawing's class in other sets (whose tie, bowl or tennis ball show more).
 _TABLE = """
 person: 1F9CD 1F6B6 1F468 1F469
-bicycle: bicycle
+bicycle: bicycle=1F6B2
 car: 1F697 1F698 1F699
 motorcycle: 1F3CD 1F6F5
 airplane: 2708 1F6E9
 bus: 1F68C 1F68D
 train: 1F686 1F682
 truck: 1F69A 1F69B 1F6FB
-boat: sailboat 1F6F6
+boat: sailboat=26F5 1F6F6
 traffic light: 1F6A6 1F6A5
 fire hydrant: fire-hydrant
 stop sign: 1F6D1!
@@ -67,15 +76,15 @@ sports ball: 26BD 1F3C0 1F3D0 1F94E
 kite: 1FA81
 baseball bat: baseball-bat
 baseball glove: baseball-glove
-skateboard: skateboard
+skateboard: skateboard=1F6F9
 surfboard: surfboard
 tennis racket: tennis-racket(ea5a47)
-bottle: bottle
-wine glass: wine-glass(92d3f5,d22f27)
-cup: cup
+bottle: bottle=1F37E
+wine glass: wine-glass(92d3f5,d22f27)=1F377
+cup: cup=2615
 fork: fork
-knife: knife
-spoon: spoon
+knife: knife=1F52A
+spoon: spoon=1F944
 bowl: bowl
 banana: 1F34C
 apple: 1F34E
@@ -88,9 +97,9 @@ pizza: 1F355
 donut: 1F369
 cake: 1F370 1F382
 chair: 1FA91
-couch: couch
+couch: couch=1F6CB
 potted plant: 1FAB4
-bed: bed
+bed: bed=1F6CF
 dining table: dining-table
 toilet: 1F6BD
 tv: 1F4FA
@@ -110,15 +119,17 @@ vase: 1F3FA
 scissors: 2702
 teddy bear: 1F9F8
 hair drier: hair-drier
-toothbrush: toothbrush
+toothbrush: toothbrush=1FAA5
 """
 
 
 def _drawing(text: str) -> Drawing:
-    stem, _, fills = text.rstrip("!)").partition("(")
+    name, _, elsewhere = text.partition("=")
+    stem, _, fills = name.rstrip("!)").partition("(")
     own = resources.files("impasto.world").joinpath("drawings", f"{stem}.svg").is_file()
     hexes = tuple(f"#{value}" for value in fills.split(",")) if fills else None
-    return Drawing(stem, "impasto" if own else "openmoji", hexes, not text.endswith("!"))
+    return Drawing(stem, "impasto" if own else "openmoji", hexes, not name.endswith("!"),
+                   elsewhere or None)  # fmt: skip
 
 
 def _table() -> dict[str, tuple[Drawing, ...]]:
@@ -144,14 +155,15 @@ def svg_text(drawing: Drawing, folder: Path | None = None) -> str:
     """SVG source of a drawing, of OpenMoji and the project, or of another emoji set in `folder`.
 
     File names of other sets may be `1f34e.svg`, `emoji_u1f34e.svg` or `1F34E.svg`. Raises
-    KeyError when the set has no such code point.
+    KeyError, naming the class, when the set has no such code point.
     """
     if folder is not None:
         names = _names(folder)
-        stem = drawing.stem.replace("-FE0F", "")
-        if drawing.source != "openmoji" or stem not in names:
-            raise KeyError(f"{folder} has no drawing {drawing.stem}")
-        return names[stem].read_text()
+        if drawing.point not in names:
+            shown = [name for name, drawings in DRAWINGS.items() if drawing in drawings]
+            raise KeyError(f"{folder} has no drawing {drawing.point or drawing.stem} "
+                           f"of {' or '.join(shown)}")  # fmt: skip
+        return names[drawing.point].read_text()
     if drawing.source == "impasto":
         own = resources.files("impasto.world").joinpath("drawings", f"{drawing.stem}.svg")
         return own.read_text()
@@ -163,8 +175,4 @@ def svg_text(drawing: Drawing, folder: Path | None = None) -> str:
 def missing(folder: Path) -> tuple[str, ...]:
     """Classes that the emoji set in `folder` cannot draw."""
     names = _names(folder)
-
-    def drawn(drawing: Drawing) -> bool:
-        return drawing.source == "openmoji" and drawing.stem.replace("-FE0F", "") in names
-
-    return tuple(c for c in CLASSES if not any(map(drawn, DRAWINGS[c])))
+    return tuple(c for c in CLASSES if not any(d.point in names for d in DRAWINGS[c]))

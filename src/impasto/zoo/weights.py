@@ -2,7 +2,9 @@
 
 Symmetric int8 per output channel (row i of a weight w, all its other axes together):
 
-    s_i = bf16(max_j |w_ij| / 127),   q_ij = clamp(round(w_ij / s_i), -127, 127),   w'_ij = s_i q_ij
+    s_i   = bf16(max_j |w_ij| / 127)
+    q_ij  = clamp(round(w_ij / s_i), -127, 127)
+    w'_ij = s_i q_ij
 
 so |w_ij - w'_ij| <= s_i / 2. The scale has 8 significant bits and q has 7, so s_i q_ij is exact in
 float32 and quantising w' again gives the same bytes. Tensors with fewer than two axes, fewer
@@ -131,7 +133,7 @@ def _dequantised(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Copy a file's tensors into `module`, cast to its dtypes. Raises ValueError unless all fit."""
+    """Copy a file's tensors into `module`, cast to its dtypes. Raises ValueError on a misfit."""
     state, wanted = load_state(path), module.state_dict()
     missing, unexpected = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     if missing or unexpected:
@@ -139,8 +141,10 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
                          f"unexpected keys {unexpected}")  # fmt: skip
     for key, tensor in state.items():
         if tensor.shape != wanted[key].shape:
-            raise ValueError(f"{path}: {key!r} has shape {tuple(tensor.shape)}, "
-                             f"{type(module).__name__} needs {tuple(wanted[key].shape)}")
+            raise ValueError(
+                f"{path}: {key!r} has shape {tuple(tensor.shape)}, "
+                f"{type(module).__name__} needs {tuple(wanted[key].shape)}"
+            )
     module.load_state_dict(state)
 
 

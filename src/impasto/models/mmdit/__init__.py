@@ -1,7 +1,21 @@
 """The "mmdit" family: flow matching with diffusers' SD3Transformer2DModel."""
 
-from impasto.models.mmdit.config import PRESETS, Defaults, MMDiTConfig
-from impasto.models.mmdit.pipeline import MMDiTGenerator, Pictures
-from impasto.models.mmdit.text import train_tokenizer
+import torch
 
-__all__ = ["PRESETS", "Defaults", "MMDiTConfig", "MMDiTGenerator", "Pictures", "train_tokenizer"]
+from impasto.models.mmdit.config import PRESETS, Defaults, MMDiTConfig
+from impasto.models.mmdit.pipeline import MMDiTGenerator
+from impasto.models.mmdit.text import train_tokenizer
+from impasto.zoo.registry import MODELS
+from impasto.zoo.weights import shipped_folder
+
+__all__ = ["PRESETS", "Defaults", "MMDiTConfig", "MMDiTGenerator", "sticker_mmdit",
+           "train_tokenizer"]  # fmt: skip
+
+
+@MODELS.register("sticker-mmdit")
+def sticker_mmdit(
+    *, torch_dtype: torch.dtype | str = torch.float32, device: torch.device | str = "cpu"
+) -> MMDiTGenerator:
+    """128 px pictures of the sticker world from GenEval prompts, 23 M parameters."""
+    folder = shipped_folder("sticker-mmdit")
+    return MMDiTGenerator.from_pretrained(folder, torch_dtype=torch_dtype, device=device)

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, SD3Transformer2DModel
+from diffusers.models import AutoencoderKL, SD3Transformer2DModel
 from torch import nn
 from transformers import SiglipTextConfig, SiglipTextModel
 
@@ -51,10 +51,11 @@ class Defaults:
         if set(values) != known:
             raise ValueError(f"config.json of an mmdit model must have the keys {sorted(known)}; "
                              f"given: {sorted(values)}")  # fmt: skip
-        channels = {name: tuple(map(float, values[name])) for name in ("latent_mean", "latent_std")}
-        if min(channels["latent_std"], default=0.0) <= 0:
-            raise ValueError(f"latent_std must be positive, given {values['latent_std']}")
-        return cls(**{**values, **channels})
+        mean, std = (tuple(map(float, values[f"latent_{name}"])) for name in ("mean", "std"))
+        if min(std, default=0.0) <= 0 or len(mean) != len(std):
+            raise ValueError(f"latent_std must be positive and as long as latent_mean, "
+                             f"given {std}")  # fmt: skip
+        return cls(**{**values, "latent_mean": mean, "latent_std": std})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,14 +148,13 @@ def adaln_zero_(transformer: SD3Transformer2DModel) -> None:
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
-    zeros = [transformer.proj_out, transformer.norm_out.linear]
-    for block in transformer.transformer_blocks:
-        zeros += [block.norm1.linear, block.norm1_context.linear]
-    for linear in zeros:
-        nn.init.zeros_(linear.weight)
-    for linear in (transformer.time_text_embed.timestep_embedder.linear_1,
-                   transformer.time_text_embed.timestep_embedder.linear_2):  # fmt: skip
-        nn.init.normal_(linear.weight, std=0.02)
+    nn.init.zeros_(transformer.proj_out.weight)
+    modulations = ("norm1.linear", "norm1_context.linear", "norm_out.linear")
+    for name, module in transformer.named_modules():
+        if name.endswith(modulations):
+            nn.init.zeros_(module.weight)
+        elif "timestep_embedder.linear_" in name:
+            nn.init.normal_(module.weight, std=0.02)
 
 
 def sticker() -> MMDiTConfig:

@@ -1,51 +1,47 @@
-"""`MMDiTGenerator`: the sampling protocol over SD3's transformer, diffusers-style to call."""
+"""`MMDiTGenerator`: the sampling protocol over SD3's transformer."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, SD3Transformer2DModel
-from torch import Tensor
+from diffusers.models import AutoencoderKL, SD3Transformer2DModel
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, SiglipTextModel
 
+from impasto.images import quantise
 from impasto.models.mmdit import storage
 from impasto.models.mmdit.config import Defaults, MMDiTConfig
 from impasto.models.mmdit.sampler import (
     FlowState,
     euler,
     guided_velocity,
-    in_rows,
     predict_x_0,
     select_rows,
     shifted_times,
 )
 from impasto.models.mmdit.text import Encoding, encode, null_ids, token_ids
 from impasto.sample.flops import count_flops
-from impasto.sample.protocol import Cost, Generator, Request, Sampling, generate
+from impasto.sample.pictures import Pipeline
+from impasto.sample.protocol import Cost, Request, Sampling
+from impasto.sample.rowwise import in_rows, rowwise_products
 from impasto.sample.seeds import check_seeds, row_noise
 
-__all__ = ["MMDiTGenerator", "Pictures"]
+__all__ = ["MMDiTGenerator"]
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """What a call gives. images: PIL images, or one tensor (B, 3, H, W) for "pt"."""
-
-    images: Any
-    cost: Cost
-
-
-class MMDiTGenerator(Generator):
+class MMDiTGenerator(Pipeline):
     """Text to pictures by flow matching with `SD3Transformer2DModel`.
 
-    rows_at_once: rows per network call; None for all. One on a CPU, where it makes a row's bytes
-    independent of its batch (see `sampler`), all elsewhere.
+    On a CPU a row's bytes do not depend on its batch: the transformer's products are made row by
+    row (`impasto.sample.rowwise`), and text and pictures go through encoder and decoder one at a
+    time, which costs nothing there. Elsewhere all goes in one batch, and rows agree within
+    rounding.
     """
 
     def __init__(
@@ -54,7 +50,6 @@ class MMDiTGenerator(Generator):
     ) -> None:  # fmt: skip
         self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
         self.tokenizer, self.defaults = tokenizer, defaults
-        self.rows_at_once = 1 if self.device.type == "cpu" else None
         self._flops: dict[tuple[int, int], tuple[int, int]] = {}
 
     @classmethod
@@ -73,11 +68,15 @@ class MMDiTGenerator(Generator):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, torch_dtype: torch.dtype = torch.float32,
+        cls, folder: str | Path, *, torch_dtype: torch.dtype | str = torch.float32,
         device: torch.device | str = "cpu",
     ) -> MMDiTGenerator:  # fmt: skip
-        """Load a folder that `save_pretrained` wrote. Raises ValueError when it does not fit."""
-        components, defaults = storage.load_components(Path(folder), torch_dtype, device)
+        """Load a folder that `save_pretrained` wrote. torch_dtype: float32, bfloat16 or float16.
+
+        Raises FileNotFoundError for a file that is missing, ValueError for one that does not fit.
+        """
+        dtype = storage.as_dtype(torch_dtype)
+        components, defaults = storage.load_components(Path(folder), dtype, device)
         return cls(**components, defaults=defaults)
 
     def save_pretrained(
@@ -100,14 +99,19 @@ class MMDiTGenerator(Generator):
         return self.transformer.device
 
     @property
+    def rows_at_once(self) -> int | None:
+        """Rows per call of the text encoder and the decoder; None for all."""
+        return 1 if self.device.type == "cpu" else None
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.transformer.dtype
 
     def to(self, device: torch.device | str) -> MMDiTGenerator:
-        """A generator on another device that shares nothing but the tokenizer with a moved one."""
-        for module in (self.transformer, self.vae, self.text_encoder):
-            module.to(device)
-        self.rows_at_once = 1 if self.device.type == "cpu" else None
+        """Move the networks, as torch's modules do; returns the generator itself."""
+        networks: tuple[nn.Module, ...] = (self.transformer, self.vae, self.text_encoder)
+        for network in networks:
+            network.to(device)
         return self
 
     # ---------------------------------------------------------------- pixels and latents
@@ -122,7 +126,7 @@ class MMDiTGenerator(Generator):
     @property
     def downscale(self) -> int:
         """Pixels per latent, along a side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
 
     def encode(self, images: Tensor) -> Tensor:
         """Normalised latents (B, C, H/8, W/8), float32, of pictures (B, 3, H, W) in [0, 1]."""
@@ -160,8 +164,8 @@ class MMDiTGenerator(Generator):
         steps, guidance, height, width = self._settings(sampling)
         distinct = list(dict.fromkeys(prompts))
         ids = torch.cat([null_ids(self.tokenizer), token_ids(self.tokenizer, distinct)])
-        shape = (self.vae.config.latent_channels, height // self.downscale, width // self.downscale)
-        x = row_noise(check_seeds(seeds), shape, self.device)
+        size = (height // self.downscale, width // self.downscale)
+        x = row_noise(check_seeds(seeds), (self.vae.config["latent_channels"], *size), self.device)
         return FlowState(
             step=0,
             steps=steps,
@@ -182,11 +186,10 @@ class MMDiTGenerator(Generator):
         t, t_next = state.times[state.step : state.step + 2]
         null = state.text.rows([0])
 
-        def rows(at: slice) -> Tensor:
-            text = state.text.rows(state.prompt_of[at])
-            return guided_velocity(self.transformer, state.x[at], t, text, null, state.guidance)
-
-        v = in_rows(rows, len(state.x), self.rows_at_once)
+        text = state.text.rows(state.prompt_of)
+        with rowwise_products(self.device):
+            v = guided_velocity(self.transformer, state.x, t, text=text, null=null,
+                                guidance=state.guidance)  # fmt: skip
         return replace(
             state,
             step=state.step + 1,
@@ -209,7 +212,7 @@ class MMDiTGenerator(Generator):
         """The pictures (B, 3, H, W) on the 8-bit grid. Raises ValueError before the last step."""
         if not state.done:
             raise ValueError(f"only {state.step} of {state.steps} steps are done; call preview")
-        return (self.decode(state.x) * 255).round() / 255
+        return quantise(self.decode(state.x))
 
     # ---------------------------------------------------------------- settings, cost, provenance
 
@@ -220,9 +223,9 @@ class MMDiTGenerator(Generator):
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise ValueError(f"steps must be an integer >= 1, given {steps!r}")
         if not (math.isfinite(guidance) and guidance >= 0):
-            raise ValueError(f"guidance must be a finite number >= 0, given {guidance!r}; 1 leaves "
-                             f"the unconditional branch out")  # fmt: skip
-        side = self.transformer.config.sample_size * self.downscale
+            raise ValueError(f"guidance must be a finite number >= 0, given {guidance!r}; 1 "
+                             f"leaves the unconditional branch out")  # fmt: skip
+        side = self.transformer.config["sample_size"] * self.downscale
         height = side if sampling.height is None else sampling.height
         width = side if sampling.width is None else sampling.width
         self._check_size(height, width)
@@ -230,22 +233,24 @@ class MMDiTGenerator(Generator):
 
     def _check_size(self, height: int, width: int) -> None:
         config = self.transformer.config
-        unit = self.downscale * config.patch_size
-        most = unit * config.pos_embed_max_size
+        unit = self.downscale * config["patch_size"]
+        most = unit * config["pos_embed_max_size"]
         for name, value in (("height", height), ("width", width)):
-            if value % unit or not unit <= value <= most:
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not whole or value % unit or not unit <= value <= most:
                 raise ValueError(f"{name} must be a multiple of {unit} from {unit} to {most} "
-                                 f"pixels, given {value}")  # fmt: skip
+                                 f"pixels, given {value!r}")  # fmt: skip
 
     def _row_flops(self, height: int, width: int) -> tuple[int, int]:
         """FLOPs of one transformer row and of one decoded row, for latents of this size."""
         if (height, width) not in self._flops:
-            c, text = self.transformer.config, self.text_encoder.config
-            x = torch.empty(1, c.in_channels, height, width, device="meta")
-            states = torch.empty(1, self.tokenizer.model_max_length, text.hidden_size, device="meta")
-            pooled = torch.empty(1, text.projection_size, device="meta")
-            network = count_flops(self.transformer, x, states, pooled,
-                                  torch.empty(1, device="meta"))  # fmt: skip
+            config = self.transformer.config
+            x = torch.empty(1, config["in_channels"], height, width, device="meta")
+            states = torch.empty(1, self.tokenizer.model_max_length, config["joint_attention_dim"],
+                                 device="meta")  # fmt: skip
+            pooled = torch.empty(1, config["pooled_projection_dim"], device="meta")
+            t = torch.empty(1, device="meta")
+            network = count_flops(self.transformer, x, states, pooled, t)
             self._flops[height, width] = network, count_flops(self.vae.decoder, x)
         return self._flops[height, width]
 
@@ -261,35 +266,21 @@ class MMDiTGenerator(Generator):
         return Cost(flops=float(n * (branches * network + last * decoder)), row_steps=n)
 
     def provenance(self) -> dict[str, Any]:
-        """Class, sha256 over the names and values of all tensors, dtype, device, defaults."""
+        """Id, sha256 over names and values of all tensors, sampler, dtype, device, defaults."""
         digest = hashlib.sha256()
         for name in storage.WEIGHTS:
             for key, tensor in sorted(self.components[name].state_dict().items()):
                 digest.update(f"{name}.{key}\0".encode())
                 digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+        side = self.transformer.config["sample_size"] * self.downscale
         return {
-            "class": type(self).__name__,
-            "weights_sha256": digest.hexdigest(),
+            "id": type(self).__name__,
+            "sha256": digest.hexdigest(),
+            "sampler": "flow-matching Euler",
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
-            "defaults": self.defaults.to_dict(),
+            "defaults": self.defaults.to_dict() | {"height": side, "width": side},
         }
-
-    # ---------------------------------------------------------------- diffusers-style call
-
-    def __call__(
-        self, prompts: str | Sequence[str], *, seeds: Sequence[int] | None = None,
-        generator: torch.Generator | None = None, num_images_per_prompt: int = 1,
-        num_inference_steps: int | None = None, guidance_scale: float | None = None,
-        height: int | None = None, width: int | None = None, output_type: str = "pil",
-        batch_size: int | None = None,
-    ) -> Pictures:  # fmt: skip
-        """Draw `num_images_per_prompt` pictures of each prompt, those of a prompt together.
-
-        seeds: one per picture; otherwise they come from `generator`, or count from 0.
-        batch_size: pictures drawn together, None for all; it changes no picture.
-        """
-        raise NotImplementedError
 
 
 def _prompts(requests: Sequence[Request], seeds: Sequence[int]) -> list[str]:

@@ -8,25 +8,21 @@ Time runs from 1 (noise) to 0 (picture). With x_0 the latents, eps ~ N(0, I):
     x_0   ~ x_t - t v                                    current estimate, for previews
     t    <- s t / (1 + (s - 1) t)                        time shift (SD3, arXiv 2403.03206, eq. 23)
     v     = v_u + g (v_c - v_u)                          classifier-free guidance of scale g
-
-A row's arithmetic must not depend on its batch. CPU kernels choose their blocking by the shape
-they are given, so on a CPU every row goes through the network by itself, in the same shape always
-(`rows_at_once` = 1), which costs next to nothing there; see benchmarks/notes/batch-invariance.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from diffusers import SD3Transformer2DModel
+from diffusers.models import SD3Transformer2DModel
 from torch import Tensor
 
 from impasto.models.mmdit.text import Encoding
 from impasto.sample.protocol import State
 
-__all__ = ["FlowState", "euler", "guided_velocity", "in_rows", "interpolate", "predict_x_0",
+__all__ = ["FlowState", "euler", "guided_velocity", "interpolate", "predict_x_0",
            "select_rows", "shifted_times", "velocity"]  # fmt: skip
 
 
@@ -68,9 +64,7 @@ def shifted_times(steps: int, shift: float) -> tuple[float, ...]:
     return tuple(shift * t / (1 + (shift - 1) * t) for t in even)
 
 
-def velocity(
-    transformer: SD3Transformer2DModel, x: Tensor, t: Tensor, text: Encoding
-) -> Tensor:
+def velocity(transformer: SD3Transformer2DModel, x: Tensor, t: Tensor, text: Encoding) -> Tensor:
     """The network's v (B, C, h, w), float32, at latents x and times t (B,)."""
     dtype = transformer.dtype
     v = transformer(
@@ -84,7 +78,7 @@ def velocity(
 
 
 def guided_velocity(
-    transformer: SD3Transformer2DModel, x: Tensor, t: float, text: Encoding, null: Encoding,
+    transformer: SD3Transformer2DModel, x: Tensor, t: float, *, text: Encoding, null: Encoding,
     guidance: float,
 ) -> Tensor:  # fmt: skip
     """v under guidance; both branches in one batch, and only one where the other has no say.
@@ -100,12 +94,6 @@ def guided_velocity(
         return v
     v_u, v_c = v.chunk(2)
     return v_u + guidance * (v_c - v_u)
-
-
-def in_rows(fn: Callable[[slice], Tensor], n: int, rows_at_once: int | None) -> Tensor:
-    """`fn` of slices of `rows_at_once` rows (None: all `n`), results joined."""
-    size = rows_at_once or n
-    return torch.cat([fn(slice(i, min(i + size, n))) for i in range(0, n, size)])
 
 
 def select_rows(state: FlowState, rows: Sequence[int]) -> FlowState:

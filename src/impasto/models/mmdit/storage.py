@@ -6,8 +6,8 @@
     text_encoder/        config.json, model.safetensors
     tokenizer/           tokenizer.json, tokenizer_config.json
 
-Classes are never looked up by name: the index must name exactly those of `CLASSES`. Float files are
-readable by the libraries' own `from_pretrained`; int8 ones by `impasto.zoo.weights` only.
+Classes are never looked up by name: the index must name exactly those of `CLASSES`. Float files
+are readable by the libraries' own `from_pretrained`; int8 ones by `impasto.zoo.weights` only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, SD3Transformer2DModel
+from diffusers.models import AutoencoderKL, SD3Transformer2DModel
 from torch import nn
 from transformers import PreTrainedTokenizerFast, SiglipTextConfig, SiglipTextModel
 
@@ -26,7 +26,7 @@ from impasto import files
 from impasto.models.mmdit.config import Defaults
 from impasto.zoo.weights import load_weights, save_weights
 
-__all__ = ["CLASSES", "WEIGHTS", "load_components", "read_json", "save_components"]
+__all__ = ["CLASSES", "WEIGHTS", "as_dtype", "load_components", "read_json", "save_components"]
 
 CLASSES: dict[str, tuple[str, str]] = {
     "transformer": ("diffusers", "SD3Transformer2DModel"),
@@ -39,6 +39,17 @@ WEIGHTS = {
     "vae": "vae/diffusion_pytorch_model.safetensors",
     "text_encoder": "text_encoder/model.safetensors",
 }
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A floating-point dtype, given as such or by its name. Raises ValueError."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, given {dtype!r}")
+    return DTYPES[name]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -82,16 +93,16 @@ def load_components(
 ) -> tuple[dict[str, Any], Defaults]:
     """The components, in evaluation mode, and the defaults. Raises ValueError on any misfit."""
     _check_index(folder)
+    configs = {name: read_json(folder / name / "config.json") for name in WEIGHTS}
     modules: dict[str, nn.Module] = {
-        "transformer": SD3Transformer2DModel.from_config(read_json(folder / "transformer/config.json")),
-        "vae": AutoencoderKL.from_config(read_json(folder / "vae/config.json")),
-        "text_encoder": SiglipTextModel(
-            SiglipTextConfig.from_dict(read_json(folder / "text_encoder/config.json"))
-        ),
+        "transformer": SD3Transformer2DModel.from_config(configs["transformer"]),
+        "vae": AutoencoderKL.from_config(configs["vae"]),
+        "text_encoder": SiglipTextModel(SiglipTextConfig.from_dict(configs["text_encoder"])),
     }
     for name, module in modules.items():
         load_weights(module, folder / WEIGHTS[name])
-        module.to(device=device, dtype=dtype).eval()
+        # Not diffusers' own `to`: it warns of modules to keep in float32 even when there are none.
+        nn.Module.to(module, device=device, dtype=dtype).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     defaults = Defaults.from_dict(read_json(folder / "config.json"))
     return {**modules, "tokenizer": tokenizer}, defaults

@@ -1,7 +1,7 @@
 """The losses of the "mmdit" family, as plain functions.
 
-Flow matching (Lipman et al. 2023; SD3, arXiv 2403.03206, eq. 13 and §3.1): with noise eps ~ N(0, I)
-and t = sigmoid(m + s n), n ~ N(0, 1),
+Flow matching (Lipman et al. 2023; SD3, arXiv 2403.03206, eq. 13 and 3.1): with eps ~ N(0, I) and
+t = sigmoid(m + s n), n ~ N(0, 1),
 
     x_t = (1 - t) x_0 + t eps,    loss = || v_theta(x_t, t, c) - (eps - x_0) ||^2
 
@@ -12,7 +12,7 @@ share of the rows. x_0 are latents with unit variance per channel: (z - mean) / 
 from __future__ import annotations
 
 import torch
-from diffusers import SD3Transformer2DModel
+from diffusers.models import SD3Transformer2DModel
 from torch import Tensor
 from transformers import SiglipTextModel
 

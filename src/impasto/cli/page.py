@@ -1,0 +1,42 @@
+"""What a command shows at its end: the report page, and a table or JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from impasto.report import write_report
+from impasto.report.table import comparison_table
+from impasto.run.compare import Difference, compare
+from impasto.run.directory import RunDirectory, read_json
+
+__all__ = ["show", "write_page"]
+
+
+def write_page(runs: Sequence[Path], page: Path) -> list[Difference]:
+    """Write the report of one run, or of several with their differences from the first."""
+    differences = compare(runs) if len(runs) > 1 else []
+    write_report(runs, page, differences)
+    return differences
+
+
+def show(
+    runs: Sequence[Path], differences: Sequence[Difference], page: Path, as_json: bool
+) -> None:
+    """The table and where the page is; or all of it as one JSON object."""
+    if not as_json:
+        print(comparison_table(runs, differences))
+        print(f"report: {page}")
+        return
+    values: dict[str, Any] = {
+        "page": str(page),
+        "runs": [_run(RunDirectory(path)) for path in runs],
+        "differences": [difference.to_dict() for difference in differences],
+    }
+    print(json.dumps(values, indent=2, ensure_ascii=False))
+
+
+def _run(run: RunDirectory) -> dict[str, Any]:
+    return {"run": str(run.path), "summary": read_json(run.summary), "cost": read_json(run.cost)}

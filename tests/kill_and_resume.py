@@ -1,0 +1,60 @@
+"""Run by test_run_evaluate.py: kill a run with SIGKILL at random moments, then finish it.
+
+    python -m tests.kill_and_resume FOLDER KILLS
+
+Forks from one process without threads, so that a run starts in milliseconds. Prints how many of
+the runs were really killed on their way.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from impasto.run.evaluate import evaluate
+from impasto.search import NoSearch
+from tests import tiny
+from tests.fakes import FakeGenerator
+
+
+def run(folder: Path) -> None:
+    evaluate(tiny.settings(samples=3), FakeGenerator(), NoSearch(), folder, batch_size=2)
+
+
+def forked(folder: Path) -> int:
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            run(folder)
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder, kills = Path(sys.argv[1]), int(sys.argv[2])
+    start = time.perf_counter()
+    assert os.waitpid(forked(folder / "whole"), 0)[1] == 0
+    whole = time.perf_counter() - start
+    rng = random.Random(0)
+    killed = 0
+    for _ in range(kills):
+        child = forked(folder / "killed")
+        time.sleep(rng.random() * whole / 3)
+        os.kill(child, signal.SIGKILL)
+        killed += os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert os.waitpid(forked(folder / "killed"), 0)[1] == 0
+    print(killed)
+
+
+if __name__ == "__main__":
+    main()

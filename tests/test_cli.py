@@ -1,0 +1,345 @@
+"""The command line: names, exit codes, messages; the work behind it is tested elsewhere."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from impasto import files
+from impasto.cli import app
+from impasto.cli.errors import EXIT_CODES
+from impasto.zoo.registry import BENCHES, MODELS, SCORERS
+from tests import tiny
+from tests.fakes import FakeGenerator, FakeScorer, FakeSecond
+
+FLAGS = Path(__file__).with_name("cli_flags.txt")
+JUDGES = ["--scorer", "fake", "--second", "fake-second"]
+EVAL = ["eval", "fake", "--model", "fake", *JUDGES]
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+FACTORIES = (
+    (MODELS, "fake", lambda memory=None, name="fake", **_: FakeGenerator(memory, name)),
+    (SCORERS, "fake", lambda device, broken=False: FakeScorer(broken)),
+    (SCORERS, "fake-second", lambda device: FakeSecond()),
+    (BENCHES, "fake", lambda: tiny.BENCH),
+)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder, with the fakes registered for as long as the test runs."""
+    monkeypatch.chdir(tmp_path)
+    for registry, name, factory in FACTORIES:
+        monkeypatch.setitem(registry._factories, name, factory)
+    return tmp_path
+
+
+# Names
+
+
+def commands(group, path="impasto"):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{path} {name}")
+        else:
+            yield f"{path} {name}", command
+
+
+def words(parameter):
+    if parameter.param_type_name == "argument":
+        return [parameter.name.upper()]
+    return [*parameter.opts, *parameter.secondary_opts]
+
+
+def test_names_of_commands_and_flags_stay():
+    """Scripts depend on them. A change here is a change for users: say so in the commit."""
+    found = [f"{path}: {' '.join(w for p in command.params for w in words(p))}"
+             for path, command in commands(typer.main.get_command(app))]  # fmt: skip
+    assert "\n".join(sorted(found)) + "\n" == FLAGS.read_text()
+
+
+def test_help_lists_commands_and_exit_codes():
+    text = re.sub(r"[\s│]+", " ", call("--help").output)
+    for word in ("generate", "eval", "compare", "doctor", "demo", "train", "bench", "scorers"):
+        assert word in text
+    for code in EXIT_CODES:
+        assert f"{code} " in text.split("Exit codes:")[1]
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands(typer.main.get_command(app))])
+def test_every_command_has_help_for_every_option(path):
+    command = dict(commands(typer.main.get_command(app)))[path]
+    assert command.help
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), f"{path}: {parameter.name}"
+
+
+# generate
+
+
+def test_generate(here):
+    done = call("generate", "a dog", "a cat", "--model", "fake", "-n", 2, "--out", "x")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines() == ["x/00000-00.png", "x/00000-01.png", "x/00001-00.png",
+                                        "x/00001-01.png"]  # fmt: skip
+    assert "drawing: 4/4" in done.stderr
+
+
+def test_generate_again_finds_its_folder(here):
+    first, again = (call("generate", "a dog", "--model", "fake") for _ in range(2))
+    assert first.stdout == again.stdout and first.stdout.startswith("runs/generate-")
+
+
+def test_prompts_from_a_file(here):
+    Path("p.txt").write_bytes(b"\xef\xbb\xbfa dog\r\na cat\r\n")
+    done = call("generate", "--prompts", "p.txt", "--model", "fake", "--out", "x")
+    assert done.exit_code == 0 and len(done.stdout.splitlines()) == 2
+    assert json.loads(Path("x/run.json").read_text())["texts"] == ["a dog", "a cat"]
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["a dog", "--model", "fale"], "unknown model 'fale', and no folder either: did you mean 'fake'"),
+    (["a dog", "--model", "fake:nam=x"], "key 'nam' for model 'fake': did you mean 'name'"),
+    (["a dog", "-n", "0"], "-n"),
+    (["a dog", "--steps", "-1"], "--steps"),
+    (["a dog", "--guidance", "-0.5"], "--guidance"),
+    (["a dog", "--batch-size", "0"], "--batch-size"),
+    (["a dog", "--seed", "x"], "--seed"),
+    (["a dog", "--stepz", "3"], "--steps"),
+    (["a dog", "--device", "abacus"], "device 'abacus' cannot be used"),
+    ([""], "an empty prompt"),
+    ([], "nothing to draw"),
+    (["--prompts", "none.txt"], "none.txt"),
+    (["a dog", "--prompts", "p.txt"], "not both"),
+])  # fmt: skip
+def test_bad_input_is_exit_code_2_with_a_message(here, arguments, message):
+    if "--model" not in arguments:
+        arguments = [*arguments, "--model", "fake"]
+    done = call("generate", *arguments)
+    assert done.exit_code == 2, done.output
+    assert message in re.sub(r"[\s│]+", " ", done.stderr)
+    assert "Traceback" not in done.output and not Path("runs").exists()
+
+
+# eval, compare
+
+
+def test_eval_prints_a_table_and_writes_a_page(here):
+    done = call(*EVAL, "--out", "run", "--limit", 3)
+    assert done.exit_code == 0, done.output
+    assert "single_object" in done.stdout and "run/report.html" in done.stdout
+    assert (here / "run/report.html").is_file()
+    assert json.loads((here / "run/run.json").read_text())["model"]["name"] == "fake"
+
+
+def test_eval_json_is_nothing_but_json(here):
+    done = call(*EVAL, "--out", "run", "--json")
+    values = json.loads(done.stdout)
+    (run,) = values["runs"]
+    assert run["run"] == "run" and run["summary"]["coverage"] == {"images": 12, "of": 12}
+    assert run["cost"]["images"] == 12
+    assert done.stderr == ""
+
+
+def test_eval_of_pictures_and_incomplete_sets(here):
+    call(*EVAL, "--out", "run")
+    (here / "run/images/00003/samples/00001.png").unlink()
+    images = ["eval", "fake", "--images", "run/images", *JUDGES]
+    done = call(*images)
+    assert done.exit_code == 3 and "11/12" in done.stderr and "00003/samples/00001" in done.stderr
+    done = call(*images, "--allow-incomplete")
+    assert done.exit_code == 0 and "11/12" in done.stdout.replace(" of ", "/")
+    (run,) = json.loads(call(*images, "--allow-incomplete", "--json").stdout)["runs"]
+    assert run["summary"]["coverage"] == {"images": 11, "of": 12}
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["fake"], "either --model NAME or --images DIR"),
+    (["fake", "--model", "fake", "--images", "x"], "either --model NAME or --images DIR"),
+    (["fake", "--images", "x", "--steps", "3"], "do not go with it"),
+    (["fake", "--model", "fake", "--allow-incomplete"], "goes with --images"),
+    (["fake", "--images", "x"], "x is not a folder"),
+    (["genevel", "--model", "fake"], "did you mean 'geneval'"),
+    (["fake", "--model", "fake", "--search", "best-of-m"], "did you mean 'best-of-n'"),
+    (["fake", "--model", "fake", "--limit", "7"], "limit is 7"),
+])  # fmt: skip
+def test_eval_refuses(here, arguments, message):
+    done = call("eval", *arguments, *JUDGES)
+    assert done.exit_code == 2 and message in done.stderr, done.output
+
+
+def test_broken_scorer_is_exit_code_5(here):
+    done = call("eval", "fake", "--model", "fake", "--scorer", "fake:broken=true",
+                "--second", "fake-second")  # fmt: skip
+    assert done.exit_code == 5 and "broken" in done.stderr and done.stdout == ""
+
+
+def test_compare(here):
+    call(*EVAL, "--out", "a")
+    call("eval", "fake", "--model", "fake:name=other", *JUDGES, "--out", "b")
+    done = call("compare", "a", "b")
+    assert done.exit_code == 0, done.output
+    assert (here / "compare-a-b.html").is_file() and "compare-a-b.html" in done.stdout
+    values = json.loads(call("compare", "a", "b", "--json", "--out", "c.html").stdout)
+    assert len(values["differences"]) == 1 and values["page"] == "c.html"
+    done = call("compare", "a", "none")
+    assert done.exit_code == 2 and "none is not a run folder" in done.stderr
+
+
+# File system
+
+
+def test_other_runs_and_foreign_folders(here):
+    call(*EVAL, "--out", "run")
+    done = call(*EVAL, "--out", "run", "--seed", 1)
+    assert done.exit_code == 2 and "seed: 0 in the folder, 1 now" in done.stderr
+    done = call("generate", "a dog", "--model", "fake", "--out", "run")
+    assert done.exit_code == 2 and 'kind: "eval" in the folder, "generate" now' in done.stderr
+    (here / "mine").mkdir()
+    (here / "mine/thesis.tex").write_text("x")
+    done = call(*EVAL, "--out", "mine")
+    assert done.exit_code == 2 and "thesis.tex" in done.stderr
+
+
+def test_full_disk_is_exit_code_4(here, monkeypatch):
+    def replace(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", replace)
+    done = call(*EVAL, "--out", "run")
+    assert done.exit_code == 4 and "the disk is full" in done.stderr, done.output
+    assert [p for p in here.rglob("*") if p.is_file()] == []
+
+
+def test_locked_folder_is_exit_code_4(here):
+    with files.lock(here / "run"):
+        done = call(*EVAL, "--out", "run")
+    assert done.exit_code == 4 and f"process {os.getpid()}" in done.stderr
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no read-only folder at hand")
+def test_unwritable_folder_is_exit_code_4(here):
+    done = call(*EVAL, "--out", "/proc/self/run")
+    assert done.exit_code == 4 and "cannot write /proc/self/run" in done.stderr
+
+
+SLOW = """
+import sys, time
+from impasto.cli import main
+from impasto.zoo.registry import BENCHES, MODELS, SCORERS
+from tests import tiny
+from tests.fakes import FakeGenerator, FakeScorer, FakeSecond
+
+class Slow(FakeGenerator):
+    def advance(self, state):
+        time.sleep(0.2)
+        return super().advance(state)
+
+MODELS.register("slow")(lambda **_: Slow())
+SCORERS.register("fake")(lambda device: FakeScorer())
+SCORERS.register("fake-second")(lambda device: FakeSecond())
+BENCHES.register("fake")(lambda: tiny.BENCH)
+main()
+"""
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_a_run_cleanly(tmp_path, number, code):
+    command = [sys.executable, "-c", SLOW, "eval", "fake", "--model", "slow", *JUDGES,
+               "--out", str(tmp_path / "run"), "--batch-size", "1"]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True,
+                          cwd=Path(__file__).parent.parent) as process:  # fmt: skip
+        while not list(tmp_path.rglob("*.png")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=10)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    run = tmp_path / "run"
+    assert not (run / ".lock").exists() and not list(run.rglob("*.tmp"))
+    assert 1 <= len(list(run.rglob("*.png"))) < 12
+
+
+# ls, bench, doctor
+
+
+@pytest.mark.parametrize("kind, name", [("models", "sticker-mmdit"), ("benches", "geneval"),
+                                        ("scorers", "sticker"), ("searches", "best-of-n")])
+def test_ls(kind, name):
+    done = call("ls", kind)
+    assert done.exit_code == 0, done.output
+    assert any(line.split(None, 1)[0] == name for line in done.stdout.splitlines())
+    rows = json.loads(call("ls", kind, "--json").stdout)
+    assert {"name", "about"} == set(rows[0]) and name in [row["name"] for row in rows]
+    assert all(row["about"] for row in rows)
+
+
+def test_ls_recipes(here):
+    (here / "recipes").mkdir()
+    (here / "recipes/x.yaml").write_text("# A small one.\nkind: detector\n")
+    assert call("ls", "recipes").stdout == "recipes/x.yaml  A small one.\n"
+
+
+def test_bench_export_writes_the_official_files(here):
+    done = call("bench", "export", "geneval", "--out", "g")
+    assert done.exit_code == 0, done.output
+    assert files.sha256_file("g/evaluation_metadata.jsonl").startswith("5c48e0813e812e3c")
+    assert files.sha256_file("g/generation_prompts.txt").startswith("55b6e3650e980c13")
+    assert "5c48e0813e812e3c" in done.stdout
+
+
+def test_train_overrides_are_key_value(here):
+    done = call("train", "x.yaml", "--set", "steps")
+    assert done.exit_code == 2 and "--set takes KEY=VALUE, got 'steps'" in done.stderr
+
+
+def test_doctor_reports_each_fault(here, monkeypatch):
+    done = call("doctor", "--scorer", "fake:broken=true", "--json")
+    values = json.loads(done.stdout)
+    rows = {row["check"]: row for row in values["checks"]}
+    assert done.exit_code == 1 and values["ok"] is False
+    assert rows["scorer fake:broken=true"]["ok"] is False
+    assert rows["torch"]["ok"] and rows["python"]["ok"] and rows["disk"]["ok"]
+    assert {"diffusers", "transformers", "pillow", "drawings", "device"} <= set(rows)
+
+
+def test_version():
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", call("--version").stdout)
+
+
+def test_python_m(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "impasto", "--version"], capture_output=True,
+                          text=True, check=True, cwd=tmp_path)  # fmt: skip
+    assert done.stdout == call("--version").stdout
+
+
+def test_scorers_check(monkeypatch):
+    import impasto.score
+
+    asked = []
+
+    def check_scorer(name, scenes, seed, style):
+        asked.append((name, scenes, seed, style))
+        return {"accept": {"counting": 0.99}, "reject": {"counting": 0.98}}
+
+    fake = types.SimpleNamespace(check_scorer=check_scorer)
+    monkeypatch.setitem(sys.modules, "impasto.score.check", fake)
+    monkeypatch.setattr(impasto.score, "check", fake, raising=False)
+    done = call("scorers", "check", "sticker", "--scenes", 5, "--seed", 1, "--json")
+    assert json.loads(done.stdout) == {"accept": {"counting": 0.99}, "reject": {"counting": 0.98}}
+    assert asked == [("sticker", 5, 1, "openmoji")] and done.stderr == ""
+    assert "counting" in call("scorers", "check", "sticker").stdout
