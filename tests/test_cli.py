@@ -111,7 +111,8 @@ def test_prompts_from_a_file(here):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["a dog", "--model", "fale"], "unknown model 'fale', and no folder either: did you mean 'fake'"),
+    (["a dog", "--model", "fale"], "unknown model 'fale'"),
+    (["a dog", "--model", "fale"], "did you mean 'fake'"),
     (["a dog", "--model", "fake:nam=x"], "key 'nam' for model 'fake': did you mean 'name'"),
     (["a dog", "-n", "0"], "-n"),
     (["a dog", "--steps", "-1"], "--steps"),
@@ -343,3 +344,18 @@ def test_scorers_check(monkeypatch):
     assert json.loads(done.stdout) == {"accept": {"counting": 0.99}, "reject": {"counting": 0.98}}
     assert asked == [("sticker", 5, 1, "openmoji")] and done.stderr == ""
     assert "counting" in call("scorers", "check", "sticker").stdout
+
+
+def test_demo(here, monkeypatch):
+    module = sys.modules["impasto.cli.demo"]
+    for name, value in (("MODEL", "fake"), ("SCORER", "fake"), ("SECOND", "fake-second"),
+                        ("SEARCHES", {"base": "none",
+                                      "best-of-4": "best-of-n:n=4,reward=fake-second"})):
+        monkeypatch.setattr(module, name, value)
+    done = call("demo", "--limit", 6)
+    assert done.exit_code == 0, done.output
+    demo = here / "runs/demo"
+    assert (demo / "report.html").is_file() and "runs/demo/report.html" in done.stdout
+    assert "base: drawing: 6/6" in done.stderr and "best-of-4: judging: 6/6" in done.stderr
+    first, best = (json.loads((demo / name / "cost.json").read_text()) for name in module.SEARCHES)
+    assert (first["images"], best["images"]) == (6, 24)

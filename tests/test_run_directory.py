@@ -10,7 +10,8 @@ import torch
 from impasto import files
 from impasto.run.cost import Meter
 from impasto.run.directory import ForeignFolder, RunDirectory, opened
-from impasto.run.provenance import SettingsDiffer, differing, settings_hash, versions
+from impasto.run.provenance import SettingsDiffer, differing, resolved, settings_hash, versions
+from impasto.sample.protocol import Sampling
 from impasto.spec import Item, Spec
 
 SPEC = Spec(tag="single_object", include=(Item(cls="dog"),), prompt="a photo of a dog")
@@ -123,3 +124,20 @@ def test_cost_adds_up_over_executions(tmp_path):
     values = json.loads(path.read_text())
     assert values["seconds"]["generate"] == 3.0 and values["resumed"]
     assert values["peak_memory_bytes"]["host"] > 2**20
+
+
+def test_refused_settings_claim_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="odd"), opened(tmp_path, RECORD):
+        raise ValueError("odd size")
+    assert os.listdir(tmp_path) == []
+    with opened(tmp_path, RECORD | {"seed": 1}) as run:
+        run.save(0, 0, SPEC, torch.zeros(3, 8, 8), DRAWN)
+    with pytest.raises(ValueError, match="odd"), opened(tmp_path, RECORD | {"seed": 1}):
+        raise ValueError("odd size")
+    assert sorted(os.listdir(tmp_path)) == ["images", "run.json"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_settings_that_are_no_number(value):
+    with pytest.raises(ValueError, match="guidance must be a finite number"):
+        resolved(Sampling(guidance=value), {})

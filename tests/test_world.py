@@ -86,7 +86,7 @@ def test_analytic_boxes_agree_with_rendered_ones(sprites):
     scenes = [scene_of(sprites, i, {"single_object": 1.0}) for i in range(40)]
     out = render(scenes, sprites)
     for row, scene in enumerate(scenes):
-        assert np.abs(np.array(scene.boxes(sprites)[0]) - out.boxes[row, 0].numpy()).max() <= 1.5
+        assert np.abs(np.array(scene.boxes(sprites)[0]) - out.boxes[row, 0].numpy()).max() <= 2.0
 
 
 def test_masks_are_visible_pixels_and_disjoint(sprites):
@@ -116,7 +116,7 @@ def test_splits_hold_out_combinations_and_meanings(sprites):
     specs = [scene_of(sprites, i, weights, split).spec for i in range(300)]
     assert not any(held_out(s) or meaning(s) in banned for s in specs)
     assert leaks([s.prompt for s in specs], specs, evaluation) == []
-    unseen = [scene_of(sprites, i, None, Split("held-out")).spec for i in range(20)]
+    unseen = [scene_of(sprites, i, {"color_attr": 1.0}, Split("held-out")).spec for i in range(20)]
     assert all(held_out(s) for s in unseen)
 
 

@@ -5,6 +5,8 @@
     no target for {class} to be {relation}                                      no target
     expected {class} {relation} target, found {relations} target                wrong relation
     expected {class}<{n}, found {k}                                             too many
+
+Source: Ghosh et al. 2023, `evaluate_images.py`. "missing" is none found, "too few" some.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Keys in order: filename, tag, prompt, correct, reason, metadata, details; the last two are JSON
 held in strings. The bytes are those of pandas' `DataFrame.to_json(orient="records", lines=True)`:
-ASCII, no spaces outside strings, "/" written as "\\/".
+ASCII, no spaces outside strings, "/" written as "\\/" (only U+007F, escaped here, is not there).
 """
 
 from __future__ import annotations

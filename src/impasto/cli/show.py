@@ -66,13 +66,10 @@ def bench_export(
 
     OUT/evaluation_metadata.jsonl and OUT/generation_prompts.txt, for generating elsewhere.
     """
-    from impasto.files import sha256_file, write_text
+    from impasto.files import sha256_file
 
-    specs = build.bench(name).specs
-    for file, lines in (("evaluation_metadata.jsonl", [spec.to_json() for spec in specs]),
-                        ("generation_prompts.txt", [spec.prompt for spec in specs])):  # fmt: skip
-        write_text(out / file, "".join(line + "\n" for line in lines))
-        print(f"{sha256_file(out / file)}  {out / file}")
+    for path in build.bench(name).export(out):
+        print(f"{sha256_file(path)}  {path}")
 
 
 @guarded

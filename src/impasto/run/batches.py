@@ -36,8 +36,8 @@ def in_batches(items: Sequence[T], size: int, work: Callable[[Sequence[T], int],
             done += len(batch)
             continue
         # Only here is the exception gone, and with it the failed batch's tensors.
-        size //= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        warnings.warn(f"out of memory with {2 * size} pictures at a time; going on with {size}",
+        warnings.warn(f"out of memory with {size} pictures at a time; going on with {size // 2}",
                       stacklevel=2)  # fmt: skip
+        size //= 2

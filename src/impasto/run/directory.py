@@ -103,11 +103,24 @@ def opened(path: str | Path, record: Mapping[str, Any]) -> Iterator[RunDirectory
     _check_foreign(run.path)
     with lock(run.path):
         sweep(run.path)
-        if (run.path / "run.json").exists():
-            check_same(run.record, record, run.path)
-        else:
+        fresh = not (run.path / "run.json").exists()
+        if fresh:
             write_json(run.path / "run.json", record)
-        yield run
+        else:
+            check_same(run.record, record, run.path)
+        try:
+            yield run
+        except BaseException:
+            if fresh:
+                _forget_if_empty(run.path)
+            raise
+
+
+def _forget_if_empty(path: Path) -> None:
+    """Take back a run that failed before its first picture: refused settings claim no folder."""
+    if {entry.name for entry in path.iterdir()} <= {".lock", "run.json", "cost.json"}:
+        (path / "cost.json").unlink(missing_ok=True)
+        (path / "run.json").unlink()
 
 
 def _check_foreign(path: Path) -> None:

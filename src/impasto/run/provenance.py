@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -38,10 +39,16 @@ def normal(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolved(sampling: Sampling, model: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a draw with the model's defaults filled in; None where it tells none."""
+    """The settings of a draw with the model's defaults filled in; None where it tells none.
+
+    Raises ValueError for a setting that is NaN or infinite.
+    """
+    settings = asdict(sampling)
+    for key, value in settings.items():
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{key} must be a finite number, got {value}")
     defaults = model.get("defaults", {})
-    return {key: defaults.get(key) if value is None else value
-            for key, value in asdict(sampling).items()}  # fmt: skip
+    return {key: defaults.get(key) if value is None else value for key, value in settings.items()}
 
 
 def settings_hash(record: Mapping[str, Any]) -> str:
@@ -77,8 +84,8 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], folder: object) -
     lines = [f"  {key}: {_short(a)} in the folder, {_short(b)} now" for key, a, b in found[:8]]
     if len(found) > 8:
         lines.append(f"  and {len(found) - 8} more")
-    raise SettingsDiffer(f"{folder} holds a run with other settings; choose another --out, or "
-                         "repeat the run's own settings to resume it:\n"
+    raise SettingsDiffer(f"{folder} holds a run with other settings; choose another folder, "
+                         "delete this one, or repeat its own settings to resume it:\n"
                          + "\n".join(lines))  # fmt: skip
 
 

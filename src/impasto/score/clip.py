@@ -1,10 +1,55 @@
-"""CLIP-type scores: cosine of a picture and its prompt, by transformers' CLIP class."""
+"""CLIP-type scores: cosine of a picture and its prompt, by transformers' CLIP class.
+
+    value = 100 * <f(picture), g(prompt)>        f, g: the projected features, L2-normalised
+
+(Hessel et al. 2021, CLIPScore, without its clipping at 0.) The whole picture is resized to the
+model's square, bilinear and antialiased as in the sticker CLIP's training.
+"""
 
 from __future__ import annotations
 
-from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-__all__ = ["clip_config"]
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+from transformers import PreTrainedTokenizerFast as TokenizerClass
+
+from impasto.files import sha256_file
+from impasto.score.base import Score, Scorer
+from impasto.score.self_test import check_captions
+from impasto.spec import Spec
+
+__all__ = [
+    "BATCH",
+    "ClipScorer",
+    "Normalisation",
+    "clip_config",
+    "image_features",
+    "load_clip",
+    "text_features",
+    "token_ids",
+]
+
+BATCH = 256
+"""Pictures or crops in one pass, at most."""
+
+
+class Normalisation(NamedTuple):
+    """Pixels x in [0, 1] to network input (x - mean) / std, per channel. Default: 2 x - 1."""
+
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1], normalised."""
+        return (pixels - pixels.new_tensor(self.mean)[:, None, None]) / pixels.new_tensor(
+            self.std
+        )[:, None, None]
 
 
 def clip_config(name: str = "sticker", vocab_size: int = 1024, eos: int = 1, pad: int = 0
@@ -30,3 +75,103 @@ def clip_config(name: str = "sticker", vocab_size: int = 1024, eos: int = 1, pad
         ).to_dict(),
         projection_dim=128,
     )  # fmt: skip
+
+
+def load_clip(
+    folder: str | Path, device: str | torch.device = "cpu"
+) -> tuple[CLIPModel, TokenizerClass, str]:
+    """Model in float32, tokenizer, and sha256 of the weights of a `save_pretrained` folder.
+
+    Raises FileNotFoundError when the folder has no `model.safetensors`.
+    """
+    weights = Path(folder) / "model.safetensors"
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights} is missing; give a folder that CLIPModel's "
+                                f"save_pretrained wrote, with its tokenizer")  # fmt: skip
+    model = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    tokenizer = TokenizerClass.from_pretrained(folder, local_files_only=True)
+    return model.to(device).eval(), tokenizer, sha256_file(weights)
+
+
+def token_ids(tokenizer: TokenizerClass, texts: Sequence[str]) -> Tensor:
+    """Token ids (B, L), padded to the tokenizer's length; the last token is <eos>.
+
+    A longer text is cut, with a warning that says how much is lost.
+    """
+    length, pad = tokenizer.model_max_length, tokenizer.pad_token_id
+    rows = []
+    for text, ids in zip(texts, tokenizer(list(texts), truncation=False).input_ids, strict=True):
+        if len(ids) > length:
+            warnings.warn(f"a text of {len(ids) - 1} tokens is scored by its first {length - 1}: "
+                          f"{text[:60]!r}...", stacklevel=3)  # fmt: skip
+            ids = [*ids[: length - 1], tokenizer.eos_token_id]
+        rows.append(ids + [pad] * (length - len(ids)))
+    return torch.tensor(rows)
+
+
+@torch.inference_mode()
+def image_features(model: CLIPModel, inputs: Tensor) -> Tensor:
+    """(B, D) L2-normalised features of normalised pictures (B, 3, S, S), on the CPU."""
+    parts = []
+    for chunk in inputs.split(BATCH):
+        pooled = model.vision_model(pixel_values=chunk.to(model.device)).pooler_output
+        parts.append(F.normalize(model.visual_projection(pooled).float(), dim=-1).cpu())
+    return torch.cat(parts)
+
+
+@torch.inference_mode()
+def text_features(model: CLIPModel, ids: Tensor) -> Tensor:
+    """(B, D) L2-normalised features of token ids (B, L), on the CPU."""
+    pooled = model.text_model(input_ids=ids.to(model.device)).pooler_output
+    return F.normalize(model.text_projection(pooled).float(), dim=-1).cpu()
+
+
+class ClipScorer(Scorer):
+    """100 times the cosine of the whole picture and the spec's prompt; no verdict.
+
+    name, sha256: for the record. normalisation: of the model's training.
+    """
+
+    def __init__(
+        self, model: CLIPModel, tokenizer: TokenizerClass, *, name: str = "clip",
+        sha256: str = "", normalisation: Normalisation | None = None,
+    ) -> None:  # fmt: skip
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.name, self.sha256 = name, sha256
+        self.normalisation = normalisation or Normalisation()
+        self.size: int = model.config.vision_config.image_size
+
+    @classmethod
+    def from_folder(
+        cls, folder: str | Path, *, name: str = "clip", device: str | torch.device = "cpu"
+    ) -> ClipScorer:
+        """From what CLIPModel's and its tokenizer's `save_pretrained` wrote."""
+        model, tokenizer, sha256 = load_clip(folder, device)
+        return cls(model, tokenizer, name=name, sha256=sha256)
+
+    def score(self, images: Tensor, specs: Sequence[Spec]) -> list[Score]:
+        """100 cos of picture i, (B, 3, H, W) in [0, 1], and the prompt of spec i.
+
+        A prompt longer than the model's text is cut, with a warning. Raises ValueError when
+        pictures and specs differ in number.
+        """
+        if len(images) != len(specs):
+            raise ValueError(f"{len(images)} pictures for {len(specs)} specs; give one for each")
+        if not specs:
+            return []
+        small = F.interpolate(images.float(), size=(self.size, self.size), mode="bilinear",
+                              antialias=True)  # fmt: skip
+        seen = image_features(self.model, self.normalisation(small))
+        meant = text_features(self.model, token_ids(self.tokenizer, [s.prompt for s in specs]))
+        return [Score(value=float(v)) for v in 100 * (seen * meant).sum(-1)]
+
+    def self_test(self) -> None:
+        """A true caption must beat another scene's. Raises ScorerBroken."""
+        check_captions(self)
+
+    def provenance(self) -> dict[str, Any]:
+        return {"id": self.name, "sha256": self.sha256, "value": "100 * cosine",
+                "preprocessing": {"resize": [self.size, self.size],
+                                  "interpolation": "bilinear, antialiased",
+                                  "mean": list(self.normalisation.mean),
+                                  "std": list(self.normalisation.std)}}  # fmt: skip

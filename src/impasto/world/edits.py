@@ -102,7 +102,7 @@ def _like_natural(thing: Placed, sprites: Sprites) -> set[str]:
 
 
 def _recolour(scene: Scene, rng: Rng, sprites: Sprites) -> Edit:
-    named = {i: n for i, n in names(scene).items() if scene.objects[i].cls != "person"}
+    named = {i: n for i, n in names(scene, sprites).items() if scene.objects[i].cls != "person"}
     i = _shuffled(rng, list(named))[0]
     old = scene.objects[i]
     taken = {o.color for o in scene.objects if o.cls == old.cls} | _like_natural(old, sprites)
@@ -114,7 +114,7 @@ def _recolour(scene: Scene, rng: Rng, sprites: Sprites) -> Edit:
 
 
 def _remove(scene: Scene, rng: Rng, sprites: Sprites) -> Edit:
-    named = names(scene)
+    named = names(scene, sprites)
     i = _shuffled(rng, list(named))[0]
     objects = [o for k, o in enumerate(scene.objects) if k != i]
     words = _choose(rng, ("Remove the {}", "Take the {} away", "Delete the {}"))
@@ -123,7 +123,7 @@ def _remove(scene: Scene, rng: Rng, sprites: Sprites) -> Edit:
 
 
 def _replace(scene: Scene, rng: Rng, sprites: Sprites) -> Edit:
-    named = names(scene)
+    named = names(scene, sprites)
     i = _shuffled(rng, list(named))[0]
     old, others = scene.objects[i], [o for k, o in enumerate(scene.objects) if k != i]
     new = _new(rng, sprites, {o.cls for o in scene.objects}, old.size)
@@ -137,7 +137,7 @@ def _replace(scene: Scene, rng: Rng, sprites: Sprites) -> Edit:
 def _add(scene: Scene, rng: Rng, sprites: Sprites) -> Edit:
     side = float(rng.uniform(0.8, 1.1) * np.mean([o.size for o in scene.objects]))
     new = _new(rng, sprites, {o.cls for o in scene.objects}, side)
-    room, named = Room(scene.objects, scene.size, sprites), names(scene)
+    room, named = Room(scene.objects, scene.size, sprites), names(scene, sprites)
     if not named or rng.random() < 0.3:
         new = room.settled(new, rng)
         words = _choose(rng, ("Add {}", "Put {} in the picture", "Draw {} as well"))
@@ -151,7 +151,7 @@ def _add(scene: Scene, rng: Rng, sprites: Sprites) -> Edit:
 
 
 def _move(scene: Scene, rng: Rng, sprites: Sprites) -> Edit:
-    named, boxes = names(scene), scene.boxes(sprites)
+    named, boxes = names(scene, sprites), scene.boxes(sprites)
     a, b = _shuffled(rng, list(named))[:2]
     held = relations(boxes[a], boxes[b], 0.0)
     relation = _choose(rng, [r for r in RELATIONS if r not in held])
@@ -167,9 +167,9 @@ _EDITS = {"recolour": _recolour, "add": _add, "remove": _remove, "replace": _rep
           "move": _move}  # fmt: skip
 
 
-def _possible(scene: Scene, kind: str) -> bool:
+def _possible(scene: Scene, kind: str, sprites: Sprites) -> bool:
     """Whether the scene has the objects that an edit of this kind has to name."""
-    named = names(scene)
+    named = names(scene, sprites)
     return {"recolour": any(scene.objects[i].cls != "person" for i in named), "add": True,
             "remove": bool(named) and len(scene.objects) > 1, "replace": bool(named),
             "move": len(named) > 1}[kind]  # fmt: skip
@@ -184,9 +184,9 @@ def edit(scene: Scene, rng: Rng, kind: str, sprites: Sprites, attempts: int = 20
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind of edit {kind!r}; allowed: {', '.join(KINDS)}")
-    if not _possible(scene, kind):
+    if not _possible(scene, kind, sprites):
         raise ValueError(f"no object of {scene.spec.prompt!r} can be named for {kind!r}; "
-                         "take one with more objects of their own class or colour")  # fmt: skip
+                         "take one with more objects, apart from each other")  # fmt: skip
     for _ in range(attempts):
         try:
             return _EDITS[kind](scene, rng, sprites)

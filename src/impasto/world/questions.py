@@ -1,8 +1,8 @@
 """Questions about a scene, with answers that its data give.
 
 Only what has one answer is asked: an object is named by its class where it is the only one of it,
-else by its colour; the colour of a natural drawing is not asked; a relation is asked where
-GenEval's formula holds with room to spare (yes), or its converse does (no).
+else by its colour or as the leftmost, …; the colour of a natural drawing is not asked; a relation
+is asked where GenEval's formula holds with room to spare (yes), or its converse does (no).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ __all__ = ["KINDS", "Question", "names", "questions"]
 KINDS = ("count", "color", "position", "existence")
 HALF_MARGIN = 0.08
 """A centre this close to the middle, as a share of the canvas, lies in neither half."""
+_ENDS = (("leftmost", 0, 1), ("rightmost", 0, -1), ("highest", 1, 1), ("lowest", 1, -1))
 _SIMILAR = ({"bear", "teddy bear"}, {"cup", "wine glass"}, {"orange", "sports ball"},
             {"handbag", "suitcase"}, {"tv", "laptop"}, {"train", "bus"})  # fmt: skip
 """Classes whose names may be used for each other: absence is not asked beside the other one."""
@@ -51,8 +52,8 @@ def _number(k: int) -> str:
     return NUMBER_WORDS[k] if k < len(NUMBER_WORDS) else str(k)
 
 
-def names(scene: Scene) -> dict[int, str]:
-    """Object index -> "cup" or "red cup", for the objects that such a name tells from the rest.
+def names(scene: Scene, sprites: Sprites) -> dict[int, str]:
+    """Object index -> "cup", "red cup" or "leftmost cup", where that tells it from the rest.
 
     A colour tells only where all objects of the class have one: a natural apple may be red.
     """
@@ -65,7 +66,20 @@ def names(scene: Scene) -> dict[int, str]:
             found[i] = _noun(o.cls, None)
         elif o.cls not in natural and looks[o.cls, o.color] == 1:
             found[i] = _noun(o.cls, o.color)
+        elif end := _end(scene, sprites, i):
+            found[i] = f"{end} {_noun(o.cls, None)}"
     return found
+
+
+def _end(scene: Scene, sprites: Sprites, i: int) -> str | None:
+    """ "leftmost", … when object i is clearly at that end of all objects of its class."""
+    boxes = scene.boxes(sprites)
+    others = [k for k, o in enumerate(scene.objects) if o.cls == scene.objects[i].cls and k != i]
+    for word, axis, sign in _ENDS:
+        gaps = [sign * (sum(boxes[k][axis::2]) - sum(boxes[i][axis::2])) / 2 for k in others]
+        if min(gaps) > HALF_MARGIN * scene.size:
+            return word
+    return None
 
 
 def _choose(rng: Rng, values: list[str]) -> str:
@@ -112,7 +126,7 @@ def _clear(scene: Scene, sprites: Sprites) -> dict[tuple[int, int], set[str]]:
 
 
 def _relative(scene: Scene, sprites: Sprites, rng: Rng) -> Iterator[Question]:
-    named, clear = names(scene), _clear(scene, sprites)
+    named, clear = names(scene, sprites), _clear(scene, sprites)
     for (a, b), held in clear.items():
         if a not in named or b not in named:
             continue
@@ -125,7 +139,7 @@ def _relative(scene: Scene, sprites: Sprites, rng: Rng) -> Iterator[Question]:
 
 def _what(scene: Scene, sprites: Sprites, rng: Rng) -> Iterator[Question]:
     """ "What is above the dog?" where one object is, and the rest is not even nearly."""
-    named, clear, boxes = names(scene), _clear(scene, sprites), scene.boxes(sprites)
+    named, clear, boxes = names(scene, sprites), _clear(scene, sprites), scene.boxes(sprites)
     for b in named:
         for relation in RELATIONS:
             others = [a for a in range(len(boxes)) if a != b]
@@ -141,7 +155,7 @@ def _halves(scene: Scene, sprites: Sprites, rng: Rng) -> Iterator[Question]:
     """ "Is the cup on the left or on the right of the picture?" """
     boxes = scene.boxes(sprites)
     sides = (("left", "right"), ("top", "bottom"))
-    for i, name in names(scene).items():
+    for i, name in names(scene, sprites).items():
         for axis, (low, high) in enumerate(sides):
             centre = (boxes[i][axis] + boxes[i][axis + 2]) / (2 * scene.size)
             if abs(centre - 0.5) < HALF_MARGIN:

@@ -31,11 +31,12 @@ class Composition:
     target: Scene
 
 
-def _chosen(scenes: Sequence[Scene], rng: Rng) -> tuple[list[Placed], list[str]]:
+def _chosen(scenes: Sequence[Scene], rng: Rng, sprites: Sprites
+            ) -> tuple[list[Placed], list[str]]:  # fmt: skip
     """One object of each reference and how to say which one it is."""
     things, phrases = [], []
     for scene, ordinal in zip(scenes, _ORDINALS, strict=False):
-        named = names(scene)
+        named = names(scene, sprites)
         if not named:
             raise ValueError(f"no object of {scene.spec.prompt!r} can be named without doubt")
         i = list(named)[int(rng.integers(len(named)))]
@@ -54,7 +55,7 @@ def _arranged(things: Sequence[Placed], size: int, rng: Rng, sprites: Sprites) -
 
 def _pair(scenes: tuple[Scene, ...], rng: Rng, sprites: Sprites) -> Composition:
     """Two objects, in a relation."""
-    (a, b), phrases = _chosen(scenes, rng)
+    (a, b), phrases = _chosen(scenes, rng, sprites)
     relation, size = RELATIONS[int(rng.integers(len(RELATIONS)))], scenes[0].size
     a = Room((), size, sprites).settled(a, rng)
     accept = beside(CONVERSE[relation], boxes_of([a], sprites)[0].tolist())
@@ -66,7 +67,7 @@ def _pair(scenes: tuple[Scene, ...], rng: Rng, sprites: Sprites) -> Composition:
 
 
 def _group(scenes: tuple[Scene, ...], rng: Rng, sprites: Sprites) -> Composition:
-    things, phrases = _chosen(scenes, rng)
+    things, phrases = _chosen(scenes, rng, sprites)
     target = retold(scenes[0], _arranged(things, scenes[0].size, rng, sprites))
     text = (f"Put {', '.join(phrases[:-1])}, and {phrases[-1]} together, "
             "on the background of the first picture")  # fmt: skip

@@ -28,6 +28,9 @@ MAX_COVER = 0.06
 RELATION_MARGIN = 0.14
 """Relations are laid out with this threshold instead of GenEval's 0.1: room for a detector."""
 
+AXES = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}
+"""Relation -> axis, and sign of the offset along it."""
+
 Floats = NDArray[np.float64]
 
 
@@ -150,7 +153,7 @@ def _related(boxes: Floats, relation: str, of: Sequence[int], to: Sequence[int]
     reach = RELATION_MARGIN * (extent[:, of][:, :, None] + extent[:, to][:, None])
     r = np.sign(offset) * np.clip(np.abs(offset) - reach, 0, None)
     d = r / np.maximum(np.linalg.norm(offset, axis=-1, keepdims=True), 1e-9)
-    axis, sign = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}[relation]
+    axis, sign = AXES[relation]
     return (sign * d[..., axis] > 0.55).all((1, 2))
 
 

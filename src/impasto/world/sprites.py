@@ -121,7 +121,7 @@ def recolour(svg: str, drawing: Drawing, color: str | None) -> str:
     if color not in RGB:
         raise ValueError(f"unknown colour {color!r}; allowed: {', '.join(COLORS)}")
     main, group = _dominant(svg, drawing)
-    new = {fill: "#%02x%02x%02x" % _shade(fill, main, RGB[color]) for fill in group}
+    new = {fill: "#" + bytes(_shade(fill, main, RGB[color])).hex() for fill in group}
 
     def swap(match: re.Match[str]) -> str:
         return match.group(1) + new.get(_rgb(match.group(2)), match.group(2))
@@ -210,7 +210,7 @@ def _listed(folder: Path | None) -> list[tuple[str, Drawing]]:
     pairs = [(c, d) for c in CLASSES if c not in absent for d in DRAWINGS[c]]
     if folder is None:
         return pairs
-    return [(c, d) for c, d in pairs if d.source == "openmoji" and _has(d, folder)]
+    return [(c, d) for c, d in pairs if _has(d, folder)]
 
 
 def _has(drawing: Drawing, folder: Path) -> bool:
@@ -222,7 +222,8 @@ def _has(drawing: Drawing, folder: Path) -> bool:
 
 
 def _key(pairs: Iterable[tuple[str, Drawing]], folder: Path | None) -> str:
-    digest = hashlib.sha256(f"{_FORMAT} {SIDE} {MARGIN} {DIRECTIONS} {sorted(RGB.items())}".encode())
+    settings = f"{_FORMAT} {SIDE} {MARGIN} {DIRECTIONS} {sorted(RGB.items())}"
+    digest = hashlib.sha256(settings.encode())
     for name, drawing in pairs:
         digest.update(f"{name} {drawing}".encode())
         digest.update(svg_text(drawing, folder).encode())

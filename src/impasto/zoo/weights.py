@@ -20,6 +20,7 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -87,13 +88,22 @@ def save_weights(path: str | Path, state: Mapping[str, Tensor], format: str) -> 
             kept = tensor.to(dtype) if tensor.is_floating_point() else tensor
             tensors[key] = kept.detach().cpu().contiguous()
     metadata = {"format": "pt"} | ({"quantisation": INT8} if format == "int8" else {})
-    files.write_bytes(path, save(tensors, metadata))
+    files.write_bytes(path, _ordered(save(tensors, metadata)))
 
 
-def _metadata(path: Path, data: bytes) -> dict[str, str]:
-    """The text metadata of a safetensors file: its header is one JSON object after 8 bytes."""
-    (length,) = struct.unpack("<Q", data[:8])
-    return json.loads(data[8 : 8 + length]).get("__metadata__", {})
+def _header(data: bytes) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, one JSON object after 8 bytes, and where it ends."""
+    end = 8 + struct.unpack("<Q", data[:8])[0]
+    return json.loads(data[8:end]), end
+
+
+def _ordered(data: bytes) -> bytes:
+    """The same file with its metadata sorted: safetensors writes it in random order, and equal
+    weights must be equal bytes."""
+    header, end = _header(data)
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return data[:8] + text.ljust(end - 8) + data[end:]
 
 
 def load_state(path: str | Path) -> dict[str, Tensor]:
@@ -108,7 +118,7 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
         tensors = load(data)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-    quantisation = _metadata(path, data).get("quantisation")
+    quantisation = _header(data)[0].get("__metadata__", {}).get("quantisation")
     if quantisation not in (None, INT8):
         raise ValueError(f"{path}: unknown quantisation {quantisation!r}; allowed: {INT8}")
     state = tensors if quantisation is None else _dequantised(path, tensors)

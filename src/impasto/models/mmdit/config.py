@@ -55,6 +55,8 @@ class Defaults:
         if min(std, default=0.0) <= 0 or len(mean) != len(std):
             raise ValueError(f"latent_std must be positive and as long as latent_mean, "
                              f"given {std}")  # fmt: skip
+        if values["shift"] <= 0:
+            raise ValueError(f"shift must be positive, given {values['shift']!r}")
         return cls(**{**values, "latent_mean": mean, "latent_std": std})
 
 

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,18 @@ class MMDiTGenerator(Pipeline):
 
     On a CPU a row's bytes do not depend on its batch: the transformer's products are made row by
     row (`impasto.sample.rowwise`), and text and pictures go through encoder and decoder one at a
-    time, which costs nothing there. Elsewhere all goes in one batch, and rows agree within
-    rounding.
+    time, which costs nothing there. Elsewhere all goes in one batch and rows agree to rounding.
     """
 
     def __init__(
         self, *, transformer: SD3Transformer2DModel, vae: AutoencoderKL,
         text_encoder: SiglipTextModel, tokenizer: PreTrainedTokenizerFast, defaults: Defaults,
     ) -> None:  # fmt: skip
+        channels = transformer.config["in_channels"]
+        if len(defaults.latent_mean) != channels or vae.config["latent_channels"] != channels:
+            raise ValueError(f"the transformer works on {channels} latent channels, the "
+                             f"autoencoder has {vae.config['latent_channels']}, and there are "
+                             f"moments of {len(defaults.latent_mean)}")  # fmt: skip
         self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
         self.tokenizer, self.defaults = tokenizer, defaults
         self._flops: dict[tuple[int, int], tuple[int, int]] = {}
@@ -244,14 +249,14 @@ class MMDiTGenerator(Pipeline):
     def _row_flops(self, height: int, width: int) -> tuple[int, int]:
         """FLOPs of one transformer row and of one decoded row, for latents of this size."""
         if (height, width) not in self._flops:
-            config = self.transformer.config
-            x = torch.empty(1, config["in_channels"], height, width, device="meta")
-            states = torch.empty(1, self.tokenizer.model_max_length, config["joint_attention_dim"],
-                                 device="meta")  # fmt: skip
-            pooled = torch.empty(1, config["pooled_projection_dim"], device="meta")
-            t = torch.empty(1, device="meta")
-            network = count_flops(self.transformer, x, states, pooled, t)
-            self._flops[height, width] = network, count_flops(self.vae.decoder, x)
+            config, length = self.transformer.config, self.tokenizer.model_max_length
+            empty = partial(torch.empty, device="meta", dtype=self.dtype)
+            x = empty(1, config["in_channels"], height, width)
+            states = empty(1, length, config["joint_attention_dim"])
+            pooled = empty(1, config["pooled_projection_dim"])
+            network = count_flops(self.transformer, x, states, pooled, empty(1))
+            decoder = count_flops(self.vae.decoder, x.to(self.vae.dtype))
+            self._flops[height, width] = network, decoder
         return self._flops[height, width]
 
     def _step_cost(self, state: FlowState) -> Cost:

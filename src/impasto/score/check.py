@@ -1,0 +1,125 @@
+"""How good is a scorer? Fresh scenes with known verdicts, and the shares it gets right.
+
+Each true scene has a twin with exactly one fact altered: a count, a colour, a relation or a
+class. Intervals are Wilson's (1927), 95 %:
+
+    (p + z^2 / 2n  +-  z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n),      z = 1.96
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from impasto.score.base import Scorer
+from impasto.world import Renderer, Scene, Sprites, alter, compose, sample_spec
+from impasto.world.tasks import GENEVAL_TASKS
+from impasto.zoo.registry import SCORERS
+
+__all__ = ["check_scorer", "wilson"]
+
+BATCH = 48
+"""Scenes drawn and judged at once, each with its twin."""
+MINIMAL_CLASSES = 4
+"""Two objects of a spec, another class to alter one to, and person, who has no colour."""
+
+Progress = Callable[[int, int], None]
+Pair = tuple[Scene, Scene, str]
+"""A true scene, its twin, and what is altered."""
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share `right` of n. Raises ValueError for n < 1."""
+    if n < 1:
+        raise ValueError(f"an interval needs at least one trial, given {n}")
+    z, p = 1.959963984540054, right / n
+    middle = p + z * z / (2 * n)
+    spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = ((middle + s * spread) / (1 + z * z / n) for s in (-1, 1))
+    return max(low, 0.0), min(high, 1.0)
+
+
+class _Tally:
+    """Verdicts, right and wrong, by name."""
+
+    def __init__(self) -> None:
+        self.verdicts: dict[str, list[bool]] = defaultdict(list)
+
+    def rates(self) -> dict[str, float]:
+        return {name: sum(v) / len(v) for name, v in self.verdicts.items()}
+
+    def intervals(self) -> dict[str, list[float]]:
+        return {name: list(wilson(sum(v), len(v))) for name, v in self.verdicts.items()}
+
+
+def _pair(i: int, seed: int, sprites: Sprites) -> Pair:
+    """Scene i and its twin; depends on (seed, i) and the style alone. Tasks take turns."""
+    rng = np.random.default_rng([seed, i])
+    task = list(GENEVAL_TASKS)[i % len(GENEVAL_TASKS)]
+    scene = compose(sample_spec(rng, sprites.classes, weights={task: 1.0}), rng, sprites)
+    return scene, *alter(scene, rng, sprites)
+
+
+def _batches(scenes: int, seed: int, sprites: Sprites) -> Iterator[list[Pair]]:
+    for start in range(0, scenes, BATCH):
+        yield [_pair(i, seed, sprites) for i in range(start, min(start + BATCH, scenes))]
+
+
+def _prepared(name: str, device: str, scenes: int, sprites: Sprites) -> Scorer:
+    """The scorer, self-tested; raises for what cannot be measured."""
+    if scenes < len(GENEVAL_TASKS):
+        raise ValueError(f"scenes must be at least {len(GENEVAL_TASKS)}, one for each task; "
+                         f"given {scenes}")  # fmt: skip
+    if len(sprites.classes) < MINIMAL_CLASSES:
+        raise ValueError(f"the style draws {len(sprites.classes)} of GenEval's classes; scenes "
+                         f"need at least {MINIMAL_CLASSES}")  # fmt: skip
+    scorer: Scorer = SCORERS.create(name, device=device)
+    if not scorer.gives_verdict:
+        raise ValueError(f"scorer {name!r} gives no verdict, so it neither accepts nor rejects; "
+                         f"give one with a rule, such as 'sticker'")  # fmt: skip
+    scorer.self_test()
+    return scorer
+
+
+def _verdicts(scorer: Scorer, draw: Renderer, scenes: Sequence[Scene]) -> list[bool]:
+    scores = scorer.score(draw(scenes).images, [scene.spec for scene in scenes])
+    return [bool(score.correct) for score in scores]
+
+
+def check_scorer(
+    name: str, scenes: int = 2000, seed: int = 0, style: str = "openmoji", device: str = "cpu",
+    progress: Progress | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Judge `scenes` true scenes, the six tasks in turn, and as many with one fact altered.
+
+    style: as for `Sprites.load`; specs ask only for classes that it can draw. progress: called
+    with scenes done and all. Returns accept and reject (task -> rate), reject_by (kind of fact ->
+    rate), intervals (the same three, each [low, high]), scenes, seed, style, classes (how many),
+    scorer (its provenance). Raises ValueError for a scorer without verdicts, fewer scenes than
+    tasks or a style with too few classes; ScorerBroken when the self-test fails.
+    """
+    sprites = Sprites.load(style)
+    scorer = _prepared(name, device, scenes, sprites)
+    draw = Renderer(sprites, device)
+    tallies = {key: _Tally() for key in ("accept", "reject", "reject_by")}
+    done = 0
+    for pairs in _batches(scenes, seed, sprites):
+        true = _verdicts(scorer, draw, [scene for scene, _, _ in pairs])
+        false = _verdicts(scorer, draw, [twin for _, twin, _ in pairs])
+        for (scene, _, kind), kept, passed in zip(pairs, true, false, strict=True):
+            tallies["accept"].verdicts[scene.spec.tag].append(kept)
+            tallies["reject"].verdicts[scene.spec.tag].append(not passed)
+            tallies["reject_by"].verdicts[kind].append(not passed)
+        done += len(pairs)
+        if progress is not None:
+            progress(done, scenes)
+    return {
+        **{key: tally.rates() for key, tally in tallies.items()},
+        "intervals": {key: tally.intervals() for key, tally in tallies.items()},
+        "scenes": scenes, "seed": seed, "style": style, "classes": len(sprites.classes),
+        "scorer": scorer.provenance(),
+    }  # fmt: skip

@@ -1,0 +1,56 @@
+"""The scorers of the sticker world: networks trained on it, loaded from the package.
+
+The networks' libraries load when a scorer is made, not when this module is imported.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from impasto.files import sha256_file
+from impasto.zoo.registry import SCORERS
+from impasto.zoo.weights import shipped_folder
+
+if TYPE_CHECKING:
+    from impasto.score.clip import ClipScorer
+    from impasto.score.geneval import GenEvalScorer
+
+__all__ = ["sticker", "sticker_clip"]
+
+CLIP = "sticker-clip"
+DETECTOR = "sticker-detector"
+
+
+def _hashes(name: str) -> dict[str, str]:
+    """"NAME/FILE" -> sha256 of the shipped weights called `name`."""
+    return {f"{name}/{path.name}": sha256_file(path)
+            for path in sorted(shipped_folder(name).glob("*.safetensors"))}  # fmt: skip
+
+
+@SCORERS.register("sticker")
+def sticker(*, device: str = "cpu") -> GenEvalScorer:
+    """GenEval's verdict on sticker-world pictures, by the small detector and CLIP.
+
+    Raises FileNotFoundError when the weights are not in this installation.
+    """
+    folder, weights = shipped_folder(CLIP), _hashes(DETECTOR) | _hashes(CLIP)
+    from impasto.score.clip import load_clip
+    from impasto.score.color import ClipColorClassifier
+    from impasto.score.detector import load_sticker_detector
+    from impasto.score.geneval import GenEvalScorer
+
+    model, tokenizer, _ = load_clip(folder, device)
+    colors = ClipColorClassifier(model, tokenizer)
+    return GenEvalScorer(load_sticker_detector(device), colors, name="sticker", weights=weights)
+
+
+@SCORERS.register(CLIP)
+def sticker_clip(*, device: str = "cpu") -> ClipScorer:
+    """100 times the cosine of picture and prompt, by the CLIP trained on the sticker world.
+
+    Raises FileNotFoundError when the weights are not in this installation.
+    """
+    folder = shipped_folder(CLIP)
+    from impasto.score.clip import ClipScorer
+
+    return ClipScorer.from_folder(folder, name=CLIP, device=device)
