@@ -333,7 +333,8 @@ def test_scorers_check(monkeypatch):
 
     asked = []
 
-    def check_scorer(name, scenes, seed, style):
+    def check_scorer(name, *, scenes, seed, style, device, progress):
+        progress(scenes, scenes)
         asked.append((name, scenes, seed, style))
         return {"accept": {"counting": 0.99}, "reject": {"counting": 0.98}}
 

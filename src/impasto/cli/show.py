@@ -78,16 +78,20 @@ def scorers_check(
     name: Annotated[str, typer.Argument(help="Scorer; see 'impasto ls scorers'.")],
     scenes: Annotated[int, typer.Option(min=1, help="Fresh scenes to judge.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 0,
-    style: Annotated[str, typer.Option(help="Art style of the drawings.")] = "openmoji",
+    style: Annotated[
+        str, typer.Option(help="Art style of the drawings: openmoji, or a folder of SVGs.")
+    ] = "openmoji",
+    device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Measure how often a scorer accepts true scenes and rejects altered ones, per task."""
     from impasto.score.check import check_scorer
 
     with progress(quiet=as_json) as report:
-        report("judging scenes", 0, 1)
-        rates = check_scorer(name, scenes=scenes, seed=seed, style=style)
-        report("judging scenes", 1, 1)
+        rates = check_scorer(name, scenes=scenes, seed=seed, style=style,
+                             device=build.device_of(device),
+                             progress=lambda done, total: report("judging scenes", done, total)
+                             )  # fmt: skip
     if as_json:
         print(json.dumps(rates, indent=2))
     else:

@@ -133,7 +133,7 @@ class Generator(ABC):
 
     @abstractmethod
     def provenance(self) -> dict[str, Any]:
-        """Id, sha256 of the weights, dtype, device, defaults: what a result must be stored with."""
+        """Id, sha256 of the weights, dtype, device, defaults: stored with every result."""
 
 
 @torch.inference_mode()

@@ -91,8 +91,8 @@ def _verdicts(scorer: Scorer, draw: Renderer, scenes: Sequence[Scene]) -> list[b
 
 
 def check_scorer(
-    name: str, scenes: int = 2000, seed: int = 0, style: str = "openmoji", device: str = "cpu",
-    progress: Progress | None = None,
+    name: str, *, scenes: int = 2000, seed: int = 0, style: str = "openmoji",
+    device: str = "cpu", progress: Progress | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Judge `scenes` true scenes, the six tasks in turn, and as many with one fact altered.
 

@@ -104,8 +104,8 @@ def token_ids(tokenizer: TokenizerClass, texts: Sequence[str]) -> Tensor:
         if len(ids) > length:
             warnings.warn(f"a text of {len(ids) - 1} tokens is scored by its first {length - 1}: "
                           f"{text[:60]!r}...", stacklevel=3)  # fmt: skip
-            ids = [*ids[: length - 1], tokenizer.eos_token_id]
-        rows.append(ids + [pad] * (length - len(ids)))
+        kept = [*ids[: length - 1], tokenizer.eos_token_id] if len(ids) > length else ids
+        rows.append(kept + [pad] * (length - len(kept)))
     return torch.tensor(rows)
 
 

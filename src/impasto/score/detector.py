@@ -84,8 +84,8 @@ def sticker_preprocess(images: Tensor) -> Tensor:
     scale = STICKER_SIZE / min(height, width)
     size = round(height * scale), round(width * scale)
     if size[0] % 32 or size[1] % 32:
-        raise ValueError(f"the sticker detector takes no pictures of {width} x {height}: with the "
-                         f"short side at {STICKER_SIZE} both sides must be multiples of 32")  # fmt: skip
+        raise ValueError(f"this detector takes no pictures of {width} x {height}: with the short "
+                         f"side at {STICKER_SIZE} both must be multiples of 32")  # fmt: skip
     return F.interpolate(images, size=size, mode="bilinear") * 2 - 1
 
 
@@ -127,7 +127,9 @@ class Mask2FormerDetector:
         keep = p > MINIMAL_SCORE
         p, index = p[keep], index[keep]
         query, label = index // len(self.classes), index % len(self.classes)
-        m = F.interpolate(masks[query][None], size=size, mode="bilinear")[0] if len(p) else masks[:0]
+        if not len(p):
+            return []
+        m = F.interpolate(masks[query][None], size=size, mode="bilinear")[0]
         inside = m > 0
         mask_score = (m.sigmoid() * inside).sum((-2, -1)) / (inside.sum((-2, -1)) + 1e-6)
         score, boxes = p * mask_score, tight_boxes(inside)

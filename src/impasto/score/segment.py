@@ -1,93 +1,146 @@
-"""The sticker detector: a U-Net finds objects and their extent, CLIP names them.
+"""The sticker detector: a U-Net finds objects, their extent and their class.
 
-A convolutional U-Net (diffusers' class, its time input held at 0) gives four maps, 2 px a cell:
+A convolutional U-Net (diffusers' class, its time input held at 0) looks at cells of 4 px. Each
+cell gives the logits of 80 classes, and in each of its four quarters (2 px)
 
-    f = sigmoid(foreground)          h = sigmoid(centre heat)          (u, v) = offset to the centre
+    f = sigmoid(foreground)          h = sigmoid(centre heat)          (u, v) = way to the centre
 
 A peak of h is an object; every foreground pixel p votes for the peak nearest to p + 32 (u, v), as
-in Panoptic-DeepLab (Cheng et al. 2020), so an object may have several parts. Its class is CLIP's:
-with one text column per class and colour, p(class) is the sum of the softmax over the colours.
+in Panoptic-DeepLab (Cheng et al. 2020), so an object may have several parts. The class is voted
+by the object's pixels, and
 
-    score = p(class) * h(peak) * mean of f over the mask
+    score = softmax(mean class logits over the mask)_c * h(peak) * mean of f over the mask
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import NamedTuple
+
 import torch
-from diffusers import UNet2DModel
+from diffusers.models import UNet2DModel
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["CELL", "OFFSET_SCALE", "Maps", "build_segmenter", "group", "read_maps", "segment"]
+from impasto.score.base import Found
+from impasto.score.detector import tight_boxes
+from impasto.spec import CLASSES
 
-CELL = 2
-"""Picture pixels per cell of the maps."""
+__all__ = ["CELL", "OFFSET_SCALE", "Maps", "VotingDetector", "build_segmenter", "segment"]
+
+CELL = 4
+"""Picture pixels per side of a cell."""
+PART = 2
+"""Quarters per side of a cell."""
 OFFSET_SCALE = 32.0
 """Pixels per unit of the offset maps."""
 PEAK = 0.3
+"""Heat of the faintest centre."""
 REACH = 14.0
 """A vote further than this many pixels from every peak belongs to no object."""
 MINIMAL_PIXELS = 12
+MULTIPLE = 16
+"""Sides of pictures are multiples of this: a cell, halved twice by the U-Net."""
 
-Maps = tuple[Tensor, Tensor, Tensor]
+
+class Maps(NamedTuple):
+    """What the network says of B pictures. foreground, heat: logits (B, H / 2, W / 2); offsets:
+    (B, 2, H / 2, W / 2), xy in units of 32 px; classes: logits (B, 80, H / 4, W / 4)."""
+
+    foreground: Tensor
+    heat: Tensor
+    offsets: Tensor
+    classes: Tensor
 
 
 def build_segmenter(name: str = "sticker") -> UNet2DModel:
-    """A network with random weights: "sticker" (1.3 M parameters), or "tiny" for tests.
+    """A network with random weights: "sticker" (3.6 M parameters), or "tiny" for tests.
 
     Raises ValueError for another name.
     """
-    widths = {"sticker": (32, 48, 64, 96), "tiny": (8, 8, 8, 8)}
+    widths = {"sticker": (64, 96, 128), "tiny": (8, 8, 8)}
     if name not in widths:
         raise ValueError(f"unknown segmenter preset {name!r}; allowed: {', '.join(widths)}")
-    return UNet2DModel(
-        sample_size=64, in_channels=3 * CELL**2, out_channels=4, layers_per_block=1,
-        down_block_types=("DownBlock2D",) * 4, up_block_types=("UpBlock2D",) * 4,
-        block_out_channels=widths[name], norm_num_groups=8, add_attention=False,
+    model = UNet2DModel(
+        sample_size=32, in_channels=3 * CELL**2, out_channels=4 * PART**2 + len(CLASSES),
+        layers_per_block=1, down_block_types=("DownBlock2D",) * 3,
+        up_block_types=("UpBlock2D",) * 3, block_out_channels=widths[name], norm_num_groups=8,
+        add_attention=False,
     )  # fmt: skip
+    # Centres are rare: the heat starts low, as CenterNet's does.
+    torch.nn.init.constant_(model.conv_out.bias[PART**2 : 2 * PART**2], -3.0)
+    return model
 
 
-def segment(model: UNet2DModel, images: Tensor) -> Tensor:
-    """Maps' logits (B, 4, H / CELL, W / CELL) of pictures (B, 3, H, W) in [0, 1].
+def segment(model: UNet2DModel, images: Tensor) -> Maps:
+    """The maps of pictures (B, 3, H, W) in [0, 1].
 
     Raises ValueError when a side is not a multiple of 16 pixels.
     """
-    if images.shape[-1] % 16 or images.shape[-2] % 16:
-        raise ValueError(f"the sticker detector takes pictures whose sides are multiples of 16 "
-                         f"pixels, not {images.shape[-1]} x {images.shape[-2]}")  # fmt: skip
-    return model(F.pixel_unshuffle(images * 2 - 1, CELL), 0).sample
-
-
-def read_maps(logits: Tensor) -> Maps:
-    """Logits (B, 4, h, w) as foreground (B, h, w), heat (B, h, w) and offsets (B, 2, h, w) in px."""
-    return logits[:, 0].sigmoid(), logits[:, 1].sigmoid(), logits[:, 2:] * OFFSET_SCALE
+    if images.shape[-1] % MULTIPLE or images.shape[-2] % MULTIPLE:
+        raise ValueError(f"the sticker detector takes pictures whose sides are multiples of "
+                         f"{MULTIPLE} pixels, not {images.shape[-1]} x {images.shape[-2]}; "
+                         f"resize them")  # fmt: skip
+    out = model(F.pixel_unshuffle(images * 2 - 1, CELL), 0).sample
+    fine = F.pixel_shuffle(out[:, : 4 * PART**2], PART).float()
+    return Maps(fine[:, 0], fine[:, 1], fine[:, 2:], out[:, 4 * PART**2 :].float())
 
 
 def _peaks(heat: Tensor) -> tuple[Tensor, Tensor]:
     """Places (P, 2) xy in pixels and heights (P,) of the local maxima of heat (h, w)."""
     top = F.max_pool2d(heat[None, None], 5, 1, 2)[0, 0]
     at = torch.nonzero((heat == top) & (heat > PEAK))
-    height = heat[at[:, 0], at[:, 1]]
-    return (at.flip(1) + 0.5) * CELL, height
+    return (at.flip(1) + 0.5) * (CELL // PART), heat[at[:, 0], at[:, 1]]
 
 
-def group(foreground: Tensor, heat: Tensor, offsets: Tensor, size: tuple[int, int]
-          ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Masks (P, H, W) bool and scores (P,) of one picture's objects, from its maps.
+class VotingDetector:
+    """A U-Net of `build_segmenter` that finds objects in pictures (B, 3, H, W)."""
 
-    foreground, heat: (h, w), offsets: (2, h, w) in pixels. size: of the picture.
-    """
-    peaks, height = _peaks(heat)
-    fg = F.interpolate(foreground[None, None], size=size, mode="bilinear")[0, 0]
-    votes = F.interpolate(offsets[None], size=size, mode="bilinear")[0]
-    ys, xs = torch.nonzero(fg > 0.5, as_tuple=True)
-    if len(peaks) == 0 or len(ys) == 0:
-        return torch.zeros(0, *size, dtype=torch.bool), torch.zeros(0)
-    at = torch.stack([xs + 0.5 + votes[0, ys, xs], ys + 0.5 + votes[1, ys, xs]], 1)
-    distance, owner = torch.cdist(at, peaks).min(1)
-    masks = torch.zeros(len(peaks), *size, dtype=torch.bool)
-    near = distance < REACH
-    masks[owner[near], ys[near], xs[near]] = True
-    sure = torch.stack([fg[m].mean() if m.any() else fg.new_zeros(()) for m in masks])
-    keep = masks.flatten(1).sum(1) >= MINIMAL_PIXELS
-    return masks[keep], (height * sure)[keep]
+    def __init__(self, model: UNet2DModel) -> None:
+        self.model = model.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, device: str | torch.device = "cpu"
+    ) -> VotingDetector:
+        """Load a folder written by diffusers' `save_pretrained`; runs in float32."""
+        model = UNet2DModel.from_pretrained(path, torch_dtype=torch.float32)
+        return cls(model.to(device))
+
+    @torch.inference_mode()
+    def detect(self, images: Tensor) -> list[list[Found]]:
+        """All objects of each picture, in no particular order.
+
+        Raises ValueError when a side is not a multiple of 16 pixels.
+        """
+        maps = segment(self.model, images.to(self.model.device))
+        size = (images.shape[-2], images.shape[-1])
+        rows = zip(*(m.cpu() for m in maps), strict=True)
+        return [self._found(Maps(*row), size) for row in rows]
+
+    def _found(self, maps: Maps, size: tuple[int, int]) -> list[Found]:
+        """The objects of one picture, from its maps without the batch axis."""
+        peaks, height = _peaks(maps.heat.sigmoid())
+        fg, *votes = F.interpolate(
+            torch.cat([maps.foreground.sigmoid()[None], maps.offsets * OFFSET_SCALE])[None],
+            size=size, mode="bilinear",
+        )[0]  # fmt: skip
+        ys, xs = torch.nonzero(fg > 0.5, as_tuple=True)
+        if len(peaks) == 0 or len(ys) == 0:
+            return []
+        at = torch.stack([xs + 0.5 + votes[0][ys, xs], ys + 0.5 + votes[1][ys, xs]], 1)
+        distance, owner = torch.cdist(at, peaks).min(1)
+        masks = torch.zeros(len(peaks), *size, dtype=torch.bool)
+        near = distance < REACH
+        masks[owner[near], ys[near], xs[near]] = True
+        objects = (self._object(m, fg, h, maps.classes) for m, h in zip(masks, height, strict=True)
+                   if int(m.sum()) >= MINIMAL_PIXELS)  # fmt: skip
+        return list(objects)
+
+    def _object(self, mask: Tensor, fg: Tensor, height: Tensor, classes: Tensor) -> Found:
+        """One object: mask (H, W) bool, fg (H, W), height of its peak, class logits (80, h, w)."""
+        share = F.avg_pool2d(mask[None].float(), CELL)[0]
+        p = ((classes * share).sum((1, 2)) / share.sum()).softmax(0)
+        score = p.max() * height * fg[mask].mean()
+        box = tuple(tight_boxes(mask[None])[0].tolist())
+        return Found(CLASSES[int(p.argmax())], box, float(score), mask)

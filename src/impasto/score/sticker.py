@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from impasto.files import sha256_file
+from impasto.score.verdict import Thresholds
 from impasto.zoo.registry import SCORERS
 from impasto.zoo.weights import shipped_folder
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["sticker", "sticker_clip"]
 
 CLIP = "sticker-clip"
+THRESHOLDS = Thresholds(threshold=0.3, counting_threshold=0.3)
+"""The sticker detector gives one class an object, so counting needs no stricter limit."""
 DETECTOR = "sticker-detector"
 
 
@@ -36,12 +39,13 @@ def sticker(*, device: str = "cpu") -> GenEvalScorer:
     folder, weights = shipped_folder(CLIP), _hashes(DETECTOR) | _hashes(CLIP)
     from impasto.score.clip import load_clip
     from impasto.score.color import ClipColorClassifier
-    from impasto.score.detector import load_sticker_detector
     from impasto.score.geneval import GenEvalScorer
+    from impasto.score.segment import VotingDetector
 
     model, tokenizer, _ = load_clip(folder, device)
     colors = ClipColorClassifier(model, tokenizer)
-    return GenEvalScorer(load_sticker_detector(device), colors, name="sticker", weights=weights)
+    detector = VotingDetector.from_pretrained(shipped_folder(DETECTOR), device)
+    return GenEvalScorer(detector, colors, THRESHOLDS, name="sticker", weights=weights)
 
 
 @SCORERS.register(CLIP)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,7 +41,6 @@ def train_autoencoder(
     """
     torch.manual_seed(seed)
     device = cache.images.device
-    half = device.type == "cuda"
     model = model.to(device, memory_format=torch.channels_last).train()
     loop = Loop(model, steps, lr, weight_decay=0.0, minutes=minutes, name="autoencoder")
 
@@ -60,17 +59,16 @@ def train_autoencoder(
                 on_freeze()
         rows = torch.randint(len(cache), (batch,), device=device)
         x = (cache.images[rows].float() / 127.5 - 1).to(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with torch.autocast(device.type, torch.bfloat16):
             y, mean, logvar = run(x)
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
         kl = kl / (x[0].numel())
         loss = reconstruction_loss(x, y.float()) + KL_WEIGHT * kl
-        loop.update(loss, lambda x=x, y=y, kl=kl:
-                    f"psnr {_psnr(x, y):.2f} kl {kl.detach():.2f}")  # fmt: skip
+        loop.update(loss, {"psnr": _psnr(x, y.detach().float()), "kl": kl.detach()})
     loop.load_average()
     return model.eval(), loop
 
 
-def _psnr(x: Tensor, y: Tensor) -> float:
+def _psnr(x: Tensor, y: Tensor) -> Tensor:
     """Decibels, for pictures in [-1, 1]."""
-    return float(-10 * (F.mse_loss(x, y.detach().float()) / 4).log10())
+    return -10 * (F.mse_loss(x, y) / 4).log10()

@@ -19,8 +19,8 @@ from impasto.score.color import TEMPLATES
 from impasto.score.detector import tight_boxes
 from impasto.spec import CLASSES, COLORS
 from impasto.train.data import PictureCache
-from impasto.train.detector import roughen
 from impasto.train.loop import Loop
+from impasto.train.rough import roughen
 
 __all__ = ["crops", "train_clip"]
 
@@ -81,9 +81,9 @@ def _words(model: CLIPModel, ids: Tensor) -> Tensor:
 
 
 def train_clip(
-    config: CLIPConfig, tokenizer: PreTrainedTokenizerFast, cache: PictureCache, captions: Sequence[Sequence[str]],
-    wrong: Sequence[str], *, steps: int, batch: int, lr: float = 1e-3,
-    minutes: float | None = None, compiled: bool = False, seed: int = 0,
+    config: CLIPConfig, tokenizer: PreTrainedTokenizerFast, cache: PictureCache,
+    captions: Sequence[Sequence[str]], wrong: Sequence[str], *,
+    steps: int, batch: int, lr: float = 1e-3, minutes: float | None = None, compiled: bool = False, seed: int = 0,
 ) -> tuple[CLIPModel, Loop]:  # fmt: skip
     """A CLIP trained from scratch on `cache` and its captions, with moving-average weights."""
     torch.manual_seed(seed)
@@ -105,7 +105,7 @@ def train_clip(
         cut = crops(images[picked], _jittered(masks), size)
         whole = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
         way = torch.randint(2, (batch,), device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16):
             seen = features(model, torch.cat([cut, whole]))
             hues = _words(model, columns[loop.step % len(TEMPLATES)])
             texts = _words(model, torch.cat([right[way, rows], other[rows]]))
@@ -116,7 +116,8 @@ def train_clip(
         pair = torch.stack([sims[own, own], sims[own, own + batch]], 1)
         fact_loss = F.cross_entropy(pair, torch.zeros_like(own))
         match_loss = (F.cross_entropy(sims, own) + F.cross_entropy(sims[:, :batch].T, own)) / 2
-        loop.update(color_loss + match_loss + fact_loss, lambda c=color_loss, m=match_loss,
-                    f=fact_loss: f"color {c:.3f} match {m:.3f} fact {f:.3f}")  # fmt: skip
+        parts = {"color": color_loss, "match": match_loss, "fact": fact_loss}
+        loop.update(color_loss + match_loss + fact_loss,
+                    {name: value.detach() for name, value in parts.items()})  # fmt: skip
     loop.load_average()
     return model.eval(), loop

@@ -74,7 +74,7 @@ def _chunk(index: int, *, seed: int, weights: Mapping[str, float], split: Split 
     return Chunk(pack(scenes), captions, wrong)
 
 
-def chunks(count: int, seed: int, weights: Mapping[str, float] | None = None,
+def chunks(count: int, seed: int, weights: Mapping[str, float] | None = None, *,
            split: Split | None = None, style: str = "openmoji", workers: int | None = None
            ) -> Iterator[Chunk]:  # fmt: skip
     """`count` scenes (a multiple of 1,000) in chunks, in order."""

@@ -41,12 +41,13 @@ def cache_latents(
         images = cache.images[start : start + batch].float() / 127.5 - 1
         if images.shape[-1] != side:
             images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16):
             raw.append(pipe.vae.encode(images).latent_dist.mode().bfloat16())
     z = torch.cat(raw)
     mean, std = latent_moments(z[:20000].float())
     pipe.defaults = replace(pipe.defaults, latent_mean=mean, latent_std=std)
-    m, s = (torch.tensor(v, device=device, dtype=torch.bfloat16)[:, None, None] for v in (mean, std))
+    m, s = (torch.tensor(v, device=device, dtype=torch.bfloat16)[:, None, None]
+            for v in (mean, std))  # fmt: skip
     ids = torch.stack([token_ids(pipe.tokenizer, texts).to(torch.int16)
                        for texts in zip(*captions, strict=True)])  # fmt: skip
     for part in z.split(10000):
@@ -81,7 +82,7 @@ def train_generator(
         rows = torch.randint(len(cache), (batch,), device=device)
         way = torch.multinomial(chances, batch, replacement=True)
         x_0, ids = cache.latents[rows].float(), cache.ids[way, rows].long()
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16):
             loss = run(x_0, ids)
         loop.update(loss)
         if on_save is not None and save_every and loop.step % save_every == 0:

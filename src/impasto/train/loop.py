@@ -1,11 +1,11 @@
-"""What every training here shares: optimiser, schedule, moving average, progress, non-finite stop."""
+"""What every training here shares: optimiser, schedule, moving average, progress."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -46,7 +46,7 @@ class Loop:
     averaged: list[Tensor] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
-        params = [p for p in self.model.parameters() if p.requires_grad]
+        params: list[Tensor] = [p for p in self.model.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in params if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
@@ -70,8 +70,11 @@ class Loop:
             self.steps = self.step
         return not done
 
-    def update(self, loss: Tensor, report: Callable[[], str] = str) -> None:
-        """One optimiser step from `loss`. Raises NonFiniteLoss (checked when progress is shown)."""
+    def update(self, loss: Tensor, parts: Mapping[str, Tensor] | None = None) -> None:
+        """One optimiser step from `loss`; `parts` are scalars to show now and then.
+
+        Raises NonFiniteLoss, when progress is shown.
+        """
         factor = learning_rate(self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * factor
@@ -84,12 +87,13 @@ class Loop:
         with torch.no_grad():
             torch._foreach_lerp_(self.averaged, self.params, 1 - decay)
         if time.monotonic() - self._last > self.log_every or self.step in (1, self.steps):
-            self._show(float(loss.detach()), report())
+            self._show(float(loss.detach()), parts or {})
 
-    def _show(self, loss: float, text: str) -> None:
+    def _show(self, loss: float, parts: Mapping[str, Tensor]) -> None:
         if not math.isfinite(loss):
             raise NonFiniteLoss(f"{self.name}: loss is {loss} at step {self.step}")
         self._last = time.monotonic()
+        text = " ".join(f"{name} {float(value):.4f}" for name, value in parts.items())
         speed = self.step / max(self._last - self._start, 1e-9)
         print(f"{self.name} {self.progress:6.1%} step {self.step} loss {loss:.4f} {text} "
               f"({speed:.1f} steps/s)", flush=True)  # fmt: skip

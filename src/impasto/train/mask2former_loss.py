@@ -52,8 +52,10 @@ def match(costs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return pairs[0], pairs[1], pairs[2]
 
 
-def _layer_loss(logits: Tensor, masks: Tensor, labels: Tensor, targets: Tensor,
-                pairs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def _layer_loss(
+    logits: Tensor, masks: Tensor, labels: Tensor, targets: Tensor,
+    pairs: tuple[Tensor, Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     b, q, k = pairs
     no_object = logits.shape[-1] - 1
     wanted = torch.full(logits.shape[:2], no_object, device=logits.device)

@@ -20,12 +20,14 @@ from impasto import files
 from impasto.models.mmdit import PRESETS, MMDiTGenerator, train_tokenizer
 from impasto.score.clip import clip_config
 from impasto.score.detector import detector_config
+from impasto.score.segment import build_segmenter
 from impasto.train.autoencoder import train_autoencoder
 from impasto.train.clip import train_clip
 from impasto.train.data import TASK_WEIGHTS, cache_pictures, chunks, training_split
 from impasto.train.detector import train_detector
 from impasto.train.generator import cache_latents, train_generator
 from impasto.train.loop import Loop
+from impasto.train.segmenter import train_segmenter
 from impasto.world import Renderer, Sprites
 from impasto.zoo.registry import nearest
 from impasto.zoo.weights import load_weights, save_weights
@@ -44,7 +46,9 @@ class Recipe:
     `steps`. split: "train" leaves out held-out combinations and the evaluation's meanings, "all"
     leaves nothing out (scorers judge everything). autoencoder: folder of a trained one, for the
     generator. initial: folder of weights to start from (detector, autoencoder). freeze_encoder:
-    share of an autoencoder's training after which only its decoder learns. workers: processes that lay out scenes, default one per core.
+    share of an autoencoder's training after which only its decoder learns. workers: processes
+    that lay out scenes, default one per core. single_object: weight of lone natural objects among
+    the tasks.
     """
 
     kind: str
@@ -63,7 +67,6 @@ class Recipe:
     freeze_encoder: float = 1.0
     workers: int | None = None
     single_object: float = 0.0
-    shift: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kind not in TRAINERS:
@@ -94,7 +97,8 @@ def _pictures(recipe: Recipe, device: torch.device) -> tuple[Any, Captions, list
     if recipe.single_object:
         weights["single_object"] = recipe.single_object
     split = training_split() if recipe.split == "train" else None
-    source = chunks(recipe.scenes, recipe.data_seed, weights, split, workers=recipe.workers)
+    source = chunks(recipe.scenes, recipe.data_seed, weights, split=split,
+                    workers=recipe.workers)  # fmt: skip
     out = cache_pictures(source, recipe.scenes, device, Renderer(Sprites.load(), device))
     print(f"{recipe.scenes} scenes in {time.monotonic() - start:.0f} s", flush=True)
     return out
@@ -116,6 +120,18 @@ def _detector(recipe: Recipe, device: torch.device, out: Path) -> Loop:
         model = Mask2FormerForUniversalSegmentation(detector_config(recipe.preset))
     model, loop = train_detector(model, cache, **_numbers(recipe))
     model.bfloat16().save_pretrained(out)
+    return loop
+
+
+def _segmenter(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+    cache, _, _ = _pictures(recipe, device)
+    torch.manual_seed(recipe.seed)
+    model = build_segmenter(recipe.preset)
+    if recipe.initial:
+        load_weights(model, Path(recipe.initial) / VAE_FILE)
+    model, loop = train_segmenter(model, cache, **_numbers(recipe))
+    model.save_config(out)
+    save_weights(out / VAE_FILE, model.state_dict(), "bfloat16")
     return loop
 
 
@@ -169,8 +185,8 @@ def _generator(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     return loop
 
 
-TRAINERS = {"detector": _detector, "clip": _clip, "autoencoder": _autoencoder,
-            "generator": _generator}  # fmt: skip
+TRAINERS = {"detector": _detector, "segmenter": _segmenter, "clip": _clip,
+            "autoencoder": _autoencoder, "generator": _generator}  # fmt: skip
 
 
 def run_recipe(

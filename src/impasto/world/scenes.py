@@ -161,7 +161,8 @@ def _in_region(boxes: Floats, region: str, of: Sequence[int], size: int) -> NDAr
     """(L,) whether all of `of` lie in that half, centres at least 8 % away from the middle."""
     axis = 0 if region in ("left", "right") else 1
     centre = (boxes[:, of, axis] + boxes[:, of, axis + 2]) / (2 * size)
-    return (centre < 0.42).all(1) if region in ("left", "above") else (centre > 0.58).all(1)
+    inside = centre < 0.42 if region in ("left", "above") else centre > 0.58
+    return np.asarray(inside.all(1))
 
 
 def _valid(boxes: Floats, spec: Spec, groups: list[list[int]], size: int) -> NDArray[np.bool_]:
