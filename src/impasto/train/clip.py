@@ -83,7 +83,8 @@ def _words(model: CLIPModel, ids: Tensor) -> Tensor:
 def train_clip(
     config: CLIPConfig, tokenizer: PreTrainedTokenizerFast, cache: PictureCache,
     captions: Sequence[Sequence[str]], wrong: Sequence[str], *,
-    steps: int, batch: int, lr: float = 1e-3, minutes: float | None = None, compiled: bool = False, seed: int = 0,
+    steps: int, batch: int, lr: float = 1e-3,
+    minutes: float | None = None, compiled: bool = False, seed: int = 0,
 ) -> tuple[CLIPModel, Loop]:  # fmt: skip
     """A CLIP trained from scratch on `cache` and its captions, with moving-average weights."""
     torch.manual_seed(seed)

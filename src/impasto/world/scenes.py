@@ -158,11 +158,16 @@ def _related(boxes: Floats, relation: str, of: Sequence[int], to: Sequence[int]
 
 
 def _in_region(boxes: Floats, region: str, of: Sequence[int], size: int) -> NDArray[np.bool_]:
-    """(L,) whether all of `of` lie in that half, centres at least 8 % away from the middle."""
-    axis = 0 if region in ("left", "right") else 1
+    """(L,) whether the boxes of all of `of` have their middles well inside that half."""
+    axis, low, high = _half(region)
     centre = (boxes[:, of, axis] + boxes[:, of, axis + 2]) / (2 * size)
-    inside = centre < 0.42 if region in ("left", "above") else centre > 0.58
-    return np.asarray(inside.all(1))
+    return np.asarray(((centre > low) & (centre < high)).all(1))
+
+
+def _half(region: str) -> tuple[int, float, float]:
+    """Axis of a half of the picture, and its share of it: 8 % away from the middle."""
+    low, high = (0.0, 0.42) if region in ("left", "above") else (0.58, 1.0)
+    return (0 if region in ("left", "right") else 1), low, high
 
 
 def _valid(boxes: Floats, spec: Spec, groups: list[list[int]], size: int) -> NDArray[np.bool_]:
@@ -175,9 +180,17 @@ def _valid(boxes: Floats, spec: Spec, groups: list[list[int]], size: int) -> NDA
     return good
 
 
-def _layouts(extents: Floats, rng: np.random.Generator, size: int) -> Floats:
-    """(L, N, 2) centres, uniform where the box stays on the canvas."""
+def _layouts(
+    members: Sequence[tuple[int, Item]], extents: Floats, rng: np.random.Generator, size: int
+) -> Floats:
+    """(L, N, 2) centres, uniform where the box stays on the canvas and in its item's region."""
     low, high = 2 - extents[:, :2], size - 2 - extents[:, 2:]
+    off = (extents[:, :2] + extents[:, 2:]) / 2
+    for k, (_, item) in enumerate(members):
+        if item.region is not None:
+            axis, start, end = _half(item.region)
+            low[k, axis] = max(low[k, axis], start * size - off[k, axis])
+            high[k, axis] = min(high[k, axis], end * size - off[k, axis])
     return low + rng.random((LAYOUTS, len(extents), 2)) * np.maximum(high - low, 0)
 
 
@@ -207,7 +220,7 @@ def compose(spec: Spec, rng: np.random.Generator, sprites: Sprites, size: int = 
     groups = [[k for k, (i, _) in enumerate(members) if i == g] for g in range(len(spec.include))]
     for _ in range(40):
         extents = boxes_of(objects, sprites)
-        centres = _layouts(extents, rng, size)
+        centres = _layouts(members, extents, rng, size)
         boxes = extents[None] + np.concatenate([centres, centres], -1)
         good = np.flatnonzero(_valid(boxes, spec, groups, size))
         if len(good):

@@ -92,9 +92,45 @@ def color_count(rng: Rng, classes: Sequence[str]) -> Spec:
     return Spec(tag="color_count_attr", include=items, prompt=f"a photo of {' and '.join(words)}")
 
 
+def _sides(rng: Rng) -> tuple[str, str]:
+    """GenEval++'s pairs of regions; always in this order."""
+    return [("left", "right"), ("above", "below")][int(rng.integers(2))]
+
+
+def spatial_count(rng: Rng, classes: Sequence[str]) -> Spec:
+    names, sides = _pick(rng, classes, 2), _sides(rng)
+    counts = [int(k) for k in rng.integers(1, 4, 2)]
+    words = [f"{NUMBER_WORDS[k]} {plural(x)} on the {s}"
+             for k, x, s in zip(counts, names, sides, strict=True)]  # fmt: skip
+    items = tuple(Item(cls=x, count=k, region=s)
+                  for k, x, s in zip(counts, names, sides, strict=True))  # fmt: skip
+    return Spec(tag="spatial_count_attr", include=items,
+                prompt=f"a photo of {' and '.join(words)}")  # fmt: skip
+
+
+def multi_object_count(rng: Rng, classes: Sequence[str]) -> Spec:
+    names = _pick(rng, classes, int(rng.integers(2, 4)))
+    counts = [int(k) for k in rng.integers(1, 4, len(names))]
+    things = [f"{NUMBER_WORDS[k]} {x if k == 1 else plural(x)}"
+              for k, x in zip(counts, names, strict=True)]  # fmt: skip
+    words = (" and ".join(things) if len(things) == 2
+             else f"{', '.join(things[:-1])}, and {things[-1]}")  # fmt: skip
+    items = tuple(Item(cls=x, count=k) for k, x in zip(counts, names, strict=True))
+    return Spec(tag="multi_object_count_attr", include=items, prompt=f"a photo of {words}")
+
+
+def size_region(rng: Rng, classes: Sequence[str]) -> Spec:
+    (a, b), (one, other) = _pick(rng, classes, 2), _sides(rng)
+    return Spec(tag="size_spatial_attr",
+                include=(Item(cls=a, size="larger", region=one),
+                         Item(cls=b, size="smaller", region=other)),
+                prompt=f"a photo of a larger {a} on the {one} and a smaller {b} on the {other}"
+                )  # fmt: skip
+
+
 def color_region(rng: Rng, classes: Sequence[str]) -> Spec:
     (a, b), hues = _pick(rng, _colorable(classes), 2), _pick(rng, COLORS, 2)
-    sides = [("left", "right"), ("above", "below")][int(rng.integers(2))]
+    sides = _sides(rng)
     words = [f"{c} {x} on the {s}" for c, x, s in zip(hues, (a, b), sides, strict=True)]
     items = tuple(Item(cls=x, color=c, region=s)
                   for c, x, s in zip(hues, (a, b), sides, strict=True))  # fmt: skip
@@ -110,6 +146,8 @@ GENEVAL_TASKS: dict[str, Task] = {
 GENEVAL_PLUS_TASKS: dict[str, Task] = {
     "region": region, "counting_many": many, "three_colors": three_colors,
     "color_count_attr": color_count, "color_spatial_attr": color_region,
+    "spatial_count_attr": spatial_count, "multi_object_count_attr": multi_object_count,
+    "size_spatial_attr": size_region,
 }  # fmt: skip
 _ALL = GENEVAL_TASKS | GENEVAL_PLUS_TASKS
 
