@@ -1,1 +1,35 @@
-"""Make text-to-image models draw what the prompt says: measure, search, train."""
+"""Make text-to-image models draw what the prompt says: measure, search, train.
+
+    from impasto import MMDiTGenerator
+    pipe = MMDiTGenerator.from_pretrained("sticker-mmdit")
+    pipe("a photo of a red apple and a blue dog", seeds=[0]).images[0].save("apple.png")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from impasto.models import MMDiTGenerator, load_generator
+    from impasto.sample.protocol import Generator, Request, Sampling, generate
+    from impasto.score.base import Score, Scorer
+    from impasto.spec import Item, Spec
+
+__all__ = ["Generator", "Item", "MMDiTGenerator", "Request", "Sampling", "Score", "Scorer", "Spec",
+           "generate", "load_generator"]  # fmt: skip
+
+_HOME = {
+    "Generator": "impasto.sample.protocol", "Request": "impasto.sample.protocol",
+    "Sampling": "impasto.sample.protocol", "generate": "impasto.sample.protocol",
+    "MMDiTGenerator": "impasto.models", "load_generator": "impasto.models",
+    "Score": "impasto.score.base", "Scorer": "impasto.score.base",
+    "Item": "impasto.spec", "Spec": "impasto.spec",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """The names of `__all__`, imported on first use: `impasto --help` needs no network library."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'impasto' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

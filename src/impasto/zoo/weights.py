@@ -45,9 +45,11 @@ def shipped_folder(name: str) -> Path:
     """
     folder = Path(__file__).parents[1] / "weights" / name
     if not folder.is_dir():
-        raise FileNotFoundError(f"the weights of {name!r} are not in this installation: {folder} "
-                                f"is missing; reinstall impasto, or train the model and give the "
-                                f"path of its folder")  # fmt: skip
+        there = sorted(path.name for path in folder.parent.glob("*/"))
+        raise FileNotFoundError(f"{name!r} is neither a folder nor weights of this installation, "
+                                f"which has: {', '.join(there) or 'none'}; reinstall impasto, or "
+                                f"train the model ('impasto ls recipes') and give its folder"
+                                )  # fmt: skip
     return folder
 
 

@@ -6,7 +6,6 @@ from impasto.models.mmdit.config import PRESETS, Defaults, MMDiTConfig
 from impasto.models.mmdit.pipeline import MMDiTGenerator
 from impasto.models.mmdit.text import train_tokenizer
 from impasto.zoo.registry import MODELS
-from impasto.zoo.weights import shipped_folder
 
 __all__ = ["PRESETS", "Defaults", "MMDiTConfig", "MMDiTGenerator", "sticker_mmdit",
            "train_tokenizer"]  # fmt: skip
@@ -17,5 +16,4 @@ def sticker_mmdit(
     *, torch_dtype: torch.dtype | str = torch.float32, device: torch.device | str = "cpu"
 ) -> MMDiTGenerator:
     """128 px pictures of the sticker world from GenEval prompts, 23 M parameters."""
-    folder = shipped_folder("sticker-mmdit")
-    return MMDiTGenerator.from_pretrained(folder, torch_dtype=torch_dtype, device=device)
+    return MMDiTGenerator.from_pretrained("sticker-mmdit", torch_dtype=torch_dtype, device=device)

@@ -32,6 +32,7 @@ from impasto.sample.pictures import Pipeline
 from impasto.sample.protocol import Cost, Request, Sampling
 from impasto.sample.rowwise import in_rows, rowwise_products
 from impasto.sample.seeds import check_seeds, row_noise
+from impasto.zoo.weights import shipped_folder
 
 __all__ = ["MMDiTGenerator"]
 
@@ -73,15 +74,17 @@ class MMDiTGenerator(Pipeline):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, torch_dtype: torch.dtype | str = torch.float32,
+        cls, name_or_path: str | Path, *, torch_dtype: torch.dtype | str = torch.float32,
         device: torch.device | str = "cpu",
     ) -> MMDiTGenerator:  # fmt: skip
-        """Load a folder that `save_pretrained` wrote. torch_dtype: float32, bfloat16 or float16.
+        """Load a folder that `save_pretrained` wrote, or the model that ships under this name.
 
-        Raises FileNotFoundError for a file that is missing, ValueError for one that does not fit.
+        torch_dtype: float32, bfloat16 or float16. Raises FileNotFoundError for what is missing,
+        ValueError for a file that does not fit.
         """
-        dtype = storage.as_dtype(torch_dtype)
-        components, defaults = storage.load_components(Path(folder), dtype, device)
+        dtype, path = storage.as_dtype(torch_dtype), Path(name_or_path)
+        folder = path if path.is_dir() else shipped_folder(str(name_or_path))
+        components, defaults = storage.load_components(folder, dtype, device)
         return cls(**components, defaults=defaults)
 
     def save_pretrained(

@@ -1,0 +1,31 @@
+"""The names that `import impasto` promises."""
+
+import subprocess
+import sys
+
+import pytest
+
+import impasto
+
+
+@pytest.mark.parametrize("name", impasto.__all__)
+def test_every_name_is_there(name):
+    assert getattr(impasto, name).__name__ == name
+
+
+def test_the_surface_is_frozen():
+    assert impasto.__all__ == [
+        "Generator", "Item", "MMDiTGenerator", "Request", "Sampling", "Score", "Scorer", "Spec",
+        "generate", "load_generator",
+    ]  # fmt: skip
+
+
+def test_other_names_are_not():
+    with pytest.raises(AttributeError, match="no attribute 'Generater'"):
+        _ = impasto.Generater
+
+
+def test_importing_is_light():
+    code = "import sys, impasto; print({'torch', 'diffusers', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
