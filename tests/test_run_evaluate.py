@@ -323,3 +323,17 @@ def test_pictures_of_several_sizes(tmp_path, drawn):
     write_png(drawn / "00000/samples/00001.png", torch.ones(3, 9, 31))
     done = judge(drawn, tmp_path / "judged", batch_size=12)
     assert read_results(done.results)[1].correct
+
+
+def test_a_wide_search_is_saved_after_every_batch_of_pictures(tmp_path):
+    """Eight pictures at a time and four candidates each: two samples are saved together."""
+    saved = []
+
+    class Watched(FakeGenerator):
+        def start(self, requests, seeds, sampling):
+            saved.append(len(list((tmp_path / "run").rglob("samples/*.png"))))
+            return super().start(requests, seeds, sampling)
+
+    search = BestOfN(4, FakeSecond())
+    run(tmp_path / "run", Watched(), search, batch_size=8)
+    assert saved == [0, 2, 4, 6, 8, 10]

@@ -15,10 +15,12 @@ TOO_LARGE = ("one picture at a time does not fit into memory; choose a smaller h
              "or another device")  # fmt: skip
 
 
-def in_batches(items: Sequence[T], size: int, work: Callable[[Sequence[T], int], None]) -> None:
-    """Call `work(items, size)` on `size` items after another; the last may be fewer.
+def in_batches(
+    items: Sequence[T], size: int, work: Callable[[Sequence[T], int], None], each: int = 1
+) -> None:
+    """Call `work(items, size)` on as many items at a time as make `size` pictures.
 
-    A batch that raises torch.OutOfMemoryError is halved and done again; the results are the same,
+    each: pictures that an item takes; an item that takes more than `size` comes alone. A batch that raises torch.OutOfMemoryError is halved and done again; the results are the same,
     since what comes of an item depends on nothing but the item. Raises it when one alone does not
     fit, and ValueError for a size below 1.
     """
@@ -26,7 +28,7 @@ def in_batches(items: Sequence[T], size: int, work: Callable[[Sequence[T], int],
         raise ValueError(f"the batch size must be at least 1, got {size}")
     done = 0
     while done < len(items):
-        batch = items[done : done + size]
+        batch = items[done : done + max(1, size // each)]
         try:
             work(batch, size)
         except torch.OutOfMemoryError as error:

@@ -115,7 +115,7 @@ def _draw(
         done += len(batch)
         progress("drawing", done, len(places))
 
-    in_batches(left, batch_size, work)
+    in_batches(left, batch_size, work, each=search.width)
     return run.total(places)
 
 

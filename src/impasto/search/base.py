@@ -60,7 +60,12 @@ class Drawn:
 
 
 class Search(ABC):
-    """Spends a generator's time to fulfil draws. Register in `impasto.zoo.registry.SEARCHES`."""
+    """Spends a generator's time to fulfil draws. Register in `impasto.zoo.registry.SEARCHES`.
+
+    width: pictures drawn for each draw; callers save their work after about a batch of pictures.
+    """
+
+    width: int = 1
 
     @abstractmethod
     def draw(

@@ -39,7 +39,7 @@ class BestOfN(Search):
         ScorerBroken when the reward fails its self-test."""
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ValueError(f"best-of-n: n must be an integer >= 1, given {n!r}")
-        self.n = n
+        self.n = self.width = n
         self.name = reward if isinstance(reward, str) else type(reward).__name__
         self.reward = scorers(reward) if isinstance(reward, str) else reward
         self.reward.self_test()
