@@ -4,6 +4,7 @@ from impasto.bench.base import Bench
 from impasto.bench.geneval_prompts import geneval, geneval_specs
 from impasto.bench.layout import IncompleteError, Picture, scan
 from impasto.bench.results import Record, outcomes, read_results, write_results
+from impasto.bench.sticker import sticker
 from impasto.bench.summary import summarise, summary_text
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "outcomes",
     "read_results",
     "scan",
+    "sticker",
     "summarise",
     "summary_text",
     "write_results",

@@ -84,9 +84,9 @@ class Split:
                    frozenset(normalised(s.prompt) for s in specs))  # fmt: skip
 
     def __contains__(self, spec: Spec) -> bool:
-        if self.name == "held-out":
-            return held_out(spec) and meaning(spec) not in self.excluded
-        return not held_out(spec) and meaning(spec) not in self.excluded
+        if meaning(spec) in self.excluded or normalised(spec.prompt) in self.excluded_texts:
+            return False
+        return held_out(spec) == (self.name == "held-out")
 
 
 def leaks(texts: Iterable[str], specs: Iterable[Spec], evaluation: Iterable[Spec]) -> list[str]:
