@@ -360,3 +360,22 @@ def test_demo(here, monkeypatch):
     assert "base: drawing: 6/6" in done.stderr and "best-of-4: judging: 6/6" in done.stderr
     first, best = (json.loads((demo / name / "cost.json").read_text()) for name in module.SEARCHES)
     assert (first["images"], best["images"]) == (6, 24)
+
+
+@pytest.mark.parametrize("format, name", [("imagefolder", "metadata.jsonl"),
+                                          ("coco", "annotations.json"),
+                                          ("webdataset", "shard-000000.tar")])  # fmt: skip
+def test_world_export(here, format, name):
+    done = call("world", "export", "--format", format, "--scenes", 3, "--out", "x")
+    assert done.exit_code == 0 and done.stdout == "x\n", done.output
+    assert (here / "x" / name).is_file() and "rendering: 3/3" in done.stderr
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--out", "."], "is there already"),
+    (["--out", "x", "--split", "test"], "allowed: train, seen, held-out, all"),
+])  # fmt: skip
+def test_world_export_refuses(here, arguments, message):
+    (here / "something").touch()
+    done = call("world", "export", "--scenes", 1, *arguments)
+    assert done.exit_code == 2 and message in done.stderr

@@ -18,6 +18,7 @@ from impasto.cli.errors import EXIT_CODES
 from impasto.cli.evaluate import evaluate
 from impasto.cli.show import bench_export, ls, scorers_check
 from impasto.cli.train import train
+from impasto.cli.world import world_export
 
 __all__ = ["app", "main"]
 
@@ -34,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 bench_app = typer.Typer(help="Sets of prompts with their demands.", no_args_is_help=True)
+world_app = typer.Typer(help="The sticker world.", no_args_is_help=True)
 scorers_app = typer.Typer(help="The judges of pictures.", no_args_is_help=True)
 
 app.command("demo")(demo)
@@ -45,12 +47,15 @@ app.command("ls")(ls)
 app.command("doctor")(doctor)
 bench_app.command("export")(bench_export)
 scorers_app.command("check")(scorers_check)
+world_app.command("export")(world_export)
 app.add_typer(bench_app, name="bench")
 app.add_typer(scorers_app, name="scorers")
+app.add_typer(world_app, name="world")
 
 
 @bench_app.callback()
 @scorers_app.callback()
+@world_app.callback()
 def _group() -> None:
     """Keep a group of one command a group."""
 

@@ -20,7 +20,7 @@ from impasto.world import Renderer, Scene, Sprites, alter, compose, sample_spec
 from impasto.world.tasks import GENEVAL_TASKS
 from impasto.zoo.registry import SCORERS
 
-__all__ = ["check_scorer", "wilson"]
+__all__ = ["check_scorer", "task_scene", "wilson"]
 
 BATCH = 48
 """Scenes drawn and judged at once, each with its twin."""
@@ -56,11 +56,20 @@ class _Tally:
         return {name: list(wilson(sum(v), len(v))) for name, v in self.verdicts.items()}
 
 
-def _pair(i: int, seed: int, sprites: Sprites) -> Pair:
-    """Scene i and its twin; depends on (seed, i) and the style alone. Tasks take turns."""
+def task_scene(i: int, seed: int, sprites: Sprites) -> tuple[Scene, np.random.Generator]:
+    """Scene i, the six tasks in turn, and its random state afterwards.
+
+    Depends on (seed, i) and the style alone.
+    """
     rng = np.random.default_rng([seed, i])
     task = list(GENEVAL_TASKS)[i % len(GENEVAL_TASKS)]
-    scene = compose(sample_spec(rng, sprites.classes, weights={task: 1.0}), rng, sprites)
+    spec = sample_spec(rng, sprites.classes, weights={task: 1.0})
+    return compose(spec, rng, sprites), rng
+
+
+def _pair(i: int, seed: int, sprites: Sprites) -> Pair:
+    """Scene i and its twin."""
+    scene, rng = task_scene(i, seed, sprites)
     return scene, *alter(scene, rng, sprites)
 
 

@@ -22,7 +22,8 @@ from impasto.world import Packed, Renderer, Scene, Split, Sprites, compose, pack
 from impasto.world.alter import broken_spec
 from impasto.world.words import caption, dense_caption
 
-__all__ = ["TASK_WEIGHTS", "Chunk", "PictureCache", "cache_pictures", "chunks", "training_split"]
+__all__ = ["TASK_WEIGHTS", "Chunk", "PictureCache", "cache_pictures", "chunks", "split_of",
+           "training_split", "world_scenes"]  # fmt: skip
 
 CHUNK = 1000
 TASK_WEIGHTS: dict[str, float] = {
@@ -37,6 +38,30 @@ are all in GenEval's evaluation set, so "region" shows them instead, with a plac
 def training_split() -> Split:
     """All combinations but the held-out ones and but the meanings of GenEval's 553 prompts."""
     return Split.without(geneval_specs())
+
+
+def split_of(name: str) -> Split | None:
+    """The split that a recipe or command names; None for "all". Raises ValueError."""
+    if name == "all":
+        return None
+    if name not in ("train", "seen", "held-out"):
+        raise ValueError(f"unknown split {name!r}; allowed: train, seen, held-out, all")
+    return training_split() if name == "train" else Split(name)
+
+
+def _scene(i: int, seed: int, weights: Mapping[str, float], split: Split | None, sprites: Sprites
+           ) -> tuple[Scene, np.random.Generator]:  # fmt: skip
+    """Scene i and its random state afterwards."""
+    rng = np.random.default_rng([seed, i])
+    spec = sample_spec(rng, sprites.classes, split, weights)
+    return compose(spec, rng, sprites), rng
+
+
+def world_scenes(count: int, seed: int, split: Split | None, sprites: Sprites) -> Iterator[Scene]:
+    """`count` scenes as training sees them, each with a paraphrase of its prompt as caption."""
+    for i in range(count):
+        scene, rng = _scene(i, seed, TASK_WEIGHTS, split, sprites)
+        yield scene.captioned(caption(scene.spec, rng, "paraphrase"))
 
 
 @dataclass(frozen=True)
@@ -64,10 +89,8 @@ def _chunk(index: int, *, seed: int, weights: Mapping[str, float], split: Split 
     sprites = Sprites.load(style)
     scenes, captions, wrong = [], [], []
     for i in range(index * CHUNK, (index + 1) * CHUNK):
-        rng = np.random.default_rng([seed, i])
-        spec = sample_spec(rng, sprites.classes, split, weights)
-        scene = compose(spec, rng, sprites)
-        words, other = _texts(scene, spec, int(rng.integers(2**31)), sprites.classes)
+        scene, rng = _scene(i, seed, weights, split, sprites)
+        words, other = _texts(scene, scene.spec, int(rng.integers(2**31)), sprites.classes)
         scenes.append(scene)
         captions.append(words)
         wrong.append(other)

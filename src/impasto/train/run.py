@@ -23,7 +23,7 @@ from impasto.score.detector import detector_config
 from impasto.score.segment import build_segmenter
 from impasto.train.autoencoder import train_autoencoder
 from impasto.train.clip import train_clip
-from impasto.train.data import TASK_WEIGHTS, cache_pictures, chunks, training_split
+from impasto.train.data import TASK_WEIGHTS, cache_pictures, chunks, split_of
 from impasto.train.detector import train_detector
 from impasto.train.generator import cache_latents, train_generator
 from impasto.train.loop import Loop
@@ -71,8 +71,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.kind not in TRAINERS:
             raise ValueError(f"unknown kind {self.kind!r}: {nearest(self.kind, list(TRAINERS))}")
-        if self.split not in ("all", "train"):
-            raise ValueError(f"unknown split {self.split!r}; allowed: all, train")
+        split_of(self.split)
         for name in ("scenes", "steps", "batch", "lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, given {getattr(self, name)!r}")
@@ -96,8 +95,7 @@ def _pictures(recipe: Recipe, device: torch.device) -> tuple[Any, Captions, list
     weights = dict(TASK_WEIGHTS)
     if recipe.single_object:
         weights["single_object"] = recipe.single_object
-    split = training_split() if recipe.split == "train" else None
-    source = chunks(recipe.scenes, recipe.data_seed, weights, split=split,
+    source = chunks(recipe.scenes, recipe.data_seed, weights, split=split_of(recipe.split),
                     workers=recipe.workers)  # fmt: skip
     out = cache_pictures(source, recipe.scenes, device, Renderer(Sprites.load(), device))
     print(f"{recipe.scenes} scenes in {time.monotonic() - start:.0f} s", flush=True)
