@@ -29,6 +29,7 @@ from impasto.train.generator import cache_latents, train_generator
 from impasto.train.loop import Loop
 from impasto.train.segmenter import train_segmenter
 from impasto.world import Renderer, Sprites
+from impasto.zoo.cards import write_card
 from impasto.zoo.registry import nearest
 from impasto.zoo.weights import load_weights, save_weights
 
@@ -197,21 +198,11 @@ def run_recipe(
     start = time.monotonic()
     loop = TRAINERS[recipe.kind](recipe, torch.device(device), out)
     name = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
-    record = {"recipe": asdict(recipe), "steps": loop.steps, "images": loop.steps * recipe.batch,
-              "seconds": round(time.monotonic() - start), "device": name,
-              "torch": torch.__version__}  # fmt: skip
+    settings = " ".join(f"--set {key}={value}" for key, value in (overrides or {}).items())
+    command = f"impasto train {Path(path).as_posix()} {settings}".strip()
+    record = {"command": command, "recipe": asdict(recipe), "steps": loop.steps,
+              "images": loop.steps * recipe.batch, "seconds": round(time.monotonic() - start),
+              "device": name, "torch": torch.__version__}  # fmt: skip
     files.write_json(out / "training.json", record)
+    write_card(out, record)
     return out
-
-
-def main() -> None:
-    """`python -m impasto.train.run RECIPE OUT DEVICE key=value …`, without the command line."""
-    import sys
-
-    path, out, device, *rest = sys.argv[1:]
-    run_recipe(path, out, device, {k: yaml.safe_load(v) for k, _, v in
-                                   (r.partition("=") for r in rest)})  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()

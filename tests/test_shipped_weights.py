@@ -1,0 +1,57 @@
+"""What ships: sizes, cards, and that the shipped scorer judges as its card says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import impasto
+from impasto.score.check import check_scorer
+from impasto.zoo.cards import hashes
+from impasto.zoo.registry import SCORERS
+
+WEIGHTS = Path(impasto.__path__[0]) / "weights"
+FOLDERS = sorted(path for path in WEIGHTS.iterdir() if path.is_dir())
+MIB = 2**20
+
+
+def test_there_are_weights():
+    assert {"sticker-detector", "sticker-clip"} <= {folder.name for folder in FOLDERS}
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_the_card_names_these_bytes_and_how_they_were_made(folder):
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    for name, digest in hashes(folder).items():
+        assert f"`{name}` | `{digest}`" in text
+    assert "CC BY-SA 4.0" in text and "impasto train recipes/" in text
+    assert re.search(r"pictures seen \| [\d,]+ \|", text)
+    assert text.split("## Measured")[1].strip(), "the card says nothing of how good it is"
+
+
+def test_sizes_stay_within_the_limits():
+    sizes = {path: path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()}
+    assert sum(sizes.values()) <= 48 * MIB
+    for path, size in sizes.items():
+        generator = path.relative_to(WEIGHTS).parts[:2] == ("sticker-mmdit", "transformer")
+        assert size <= (16 if generator else 8) * MIB, path
+        assert path.suffix in (".safetensors", ".json", ".md"), path
+
+
+@pytest.mark.parametrize("name", ["sticker", "sticker-clip"])
+def test_the_shipped_scorers_pass_their_self_test(name):
+    SCORERS.create(name).self_test()
+
+
+def test_the_shipped_scorer_knows_right_from_wrong():
+    """A small share of what `impasto scorers check sticker` asks; that one has the figures."""
+    rates = check_scorer("sticker", scenes=96, seed=11)
+    for key in ("accept", "reject"):
+        assert sum(rates[key].values()) / 6 >= 0.93, rates[key]
+
+
+@pytest.mark.slow
+def test_the_shipped_scorer_is_as_good_as_it_must_be():
+    rates = check_scorer("sticker", scenes=2000, seed=0)
+    assert all(rate >= 0.98 for rate in rates["accept"].values()), rates["accept"]
+    assert all(rate >= 0.97 for rate in rates["reject"].values()), rates["reject"]
