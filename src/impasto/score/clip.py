@@ -54,7 +54,7 @@ class Normalisation(NamedTuple):
 
 def clip_config(name: str = "sticker", vocab_size: int = 1024, eos: int = 1, pad: int = 0
                 ) -> CLIPConfig:  # fmt: skip
-    """Presets: "sticker" (96 px, patches of 8), "tiny" for tests.
+    """Presets: "sticker" (96 px, patches of 12), "tiny" for tests.
 
     vocab_size, eos, pad: of the tokenizer. Raises ValueError for another name.
     """
@@ -64,7 +64,7 @@ def clip_config(name: str = "sticker", vocab_size: int = 1024, eos: int = 1, pad
     vision, depth, text, text_depth, length = sizes[name]
     return CLIPConfig(
         vision_config=CLIPVisionConfig(
-            image_size=96, patch_size=8, hidden_size=vision, intermediate_size=4 * vision,
+            image_size=96, patch_size=12, hidden_size=vision, intermediate_size=4 * vision,
             num_hidden_layers=depth, num_attention_heads=max(1, vision // 32), projection_dim=128,
         ).to_dict(),
         text_config=CLIPTextConfig(
