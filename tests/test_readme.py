@@ -1,4 +1,4 @@
-"""The README is true: its Python runs as written, its command lines are ones that exist.
+"""The docs are true: the README's Python runs as written, command lines are ones that exist.
 
 A ```python block is run in an empty folder, as a new process, with the shipped models. In a
 ```console block every line `$ impasto …` is parsed by the command line (not run). A block is left
@@ -51,14 +51,16 @@ def make_targets():
     return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
-TEXT = README.read_text(encoding="utf-8") if README.is_file() else ""
+TEXT = README.read_text(encoding="utf-8")
+DOCS = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = [line for path in DOCS for line in lines(path.read_text(encoding="utf-8"))]
 
 
 def test_there_is_something_to_check():
     assert lines(TEXT) and blocks(TEXT, "python")
 
 
-@pytest.mark.parametrize("line", lines(TEXT))
+@pytest.mark.parametrize("line", COMMANDS)
 def test_console_lines_exist(line):
     if line.startswith("impasto "):
         parse(line)
