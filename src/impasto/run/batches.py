@@ -20,9 +20,10 @@ def in_batches(
 ) -> None:
     """Call `work(items, size)` on as many items at a time as make `size` pictures.
 
-    each: pictures that an item takes; an item that takes more than `size` comes alone. A batch that raises torch.OutOfMemoryError is halved and done again; the results are the same,
-    since what comes of an item depends on nothing but the item. Raises it when one alone does not
-    fit, and ValueError for a size below 1.
+    each: pictures that an item takes; an item that takes more than `size` comes alone. A batch
+    that raises torch.OutOfMemoryError is halved and done again; the results are the same, since
+    what comes of an item depends on nothing but the item. Raises it when one alone does not fit,
+    and ValueError for a size below 1.
     """
     if size < 1:
         raise ValueError(f"the batch size must be at least 1, got {size}")

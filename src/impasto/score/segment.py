@@ -121,10 +121,9 @@ class VotingDetector:
     def _found(self, maps: Maps, size: tuple[int, int]) -> list[Found]:
         """The objects of one picture, from its maps without the batch axis."""
         peaks, height = _peaks(maps.heat.sigmoid())
-        fg, *votes = F.interpolate(
-            torch.cat([maps.foreground.sigmoid()[None], maps.offsets * OFFSET_SCALE])[None],
-            size=size, mode="bilinear",
-        )[0]  # fmt: skip
+        fg = F.interpolate(maps.foreground.sigmoid()[None, None], size=size, mode="bilinear")[0, 0]
+        # Nearest: between two objects a mean of their votes would be a vote for a third.
+        votes = F.interpolate(maps.offsets[None] * OFFSET_SCALE, size=size)[0]
         ys, xs = torch.nonzero(fg > 0.5, as_tuple=True)
         if len(peaks) == 0 or len(ys) == 0:
             return []

@@ -9,6 +9,7 @@ right on half.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -100,6 +101,9 @@ def check_captions(scorer: Scorer) -> None:
     # The other prompt is of another task: half the pictures away in the list.
     others = [specs[(i + n // 2) % n] for i in range(n)]
     scores = scorer.score(torch.cat([images, images]), [*specs, *others])
+    if not all(math.isfinite(score.value) for score in scores):
+        raise ScorerBroken("the scorer failed its self-test: a value is not finite; its weights "
+                           "are damaged")  # fmt: skip
     right = [own.value > other.value for own, other in zip(scores[:n], scores[n:], strict=True)]
     failures = [f"{spec.prompt!r} is scored below {other.prompt!r}"
                 for spec, other, good in zip(specs, others, right, strict=True)

@@ -76,6 +76,9 @@ def _features(model: CLIPModel, pixels: Tensor) -> Tensor:
 
 
 def _words(model: CLIPModel, ids: Tensor) -> Tensor:
+    """(B, D) features of (B, L). The text tower is causal and read at <eos>, so what is padding
+    in every row is cut off."""
+    ids = ids[:, : int((ids != model.config.text_config.pad_token_id).sum(1).max())]
     out = model.text_projection(model.text_model(input_ids=ids).pooler_output)
     return F.normalize(out.float(), dim=-1)
 

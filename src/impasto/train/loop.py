@@ -15,7 +15,7 @@ __all__ = ["Loop", "NonFiniteLoss", "learning_rate"]
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss is NaN or infinite: training stops before the weights are touched."""
+    """The loss or a weight is NaN or infinite: training stops and nothing is saved."""
 
 
 def learning_rate(progress: float, warmup: float = 0.02) -> float:
@@ -103,12 +103,19 @@ class Loop:
         """The model with its moving average for the block, then as it was."""
         kept = [p.detach().clone() for p in self.params]
         self.load_average()
-        yield
-        with torch.no_grad():
-            torch._foreach_copy_(self.params, kept)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.params, kept)
 
     @torch.no_grad()
     def load_average(self) -> None:
-        """Put the moving average into the model: the weights to keep."""
+        """Put the moving average into the model: the weights to keep.
+
+        Raises NonFiniteLoss when they are not finite.
+        """
+        if not all(bool(torch.isfinite(average).all()) for average in self.averaged):
+            raise NonFiniteLoss(f"{self.name}: weights are not finite at step {self.step}")
         for param, average in zip(self.params, self.averaged, strict=True):
             param.copy_(average)

@@ -63,6 +63,8 @@ def _layer_loss(
     weight = torch.ones(logits.shape[-1], device=logits.device)
     weight[no_object] = NO_OBJECT_WEIGHT
     ce = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), weight)
+    if not len(b):
+        return ce, ce.new_zeros(()), ce.new_zeros(())
     # Only matched masks are enlarged: there are far fewer objects than queries.
     x = F.interpolate(masks[b, q][:, None].float(), size=targets.shape[-2:], mode="bilinear")
     x, y = x.flatten(1), targets[b, k].flatten(1)

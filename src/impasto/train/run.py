@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,17 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.kind not in TRAINERS:
             raise ValueError(f"unknown kind {self.kind!r}: {nearest(self.kind, list(TRAINERS))}")
+        if self.preset not in PRESETS:
+            known = nearest(self.preset, list(PRESETS))
+            raise ValueError(f"unknown preset {self.preset!r}: {known}")
         split_of(self.split)
-        for name in ("scenes", "steps", "batch", "lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, given {getattr(self, name)!r}")
+        for name in ("scenes", "steps", "batch", "lr", "minutes"):
+            value = getattr(self, name)
+            if name == "minutes" and value is None:
+                continue
+            if not isinstance(value, int | float) or not value > 0:
+                raise ValueError(f"{name} must be a positive number, given {value!r}; YAML reads "
+                                 f"6e-4 as text, write 0.0006 or 6.0e-4")  # fmt: skip
 
 
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -88,6 +95,10 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     for key in values:
         if key not in known:
             raise ValueError(f"{path}: unknown key {key!r}: {nearest(key, known)}")
+    needed = [f.name for f in fields(Recipe) if f.default is MISSING]
+    if missing := [key for key in needed if key not in values]:
+        raise ValueError(f"{path}: missing {', '.join(missing)}; a recipe gives at least "
+                         f"{', '.join(needed)}")  # fmt: skip
     return Recipe(**values)
 
 

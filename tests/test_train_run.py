@@ -1,0 +1,365 @@
+"""Recipes, the training loop, and every kind of training from recipe to folder, very small."""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from diffusers.models import AutoencoderKL
+from safetensors.torch import load_file
+from torch import nn
+
+from impasto.models.mmdit import MMDiTGenerator
+from impasto.sample.protocol import Request, Sampling, generate
+from impasto.score.clip import ClipScorer
+from impasto.score.detector import Mask2FormerDetector
+from impasto.score.segment import VotingDetector
+from impasto.spec import CLASSES, Item, Spec
+from impasto.train import data, run
+from impasto.train.loop import Loop, NonFiniteLoss, learning_rate
+from impasto.train.run import TRAINERS, Recipe, load_recipe, run_recipe
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
+BASE = {"kind": "clip", "scenes": 1000, "steps": 2, "batch": 4, "lr": 1e-3}
+
+
+def write(path, **values):
+    path.write_text(yaml.safe_dump(BASE | values))
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    return write(tmp_path / "recipe.yaml")
+
+
+# Recipes
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+def test_every_recipe_loads(path):
+    recipe = load_recipe(path)
+    assert recipe.scenes % data.CHUNK == 0
+    assert recipe.preset == "sticker"
+    assert (recipe.autoencoder is not None) == (recipe.kind == "generator")
+
+
+def test_recipes_hold_every_kind():
+    assert {load_recipe(path).kind for path in RECIPES} == set(TRAINERS)
+
+
+def test_recipes_have_their_own_data():
+    seeds = {}
+    for path in RECIPES:
+        seeds.setdefault(load_recipe(path).data_seed, set()).add(load_recipe(path).kind)
+    assert [kinds for kinds in seeds.values() if len(kinds) > 1] == [{"detector", "segmenter"}]
+
+
+def test_only_what_draws_leaves_the_evaluation_out():
+    for recipe in map(load_recipe, RECIPES):
+        drawing = recipe.kind in ("autoencoder", "generator")
+        assert recipe.split == ("train" if drawing else "all")
+
+
+def test_a_recipe_is_read_and_overridden(recipe):
+    assert load_recipe(recipe) == Recipe(**BASE)
+    changed = load_recipe(recipe, {"steps": 7, "minutes": 0.5, "compiled": True})
+    assert changed == Recipe(**BASE | {"steps": 7, "minutes": 0.5, "compiled": True})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"step": 3}, r"recipe\.yaml: unknown key 'step': did you mean 'steps'"),
+        ({"kind": "segmentor"}, "unknown kind 'segmentor': did you mean 'segmenter'"),
+        ({"split": "test"}, "unknown split 'test'; allowed: "),
+        ({"scenes": 0}, "scenes must be a positive number, given 0"),
+        ({"steps": -1}, "steps must be a positive number, given -1"),
+        ({"batch": 0}, "batch must be a positive number, given 0"),
+        ({"lr": 0.0}, "lr must be a positive number, given 0.0"),
+        ({"lr": math.nan}, "lr must be a positive number, given nan"),
+        ({"lr": "6e-4"}, "lr must be a positive number, given '6e-4'"),
+        ({"minutes": 0}, "minutes must be a positive number, given 0"),
+        ({"preset": "stiker"}, "did you mean 'sticker'"),
+    ],
+)
+def test_wrong_recipes_are_refused(tmp_path, recipe, values, words):
+    with pytest.raises(ValueError, match=words):
+        load_recipe(write(tmp_path / "recipe.yaml", **values))
+    with pytest.raises(ValueError, match=words):
+        load_recipe(write(recipe), values)
+
+
+@pytest.mark.parametrize("text", ["", "- kind\n", "clip"])
+def test_files_that_are_no_recipe_are_refused(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"recipe\.yaml must hold key: value lines"):
+        load_recipe(path)
+
+
+def test_scenes_come_in_thousands():
+    with pytest.raises(ValueError, match="positive multiple of 1000, not 1500"):
+        next(data.chunks(1500, 0))
+
+
+# Every kind, from recipe to folder
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The pictures of sixteen scenes, drawn as a recipe's are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "CHUNK", 8)
+        recipe = Recipe(**BASE | {"scenes": 16, "single_object": 1.0, "workers": 1})
+        return run._pictures(recipe, torch.device("cpu"))
+
+
+@pytest.fixture
+def train(small, monkeypatch, tmp_path):
+    """Trains a tiny network of a kind; gives its folder."""
+    monkeypatch.setattr(run, "_pictures", lambda recipe, device: small)
+
+    def go(kind, name="out", **values):
+        path = write(tmp_path / f"{kind}.yaml", kind=kind, preset="tiny", compiled=False, **values)
+        return run_recipe(path, tmp_path / name)
+
+    return go
+
+
+def test_pictures_come_with_their_truth_and_captions(small):
+    cache, captions, wrong = small
+    assert len(cache) == len(captions) == len(wrong) == 16
+    assert cache.images.dtype == cache.owner.dtype == torch.uint8
+    masks = cache.masks(torch.arange(16))
+    present = cache.classes >= 0
+    assert torch.equal(masks.flatten(2).any(2), present)
+    assert present[:, 0].all() and not (present.int().diff(dim=1) > 0).any()
+    assert all(len(texts) == 3 and other not in texts
+               for texts, other in zip(captions, wrong, strict=True))  # fmt: skip
+
+
+def checked(folder, kind, steps=2):
+    """The folder's record, compared with the recipe."""
+    record = json.loads((folder / "training.json").read_text())
+    expected = asdict(Recipe(**BASE | {"kind": kind, "preset": "tiny"}))
+    told = record["recipe"]
+    assert {key: told[key] for key in expected if key != "autoencoder"} == {
+        key: value for key, value in expected.items() if key != "autoencoder"
+    }
+    assert (record["steps"], record["images"]) == (steps, 4 * steps)
+    assert (record["device"], record["torch"]) == ("cpu", torch.__version__)
+    if kind != "generator":
+        (file,) = folder.glob("*.safetensors")
+        assert {t.dtype for t in load_file(file).values() if t.is_floating_point()} == {
+            torch.bfloat16
+        }
+    return record
+
+
+def finite(module):
+    return all(bool(torch.isfinite(p).all()) for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kind", "loaded"), [("detector", Mask2FormerDetector), ("segmenter", VotingDetector)]
+)
+def test_a_detector_is_trained_and_loads(train, small, kind, loaded):
+    folder = train(kind)
+    checked(folder, kind)
+    detector = loaded.from_pretrained(folder)
+    assert finite(detector.model)
+    assert len(detector.detect(small[0].images[:2] / 255)) == 2
+
+
+def test_a_clip_is_trained_and_loads(train, small):
+    folder = train("clip")
+    checked(folder, "clip")
+    scorer = ClipScorer.from_folder(folder)
+    assert finite(scorer.model)
+    own = [Spec(tag="test", include=(Item(cls="dog"),), prompt=texts[0]) for texts in small[1][:3]]
+    scores = scorer.score(small[0].images[:3] / 255, own)
+    assert all(-100 <= score.value <= 100 for score in scores)
+
+
+@pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")
+def test_an_autoencoder_and_a_generator_are_trained_and_load(train):
+    vae = train("autoencoder", "vae")
+    checked(vae, "autoencoder")
+    assert finite(AutoencoderKL.from_pretrained(vae))
+    folder = train("generator", autoencoder=str(vae))
+    assert checked(folder, "generator")["recipe"]["autoencoder"] == str(vae)
+    pipe = MMDiTGenerator.from_pretrained(folder)
+    assert finite(pipe.transformer) and finite(pipe.text_encoder)
+    assert min(pipe.defaults.latent_std) > 0 and len(set(pipe.defaults.latent_std)) > 1
+    images, _ = generate(pipe, [Request.of("a photo of a dog")], [0], Sampling(steps=1))
+    assert images.shape == (1, 3, 32, 32) and torch.isfinite(images).all()
+
+
+def test_training_changes_the_weights_and_repeats_by_seed(train):
+    first, again = train("segmenter", "a"), train("segmenter", "b")
+    other = train("segmenter", "c", seed=1)
+    longer = train("segmenter", "d", steps=3)
+    files = [folder / run.VAE_FILE for folder in (first, again, other, longer)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert len({file.read_bytes() for file in files}) == 3
+
+
+@pytest.mark.parametrize("kind", ["detector", "segmenter", "autoencoder"])
+def test_training_goes_on_from_initial_weights(train, kind):
+    """A learning rate of nearly nothing leaves them as they were."""
+    first = train(kind, "first", lr=0.01)
+    second = train(kind, "second", initial=str(first), lr=1e-12, seed=1)
+    name = "model.safetensors" if kind == "detector" else run.VAE_FILE
+    before, after = (load_file(folder / name) for folder in (first, second))
+    for key, tensor in before.items():
+        torch.testing.assert_close(after[key], tensor, atol=1e-6, rtol=1e-2)
+
+
+def test_a_frozen_encoder_stays_as_it_was_saved(train, monkeypatch):
+    saved, write_weights = [], run.save_weights
+
+    def save(path, state, format):
+        saved.append({key: value.clone() for key, value in state.items()})
+        write_weights(path, state, format)
+
+    monkeypatch.setattr(run, "save_weights", save)
+    train("autoencoder", steps=4, freeze_encoder=0.5, lr=0.01)
+    halfway, final = saved
+    for key in final:
+        if final[key].abs().sum() > 0 and "bias" not in key:
+            assert torch.equal(halfway[key], final[key]) == key.startswith("encoder."), key
+
+
+def test_a_generator_needs_an_autoencoder(train):
+    with pytest.raises(ValueError, match="must name a trained autoencoder"):
+        train("generator")
+
+
+def test_a_trained_detector_knows_genevals_classes(train):
+    detector = Mask2FormerDetector.from_pretrained(train("detector"))
+    assert detector.classes == list(CLASSES)
+
+
+# The loop
+
+
+def line(weight=1.0):
+    model = nn.Linear(2, 1)
+    nn.init.constant_(model.weight, weight)
+    nn.init.zeros_(model.bias)
+    return model
+
+
+def step(loop, factor=1.0):
+    loop.update(factor * loop.model(torch.ones(4, 2)).square().mean())
+
+
+def test_the_learning_rate_rises_and_falls():
+    assert learning_rate(0.0) == 0 and learning_rate(0.02) == 1
+    assert learning_rate(0.01) == pytest.approx(0.5)
+    assert learning_rate(0.51) == pytest.approx(0.5)
+    assert learning_rate(1.0) == pytest.approx(0)
+
+
+def test_the_loop_runs_its_steps_and_lowers_the_loss(capsys):
+    model = line()
+    loop = Loop(model, 30, 0.1, name="line")
+    while loop.running:
+        step(loop)
+    assert loop.step == loop.steps == 30
+    assert model.weight.abs().max() < 0.9
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("line") and "step 1 loss 4.0000" in told[0]
+    assert "100.0% step 30" in told[-1]
+
+
+def test_the_loop_runs_its_minutes(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("impasto.train.loop.time.monotonic", lambda: now[0])
+    loop = Loop(line(), 1000, 0.1, minutes=0.5)
+    while loop.running:
+        now[0] += 10
+        step(loop)
+    assert loop.step == loop.steps == 3
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_loop_and_names_the_step(bad):
+    loop = Loop(line(), 10, 0.1, log_every=0.0, name="line")
+    for _ in range(3):
+        step(loop)
+    with pytest.raises(NonFiniteLoss, match=f"line: loss is {bad} at step 4"):
+        step(loop, bad)
+
+
+@pytest.mark.parametrize("at", [0, 9])
+def test_the_first_and_the_last_loss_are_always_looked_at(at):
+    loop = Loop(line(), 10, 0.1, log_every=1e9)
+    for _ in range(at):
+        step(loop)
+    with pytest.raises(NonFiniteLoss, match=f"at step {at + 1}"):
+        step(loop, math.nan)
+
+
+def test_the_last_loss_is_looked_at_when_minutes_end(monkeypatch):
+    """Else weights that are not finite are kept as the result."""
+    now = [0.0]
+    monkeypatch.setattr("impasto.train.loop.time.monotonic", lambda: now[0])
+    model = line()
+    loop = Loop(model, 1000, 0.1, minutes=0.5, log_every=1e9)
+    with pytest.raises(NonFiniteLoss):
+        while loop.running:
+            now[0] += 10
+            step(loop, math.nan if now[0] > 10 else 1.0)
+        loop.load_average()
+
+
+def test_averaged_weights_are_for_the_block_only():
+    model = line()
+    loop = Loop(model, 10, 0.1)
+    for _ in range(5):
+        step(loop)
+    own, average = model.weight.detach().clone(), loop.averaged[0].clone()
+    assert not torch.equal(own, average)
+    with loop.averaged_weights():
+        assert torch.equal(model.weight, average)
+    assert torch.equal(model.weight, own)
+    loop.load_average()
+    assert torch.equal(model.weight, average)
+
+
+def test_averaged_weights_are_for_the_block_only_even_when_it_fails():
+    model = line()
+    loop = Loop(model, 10, 0.1)
+    for _ in range(5):
+        step(loop)
+    own = model.weight.detach().clone()
+    with pytest.raises(OSError, match="full"), loop.averaged_weights():
+        raise OSError("disk full")
+    assert torch.equal(model.weight, own)
+
+
+def test_the_average_follows_slowly_and_leans_to_the_start_less_and_less():
+    model = line()
+    loop = Loop(model, 10, 0.0, ema_decay=0.5)
+    nn.init.constant_(model.weight, 2.0)
+    expected = 1.0
+    for k in range(1, 9):
+        step(loop)
+        decay = min(0.5, (1 + k) / (10 + k))
+        expected = decay * expected + (1 - decay) * 2.0
+        assert float(loop.averaged[0][0, 0]) == pytest.approx(expected)
+
+
+def test_frozen_weights_are_left_alone():
+    model = nn.Sequential(line(), nn.Linear(1, 1))
+    model[0].requires_grad_(False)
+    loop = Loop(model, 5, 0.1)
+    while loop.running:
+        step(loop)
+    assert torch.equal(model[0].weight, torch.ones(1, 2))
+    assert len(loop.averaged) == 2
