@@ -1,0 +1,191 @@
+"""The pictures: the same prompts side by side, all of them or a part that is fixed beforehand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from typing import Any
+
+from impasto.bench import Record
+from impasto.report.data import Run
+from impasto.report.pictures import Embedded, embed
+from impasto.report.words import digits
+from impasto.run.directory import read_json
+
+__all__ = ["Box", "Gallery", "Row", "Shot", "gallery"]
+
+BOX_COLORS = 4
+"""How many classes of one picture have a colour of their own (`.box-0` … in the style)."""
+LAYOUTS = {1: "ones", 2: "pairs", 4: "fours", math.inf: "many"}
+LETTERING = 0.07
+"""Height of a box's words as a share of the picture's longest side."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A kept object, in pixels of the picture. color: which of the page's box colours."""
+
+    cls: str
+    score: float
+    x: float
+    y: float
+    width: float
+    height: float
+    color: int
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture with its verdict.
+
+    reasons: a line per failure. drawn: the sample's own record (seed, candidates, chosen), None
+    for pictures drawn elsewhere. second: the second scorer's value.
+    """
+
+    picture: Embedded
+    sample: int
+    correct: bool
+    reasons: tuple[str, ...]
+    boxes: tuple[Box, ...]
+    second: float
+    drawn: dict[str, Any] | None
+
+    @property
+    def searched(self) -> bool:
+        """Whether it was chosen among several by a reward."""
+        return self.drawn is not None and self.drawn["candidates"][0]["value"] is not None
+
+    @property
+    def rewards(self) -> list[str]:
+        """The candidates' rewards, in order."""
+        values = [c["value"] for c in self.drawn["candidates"]] if self.drawn else []
+        return [f"{value:.{digits(value)}f}" for value in values]
+
+    @property
+    def second_text(self) -> str:
+        return f"{self.second:.{digits(self.second)}f}"
+
+    @property
+    def unit(self) -> float:
+        """Height of a box's words, in pixels of the picture."""
+        return round(max(self.picture.width, self.picture.height) * LETTERING, 2)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt. sides: per run its pictures by sample; flags: which verdict filters find it."""
+
+    prompt: str
+    task: str
+    sides: tuple[tuple[Shot, ...], ...]
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """ "right" (every picture), "wrong" (some picture), "disagree" (a sample between runs)."""
+        verdicts = [{shot.sample: shot.correct for shot in side} for side in self.sides]
+        every = [correct for side in verdicts for correct in side.values()]
+        samples = set().union(*verdicts)
+        disagree = any(len({side[s] for side in verdicts if s in side}) > 1 for s in samples)
+        found = {"right": all(every), "wrong": not all(every), "disagree": disagree}
+        return tuple(flag for flag, holds in found.items() if holds)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """rows: the prompts shown, of so many `prompts` with so many `pictures` in all."""
+
+    rows: tuple[Row, ...]
+    prompts: int
+    pictures: int
+
+    @property
+    def shown(self) -> int:
+        """Pictures shown."""
+        return sum(len(side) for row in self.rows for side in row.sides)
+
+    @property
+    def layout(self) -> str:
+        """The page's layout by the most pictures of one prompt: how wide its cards must be."""
+        widest = max(sum(len(side) for side in row.sides) for row in self.rows)
+        return next(name for most, name in LAYOUTS.items() if widest <= most)
+
+
+def gallery(runs: Sequence[Run], max_pictures: int | None) -> Gallery:
+    """The prompts' pictures, in the bench's order.
+
+    max_pictures: above so many pictures (of all runs together) a part of the prompts is shown,
+    spread evenly over tasks and within each; at least one prompt. Raises ValueError below 1.
+    """
+    if max_pictures is not None and max_pictures < 1:
+        raise ValueError(f"max_pictures is {max_pictures}; give at least 1, or None for all")
+    prompts = _by_prompt(runs)
+    pictures = sum(len(run.records) for run in runs)
+    chosen = list(prompts)
+    if max_pictures is not None and pictures > max_pictures:
+        widest = max(sum(map(len, sides)) for sides in prompts.values())
+        chosen = _part(prompts, max(max_pictures // widest, 1))
+    rows = tuple(_row(runs, prompts[key]) for key in chosen)
+    return Gallery(rows, len(prompts), pictures)
+
+
+Sides = list[list[Record]]
+
+
+def _by_prompt(runs: Sequence[Run]) -> dict[str, Sides]:
+    """Prompt (its metadata) -> per run its records."""
+    prompts: dict[str, Sides] = {}
+    for number, run in enumerate(runs):
+        for record in run.records:
+            sides = prompts.setdefault(record.metadata, [[] for _ in runs])
+            sides[number].append(record)
+    return prompts
+
+
+def _spread(keys: Sequence[str]) -> list[str]:
+    """All keys, those that lie evenly apart first: by halves, quarters, eighths of the list."""
+    n, step = len(keys), 1
+    order: list[int] = []
+    while len(order) < n and step <= 2 * n:
+        order += [(2 * i + 1) * n // (2 * step) for i in range(step)]
+        step *= 2
+    return [keys[i] for i in dict.fromkeys([*order, *range(n)])]
+
+
+def _part(prompts: dict[str, Sides], count: int) -> list[str]:
+    """`count` of the prompts, as many of each task as the tasks' sizes allow, in their order."""
+    tasks: dict[str, list[str]] = {}
+    for key, sides in prompts.items():
+        tasks.setdefault(next(chain(*sides)).tag, []).append(key)
+    turns = chain(*zip_longest(*(_spread(keys) for keys in tasks.values())))
+    chosen = set([key for key in turns if key is not None][:count])
+    return [key for key in prompts if key in chosen]
+
+
+def _row(runs: Sequence[Run], sides: Sides) -> Row:
+    first = next(chain(*sides))
+    shots = (tuple(_shot(run, record) for record in side)
+             for run, side in zip(runs, sides, strict=True))  # fmt: skip
+    return Row(first.prompt, first.tag, tuple(shots))
+
+
+def _shot(run: Run, record: Record) -> Shot:
+    path = run.folder.path / record.filename
+    return Shot(
+        picture=embed(path),
+        sample=record.sample,
+        correct=record.correct,
+        reasons=tuple(line for line in record.reason.split("\n") if line),
+        boxes=tuple(_boxes(record)),
+        second=run.second[record.filename],
+        drawn=read_json(path.with_suffix(".json")) if run.drawn else None,
+    )
+
+
+def _boxes(record: Record) -> list[Box]:
+    return [
+        Box(cls, score, x1, y1, x2 - x1, y2 - y1, color % BOX_COLORS)
+        for color, (cls, rows) in enumerate(record.objects.items())
+        for x1, y1, x2, y2, score in rows
+    ]

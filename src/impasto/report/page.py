@@ -1,0 +1,120 @@
+"""The report page: one HTML file that opens offline and asks the network for nothing.
+
+Everything that comes from a run (prompts, names, reasons) goes through jinja2's autoescape; the
+page's Content-Security-Policy allows its own script and style by their hashes, pictures from
+data: URIs, and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from impasto.files import write_text
+from impasto.report import provenance, scores, tables, words
+from impasto.report.bars import COLORS
+from impasto.report.costs import COSTS
+from impasto.report.data import Run, check_differences, read_runs
+from impasto.report.gallery import gallery
+from impasto.run.compare import Difference
+
+__all__ = ["MAX_PICTURES", "write_report"]
+
+MAX_PICTURES = 480
+"""Pictures on a page unless told otherwise; at most some 30 MB, and 8 for pictures of 128 px."""
+FILTERS = {"": "any", "right": "all right", "wrong": "some wrong", "disagree": "runs disagree"}
+"""Verdict filter of the pictures -> its name; see `impasto.report.gallery.Row.flags`."""
+HERE = Path(__file__).parent
+
+
+def write_report(
+    runs: Sequence[Path],
+    page: Path,
+    differences: Sequence[Difference],
+    max_pictures: int | None = MAX_PICTURES,
+) -> Path:
+    """Write the page of finished runs side by side, whole or not at all; returns its path.
+
+    differences: one per further run, from the first, as `impasto.run.compare.compare` gives them.
+    max_pictures: above so many, pictures of a part of the prompts are shown, and the page says so;
+    None shows all. The same runs give the same bytes. Raises ValueError for folders that are no
+    runs, IncompleteError for an unfinished run, ImageError for a damaged picture and StorageError
+    when the page cannot be written.
+    """
+    read = read_runs(runs)
+    check_differences(read, differences)
+    text = _environment().get_template("page.html").render(
+        **_source("page.css", "style"), **_source("page.js", "script"),
+        **_content(read, differences, Path(page), max_pictures),
+    )  # fmt: skip
+    write_text(page, text)
+    return Path(page)
+
+
+def _environment() -> Environment:
+    loader = PackageLoader("impasto", "report")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    environment.filters |= {
+        "task": lambda tag: tag.replace("_", " "),
+        "minus": lambda text: text.replace("-", "−"),
+        "run_color": lambda number: f"run-{number % COLORS}",
+    }
+    return environment
+
+
+def _source(name: str, kind: str) -> dict[str, str]:
+    """The file's text to put between tags, and the hash by which the policy allows it."""
+    text = (HERE / name).read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {kind: Markup(text), f"{kind}_hash": f"sha256-{digest}"}
+
+
+def _content(
+    runs: Sequence[Run], differences: Sequence[Difference], page: Path, max_pictures: int | None
+) -> dict[str, Any]:
+    names = [run.label for run in runs]
+    return {
+        "runs": runs,
+        "version": version("impasto"),
+        "result": words.result(names, runs[0].summary["overall"], differences),
+        "paired_by": differences[0].paired_by if differences else "",
+        "kicker": _kicker(runs),
+        "reach": scores.axis(differences),
+        "groups": scores.groups(runs, differences),
+        "second": scores.second(runs, differences),
+        "notes": {role: _notes(runs, role) for role in ("scorer", "second")},
+        "costs": {line: [text(run) for run in runs] for line, text in COSTS.items()},
+        "gallery": gallery(runs, max_pictures),
+        "filters": [(key, text) for key, text in FILTERS.items()
+                    if key != "disagree" or len(runs) > 1],
+        "failures": tables.failures(runs),
+        "classes": tables.class_table(runs),
+        "colors": tables.color_table(runs),
+        "confusions": [(run.label, tables.confusion(run)) for run in runs],
+        "settings": provenance.settings(runs),
+        "records": [(run.label, provenance.whole(run), provenance.files(run, page))
+                    for run in runs],
+    }  # fmt: skip
+
+
+def _notes(runs: Sequence[Run], role: str) -> list[str]:
+    return list(filter(None, (words.not_independent(run.label, run.record, role)
+                              for run in runs)))  # fmt: skip
+
+
+def _kicker(runs: Sequence[Run]) -> list[str]:
+    """What all runs share: bench, its size, and the model where it is one and not in the title."""
+    bench = runs[0].record["bench"]
+    size = (f"{words.size(bench['prompts'], 'prompt')}, "
+            f"{words.size(bench['samples_per_prompt'], 'picture')} each")  # fmt: skip
+    models = {run.record["model"]["name"] for run in runs}
+    shared = models if len(runs) > 1 and len(models) == 1 else ()
+    return [bench["name"], size, *shared]

@@ -1,0 +1,136 @@
+"""The summary's rows: every task, the overall score, prompts, and the second score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from impasto.report.bars import bar, forest, reach
+from impasto.report.data import Run
+from impasto.report.words import change, digits, estimate, excludes_zero, interval_of
+from impasto.run.compare import Difference
+from impasto.score.statistics import Interval
+
+__all__ = ["Change", "Group", "Line", "Second", "axis", "groups", "second"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A paired difference from the first run: its drawing, its text, whether it excludes zero."""
+
+    text: str
+    clear: bool
+    drawing: Markup
+
+
+@dataclass(frozen=True)
+class Line:
+    """One run's score. count: "12 / 16" pictures or prompts, where that is the score."""
+
+    run: int
+    label: str
+    text: str
+    count: str
+    drawing: Markup
+    change: Change | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs' scores in one task, or overall. kind: "task", "overall" or "prompts"."""
+
+    name: str
+    kind: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Second:
+    """One run's second score and its difference from the first run's."""
+
+    run: int
+    label: str
+    text: str
+    change: Change | None
+
+
+def axis(differences: Sequence[Difference]) -> float:
+    """End of the axis that all differences of verdicts are drawn on."""
+    verdicts = [difference.verdicts for difference in differences]
+    return reach(interval for v in verdicts for interval in (v.overall, *v.tasks.values()))
+
+
+def groups(runs: Sequence[Run], differences: Sequence[Difference]) -> list[Group]:
+    """Tasks in the bench's order, overall, then shares of prompts with any / all right."""
+    end = axis(differences)
+    tasks = dict.fromkeys(task for run in runs for task in run.summary["tasks"])
+    return [
+        *(_task(runs, differences, task, end) for task in tasks),
+        _overall(runs, differences, end),
+        *_shares(runs),
+    ]
+
+
+def _change(interval: Interval, end: float, run: int, decimals: int = 2) -> Change:
+    return Change(change(interval, decimals), excludes_zero(interval), forest(interval, end, run))
+
+
+def _changes(intervals: Iterable[Interval], end: float, decimals: int = 2) -> list[Change | None]:
+    """One per run; none for the first."""
+    return [None, *(_change(interval, end, run, decimals)
+                    for run, interval in enumerate(intervals, 1))]  # fmt: skip
+
+
+def _line(run: int, label: str, interval: Interval, count: str, by: Change | None = None) -> Line:
+    return Line(run, label, estimate(interval), count, bar(interval, run), by)
+
+
+def _task(
+    runs: Sequence[Run], differences: Sequence[Difference], task: str, end: float
+) -> Group:
+    changes = _changes((difference.verdicts.tasks[task] for difference in differences), end)
+    lines = []
+    for number, (run, by) in enumerate(zip(runs, changes, strict=True)):
+        if score := run.summary["tasks"].get(task):  # an incomplete set may lack a task
+            count = f"{score['correct']:,} / {score['images']:,}"
+            lines.append(_line(number, run.label, interval_of(score), count, by))
+    return Group(task, "task", tuple(lines))
+
+
+def _overall(runs: Sequence[Run], differences: Sequence[Difference], end: float) -> Group:
+    changes = _changes((difference.verdicts.overall for difference in differences), end)
+    scores = [run.summary["overall"] for run in runs]
+    lines = [_line(number, run.label, interval_of(score), "", by) for number, (run, score, by)
+             in enumerate(zip(runs, scores, changes, strict=True))]  # fmt: skip
+    return Group(scores[0]["label"], "overall", tuple(lines))
+
+
+def _shares(runs: Sequence[Run]) -> list[Group]:
+    """Prompts with any and with all pictures right; of one picture each, that is the same."""
+    most = max(run.summary["images_per_prompt"][1] for run in runs)
+    if most == 1:
+        return [_prompts(runs, "prompts right", all)]
+    return [_prompts(runs, f"prompts, any of {most} right", any),
+            _prompts(runs, f"prompts, all of {most} right", all)]  # fmt: skip
+
+
+def _prompts(runs: Sequence[Run], name: str, rule: Callable[[Iterable[bool]], bool]) -> Group:
+    lines = []
+    for number, run in enumerate(runs):
+        share, prompts = run.prompts_with(rule), run.summary["prompts"]
+        count = f"{round(share.value * prompts):,} / {prompts:,}"
+        lines.append(_line(number, run.label, share, count))
+    return Group(name, "prompts", tuple(lines))
+
+
+def second(runs: Sequence[Run], differences: Sequence[Difference]) -> list[Second]:
+    """The second scorer's means over tasks, to as many decimals as its scale needs."""
+    means = [run.second_score() for run in runs]
+    decimals = digits(means[0].value)
+    intervals = [difference.second.overall for difference in differences]
+    end = max((abs(x) for interval in intervals for x in interval), default=0.0) or 1.0
+    changes = _changes(intervals, end, decimals)
+    return [Second(number, run.label, estimate(mean, decimals), by) for number, (run, mean, by)
+            in enumerate(zip(runs, means, changes, strict=True))]  # fmt: skip

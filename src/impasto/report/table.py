@@ -1,0 +1,128 @@
+"""The comparison in plain text, for the terminal."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from impasto.report.costs import COSTS, TERMINAL
+from impasto.report.data import Run, check_differences, read_runs
+from impasto.report.words import (
+    DASH,
+    change,
+    digits,
+    estimate,
+    excludes_zero,
+    interval_of,
+    not_independent,
+)
+from impasto.run.compare import Difference
+from impasto.score.statistics import Interval
+
+__all__ = ["comparison_table"]
+
+WIDTH = 100
+HEADING = 22
+"""Longest line of a column's heading: not wider than a difference below it."""
+
+
+def comparison_table(runs: Sequence[Path], differences: Sequence[Difference]) -> str:
+    """Tasks × runs with 95 % intervals and paired differences, then second score and cost.
+
+    About 100 columns wide, without colour codes or a final line end. Raises ValueError for folders
+    that are no runs or differences that are not theirs, IncompleteError for an unfinished run.
+    """
+    read = read_runs(runs)
+    check_differences(read, differences)
+    table = _table(read, differences)
+    return "\n".join([*_lines(table), *_notes(read, differences)])
+
+
+def _lines(table: Table) -> list[str]:
+    """The table's lines, as wide as it needs to be and no less than WIDTH."""
+    text = io.StringIO()
+    console = Console(file=text, width=10_000, color_system=None, force_terminal=False)
+    console.width = max(WIDTH, console.measure(table).maximum)
+    console.print(table)
+    lines = [line.rstrip() for line in text.getvalue().split("\n")]
+    return [*"\n".join(lines).strip("\n").split("\n"), ""]
+
+
+def _table(runs: Sequence[Run], differences: Sequence[Difference]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("task")
+    for lines in [*([run.label] for run in runs), *_headings(runs)]:
+        table.add_column(Text("\n".join(map(_wrapped, lines))), justify="right")
+    stacked = len(runs) + len(differences) > 3
+    for row in [*_scores(runs, differences), [], *_below(runs, differences)]:
+        table.add_row(*(Text(cell.replace(" [", "\n[") if stacked else cell) for cell in row))
+    return table
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(line, HEADING, break_on_hyphens=False)
+
+
+def _headings(runs: Sequence[Run]) -> list[list[str]]:
+    return [[run.label, f"− {runs[0].label}"] for run in runs[1:]]
+
+
+def _changes(intervals: Sequence[Interval], decimals: int = 2) -> list[str]:
+    """Differences; those whose interval excludes zero are starred."""
+    return [change(i, decimals) + ("*" if excludes_zero(i) else " ") for i in intervals]
+
+
+def _scores(runs: Sequence[Run], differences: Sequence[Difference]) -> list[list[str]]:
+    tasks = list(dict.fromkeys(task for run in runs for task in run.summary["tasks"]))
+    rows = [
+        [task, *(_score(run, task) for run in runs),
+         *_changes([difference.verdicts.tasks[task] for difference in differences])]
+        for task in tasks
+    ]  # fmt: skip
+    overall = [estimate(interval_of(run.summary["overall"])) for run in runs]
+    changes = _changes([difference.verdicts.overall for difference in differences])
+    return [*rows, [_overall(tasks, runs[0]), *overall, *changes]]
+
+
+def _overall(tasks: Sequence[str], run: Run) -> str:
+    """ "overall", or over how many tasks the mean is; which, the rows above say."""
+    label: str = run.summary["overall"]["label"]
+    return label.partition(" (")[0]
+
+
+def _score(run: Run, task: str) -> str:
+    """A task's score; a dash where an incomplete set has none of its pictures."""
+    score = run.summary["tasks"].get(task)
+    return DASH if score is None else estimate(interval_of(score))
+
+
+def _below(runs: Sequence[Run], differences: Sequence[Difference]) -> list[list[str]]:
+    """The second score, then the costs."""
+    seconds = [run.second_score() for run in runs]
+    decimals = digits(seconds[0].value)
+    changes = _changes([difference.second.overall for difference in differences], decimals)
+    second = ["second score", *(estimate(i, decimals) for i in seconds), *changes]
+    costs = [[line, *(COSTS[name](run) for run in runs), *("" for _ in differences)]
+             for line, name in TERMINAL.items()]  # fmt: skip
+    return [second, *(row for row in costs if set(row[1:]) - {DASH, ""} or "GPU" not in row[0])]
+
+
+def _notes(runs: Sequence[Run], differences: Sequence[Difference]) -> list[str]:
+    """What the numbers are, and what must be known to believe them."""
+    bench, scorer, second = (runs[0].record[key]["name"] for key in ("bench", "scorer", "second"))
+    notes = [f"{bench}; verdicts by {scorer}, second score by {second}; 95 % intervals over "
+             f"prompts."]  # fmt: skip
+    if differences:
+        paired = differences[0].paired_by
+        notes.append(f"Differences are paired by {paired}; * the interval excludes zero.")
+    notes += [f"Incomplete: {run.label} has {run.coverage}." for run in runs if run.coverage]
+    notes += [not_independent(run.label, run.record, role)
+              for run in runs for role in ("scorer", "second")]  # fmt: skip
+    return [line for note in notes for line in textwrap.wrap(note, WIDTH)]

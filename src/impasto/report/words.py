@@ -1,0 +1,134 @@
+"""Numbers and results in words, the same on the page and in the terminal.
+
+    0.83 [0.79, 0.87]           a score with its 95 % interval
+    +0.12 [+0.05, +0.19]        a paired difference with its own
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from impasto.run.compare import Difference
+from impasto.score.statistics import Interval
+
+__all__ = [
+    "DASH",
+    "change",
+    "digits",
+    "estimate",
+    "excludes_zero",
+    "interval_of",
+    "not_independent",
+    "quantity",
+    "result",
+    "size",
+]
+
+DASH = "–"
+"""Where a number is not known."""
+PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+
+
+def interval_of(score: Mapping[str, Any]) -> Interval:
+    """The interval in a `summary.json` entry with score, low, high."""
+    return Interval(score["score"], score["low"], score["high"])
+
+
+def digits(number: float) -> int:
+    """Decimals of a second score: three, or two where the scale is in tens (CLIP's)."""
+    return 3 if abs(number) < 10 else 2
+
+
+def estimate(interval: Interval, decimals: int = 2) -> str:
+    """ "0.83 [0.79, 0.87]". """
+    score, low, high = (f"{number:z.{decimals}f}" for number in interval)
+    return f"{score} [{low}, {high}]"
+
+
+def change(interval: Interval, decimals: int = 2) -> str:
+    """ "+0.12 [+0.05, +0.19]". """
+    score, low, high = (f"{number:+z.{decimals}f}" for number in interval)
+    return f"{score} [{low}, {high}]"
+
+
+def excludes_zero(interval: Interval) -> bool:
+    """Whether the interval says that there is a difference."""
+    return interval.low > 0 or interval.high < 0
+
+
+def quantity(number: float | None, unit: str) -> str:
+    """Three digits with an SI prefix: "1.23 TFLOP"; a dash for None."""
+    if number is None:
+        return DASH
+    power = 0
+    while abs(number) >= 999.5 and power < len(PREFIXES) - 1:
+        number, power = number / 1000, power + 1
+    return f"{number:.3g} {PREFIXES[power]}{unit}"
+
+
+def size(count: float, noun: str) -> str:
+    """ "1 prompt", "1,200 prompts". """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _points(numbers: Sequence[float]) -> list[str]:
+    """Shares as points in a hundred: whole ones, unless that would hide a small one."""
+    points = [100 * number for number in numbers]
+    decimals = 0 if all(abs(p) >= 1 or p == 0 for p in points) else 1
+    return [f"{point:z.{decimals}f}".replace("-", "−") for point in points]
+
+
+def _alone(label: str, overall: Mapping[str, Any]) -> str:
+    score, low, high = _points(interval_of(overall))
+    return (f"{label} draws what the prompt says {score} times in a hundred, "
+            f"95 % interval {low} to {high}.")  # fmt: skip
+
+
+def _compared(base: str, label: str, difference: Difference) -> str:
+    interval = difference.verdicts.overall
+    if not excludes_zero(interval):
+        points, low, high = _points(interval)
+        return (f"No difference is shown between {label} and {base}: {points} points, "
+                f"95 % interval {low} to {high}.")  # fmt: skip
+    word = "more" if interval.value > 0 else "fewer"
+    points, low, high = _points(_magnitudes(interval))
+    return (f"{label} draws {points} points {word} of the prompts right than {base}, "
+            f"95 % interval {low} to {high}.")  # fmt: skip
+
+
+def _magnitudes(interval: Interval) -> list[float]:
+    """Value, near end and far end without their common sign."""
+    return [abs(interval.value), *sorted((abs(interval.low), abs(interval.high)))]
+
+
+def result(
+    names: Sequence[str], overall: Mapping[str, Any], differences: Sequence[Difference]
+) -> list[str]:
+    """The result in plain sentences: one for each difference, or one for a run alone.
+
+    names: the runs'. overall: the first one's entry in `summary.json`.
+    """
+    if not differences:
+        return [_alone(names[0], overall)]
+    return [_compared(names[0], name, difference)
+            for name, difference in zip(names[1:], differences, strict=True)]  # fmt: skip
+
+
+def _same(reward: Mapping[str, Any], scorer: Mapping[str, Any]) -> bool:
+    return any(reward.get(key) is not None and reward.get(key) == scorer.get(key)
+               for key in ("id", "name"))  # fmt: skip
+
+
+def not_independent(label: str, record: Mapping[str, Any], role: str) -> str:
+    """What must be said of a run whose search was rewarded by one of its own judges; else "".
+
+    role: "scorer", which gives the verdicts, or "second". record: the run's `run.json`.
+    """
+    reward = (record["search"] or {}).get("reward")
+    if reward is None or not _same(reward, record[role]):
+        return ""
+    also, number = {"scorer": ("gives the verdicts", "score"),
+                    "second": ("is the second scorer", "second score")}[role]  # fmt: skip
+    return (f"Not independent: {label} chose its pictures by {record[role]['name']}, which also "
+            f"{also}. Its {number} is what it was selected for.")  # fmt: skip

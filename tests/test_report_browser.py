@@ -1,0 +1,251 @@
+"""The report in a browser: it works, it is quiet, and nothing hostile in it runs."""
+
+import json
+import shutil
+import time
+from dataclasses import replace
+
+import pytest
+
+from impasto.bench import Bench
+from impasto.report import write_report
+from impasto.run.compare import compare
+from impasto.run.evaluate import evaluate
+from impasto.search import BestOfN, NoSearch
+from impasto.spec import Item, Spec
+from tests import tiny
+from tests.fakes import FakeGenerator, FakeScorer, FakeSecond
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+support = pytest.importorskip("selenium.webdriver.support.select")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+HOSTILE = (
+    "</script><script>window.hacked = 1</script>",
+    '"><img src=x onerror="window.hacked = 1">',
+    "one\u2028two 'three' <b onclick=hacked()>",
+)
+SPECS = [*tiny.SPECS, *(Spec(tag="colors", include=(Item(cls="<svg/onload=hacked=1>"),), prompt=p)
+                        for p in HOSTILE)]  # fmt: skip
+BENCH = Bench(name="tiny", specs=tuple(SPECS), samples_per_prompt=2)
+
+
+class BoxScorer(FakeScorer):
+    """A fake whose one object lies at (4, 2, 12, 8) of 16 pixels."""
+
+    def _one(self, value, spec):
+        score = super()._one(value, spec)
+        return replace(score, details={spec.include[0].cls: [[4.0, 2.0, 12.0, 8.0, 0.75]]})
+
+
+@pytest.fixture(scope="module")
+def driver():
+    """Headless Chromium that writes down its console and every request."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    service = shutil.which("chromedriver")
+    if browser is None or service is None:
+        pytest.skip("chromium and chromedriver are not both installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu",
+                     "--disable-dev-shm-usage", "--force-prefers-reduced-motion",
+                     "--window-size=1200,900"):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(service))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    runs = [
+        evaluate(tiny.settings(bench=BENCH, scorer=BoxScorer(), names={"search": name}),
+                 FakeGenerator(), search, folder / name).path
+        for name, search in (("none", NoSearch()), ("best", BestOfN(3, FakeSecond())))
+    ]  # fmt: skip
+    return write_report(runs, folder / "page.html", compare(runs))
+
+
+def console(driver):
+    """What stands in the console since the last call, violations of the policy included."""
+    driver.execute_script("console.log('so far')")
+    messages = []
+    for _ in range(100):  # messages come in their order, but some time later
+        messages += [entry["message"] for entry in driver.get_log("browser")]
+        if messages and "so far" in messages[-1]:
+            return messages[:-1]
+        time.sleep(0.02)
+    raise AssertionError(f"the console is not heard; so far: {messages}")
+
+
+@pytest.fixture
+def page(driver, report):
+    """The page, freshly opened; at the end its console must be empty."""
+    driver.get("about:blank")
+    console(driver)
+    driver.get(report.as_uri())
+    yield driver
+    assert driver.execute_script("return window.hacked === undefined")
+    assert console(driver) == []
+
+
+def find(page, selector):
+    return page.find_element("css selector", selector)
+
+
+def shown(page):
+    """The prompts that are to be seen."""
+    script = """return [...document.querySelectorAll('.gallery > article')]
+        .filter(a => a.offsetParent !== null).map(a => a.querySelector('h3').textContent)"""
+    return page.execute_script(script)
+
+
+def click(page, selector):
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", find(page, selector))
+    find(page, selector).click()
+
+
+def choose(page, task):
+    support.Select(find(page, "[name=task]")).select_by_value(task)
+
+
+def test_the_page_shows_all_and_asks_the_network_for_nothing(driver, report):
+    driver.get_log("performance")
+    driver.get(report.as_uri())
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    urls = [event["params"]["request"]["url"] for event in events
+            if event["method"] == "Network.requestWillBeSent"]  # fmt: skip
+    assert report.as_uri() in urls, "the log must see requests at all"
+    assert not [url for url in urls if url != report.as_uri() and not url.startswith("data:")]
+    assert len(shown(driver)) == 9
+    images = driver.find_elements("css selector", ".gallery img")
+    assert len(images) == 36
+    assert all(image.get_property("naturalWidth") == 16 for image in images)
+
+
+def test_hostile_prompts_are_words(page):
+    assert shown(page)[-3:] == list(HOSTILE)
+    assert len(page.find_elements("css selector", "script")) == 1
+    assert not page.find_elements("css selector", "[onerror], [onload], [onclick]")
+
+
+def test_the_policy_stops_what_is_not_the_pages_own(driver, report, tmp_path):
+    changed = tmp_path / "changed.html"
+    text = report.read_text().replace("<script>", "<script>window.hacked = 1;")
+    changed.write_text(text.replace("</main>", '<img src="http://127.0.0.1:9/x.png"></main>'))
+    console(driver)
+    driver.get(changed.as_uri())
+    refused = [text for text in console(driver) if "Content Security Policy" in text]
+    assert any("script" in text for text in refused) and any("x.png" in text for text in refused)
+    assert driver.execute_script("return window.hacked === undefined")
+    assert len(shown(driver)) == 9, "the page is read without its script too"
+    assert not find(driver, "form.filter").is_displayed()
+
+
+def test_filters_and_search(page):
+    output = find(page, "form.filter output")
+    assert output.text == "9 prompts, 36 pictures"
+    choose(page, "counting")
+    assert shown(page) == ["a photo of two cups"]
+    assert output.text == "1 of 9 prompts, 4 pictures"
+    assert page.current_url.endswith("#task=counting")
+    choose(page, "")
+    find(page, "[name=q]").send_keys("PHOTO of  cat")
+    assert shown(page) == ["a photo of a cat and a bus"]
+    find(page, "[name=q]").send_keys("<i")
+    assert shown(page) == [] and find(page, ".none").is_displayed()
+    click(page, ".reset")
+    assert len(shown(page)) == 9 and "#" not in page.current_url
+
+
+def test_verdict_filters_part_the_prompts(page):
+    found = {}
+    for verdict in ("right", "wrong", "disagree"):
+        page.execute_script("document.querySelector(arguments[0]).click()",
+                            f"[value={verdict}]")  # fmt: skip
+        found[verdict] = shown(page)
+    assert len(found["right"]) > 0 and len(found["wrong"]) > 0
+    assert sorted(found["right"] + found["wrong"]) == sorted(spec.prompt for spec in SPECS)
+    assert "a photo of a red car" in found["disagree"]
+    assert set(found["disagree"]) <= set(found["wrong"])
+
+
+def test_the_address_keeps_the_filters(page, report):
+    page.get("about:blank")
+    page.get(f"{report.as_uri()}#q=cups&boxes=1")
+    assert shown(page) == ["a photo of two cups"]
+    assert find(page, "[name=boxes]").is_selected()
+    page.execute_script("location.hash = '#task=nonsense&verdict=nonsense'")
+    time.sleep(0.2)
+    assert len(shown(page)) == 9 and find(page, "[name=verdict][value='']").is_selected()
+    page.execute_script("location.hash = '#failures'")
+    time.sleep(0.2)
+    assert len(shown(page)) == 9
+
+
+def test_boxes_lie_on_the_picture(page):
+    assert not find(page, ".shot .boxes").is_displayed()
+    click(page, ".shot .toggle")
+    assert find(page, ".shot .toggle").get_attribute("aria-pressed") == "true"
+    assert len(page.find_elements("css selector", ".boxed")) == 1
+    box, image = find(page, ".boxed .boxes rect").rect, find(page, ".boxed img").rect
+    pixel = image["width"] / 16
+    assert box["x"] - image["x"] == pytest.approx(4 * pixel, abs=3)
+    assert box["y"] - image["y"] == pytest.approx(2 * pixel, abs=3)
+    assert box["width"] == pytest.approx(8 * pixel, abs=3)
+    assert box["height"] == pytest.approx(6 * pixel, abs=3)
+    assert "dog 0.75" in find(page, ".boxed .boxes text").get_attribute("textContent")
+    click(page, "[name=boxes]")
+    assert len(page.find_elements("css selector", ".boxed")) == 36
+    click(page, "[name=boxes]")
+    assert not page.find_elements("css selector", ".boxed")
+
+
+def test_a_picture_enlarges(page):
+    dialog = find(page, "dialog.large")
+    choose(page, "counting")
+    click(page, "article:not([hidden]) .enlarge")
+    assert dialog.is_displayed()
+    assert find(page, "dialog h3").text == "a photo of two cups"
+    small, large = (find(page, f"{place} img").rect["width"]
+                    for place in ("article:not([hidden])", "dialog"))  # fmt: skip
+    assert large > small
+    assert "no search, sample 0" in find(page, "dialog dl").text
+    click(page, "dialog [data-step='1']")
+    assert "sample 1" in find(page, "dialog dl").text
+    dialog.send_keys("\ue012\ue012")  # the left arrow key, twice: round to the last one shown
+    assert "best, sample 1" in find(page, "dialog dl").text
+    assert "rewards" in find(page, "dialog dl").text
+    click(page, "dialog .toggle")
+    assert find(page, "dialog .boxes").is_displayed()
+    page.switch_to.active_element.send_keys("\ue00c")  # Escape
+    assert not dialog.is_displayed()
+    assert page.switch_to.active_element.get_attribute("class") == "enlarge"
+    assert len(page.find_elements("css selector", ".gallery .boxed")) == 1
+
+
+def test_tables_sort(page):
+    click(page, "#failures summary")
+    names = "return [...document.querySelectorAll('#failures .sortable')[0].tBodies[0].rows]" \
+            ".map(r => r.cells[arguments[0]].textContent)"  # fmt: skip
+    before = page.execute_script(names, 0)
+    click(page, ".sortable .keys th:first-child button")
+    assert page.execute_script(names, 0) == sorted(before)
+    click(page, ".sortable .keys th:first-child button")
+    assert page.execute_script(names, 0) == sorted(before, reverse=True)
+    click(page, ".sortable .keys th:nth-child(3) button")
+    header = find(page, ".sortable .keys th:nth-child(3)")
+    assert header.get_attribute("aria-sort") == "descending"
+    right = [eval(share) for share in page.execute_script(names, 2)]
+    assert right == sorted(right, reverse=True) and len(set(right)) > 1
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_nothing_is_cut_off_at_any_width(page, width):
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+        "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})  # fmt: skip
+    page.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
