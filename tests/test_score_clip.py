@@ -2,11 +2,13 @@
 
 import hashlib
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
 from impasto.images import quantise
@@ -350,3 +352,13 @@ def test_normalisation_reaches_the_network(scorer, monkeypatch):
     own.classify(CROPS[:2])
     expected = torch.stack([normal(crop_by_pillow(*crop, SIZE), OPENAI) for crop in CROPS[:2]])
     torch.testing.assert_close(seen[0], expected)
+
+
+def test_weights_that_lack_a_tensor_are_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "clip")
+    path = tmp_path / "clip/model.safetensors"
+    tensors = load_file(path)
+    tensors.pop("visual_projection.weight")
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"1 tensors are missing .* visual_projection\.weight"):
+        load_clip(tmp_path / "clip")

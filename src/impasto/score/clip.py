@@ -82,13 +82,18 @@ def load_clip(
 ) -> tuple[CLIPModel, TokenizerClass, str]:
     """Model in float32, tokenizer, and sha256 of the weights of a `save_pretrained` folder.
 
-    Raises FileNotFoundError when the folder has no `model.safetensors`.
+    Raises FileNotFoundError when the folder has no `model.safetensors`, ValueError when it lacks
+    weights of the model: transformers would go on with random ones.
     """
     weights = Path(folder) / "model.safetensors"
     if not weights.is_file():
         raise FileNotFoundError(f"{weights} is missing; give a folder that CLIPModel's "
                                 f"save_pretrained wrote, with its tokenizer")  # fmt: skip
-    model = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    model, found = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True,
+                                             output_loading_info=True)  # fmt: skip
+    if lacking := [*found["missing_keys"], *found["mismatched_keys"]]:
+        raise ValueError(f"{weights} does not fit its config: {len(lacking)} tensors are missing "
+                         f"or of another shape, such as {lacking[0]}")  # fmt: skip
     tokenizer = TokenizerClass.from_pretrained(folder, local_files_only=True)
     return model.to(device).eval(), tokenizer, sha256_file(weights)
 

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from impasto.score.base import Found
 from impasto.score.detector import tight_boxes
 from impasto.spec import CLASSES
+from impasto.zoo.weights import load_weights
 
 __all__ = ["CELL", "OFFSET_SCALE", "Maps", "VotingDetector", "build_segmenter", "segment"]
 
@@ -103,8 +104,13 @@ class VotingDetector:
     def from_pretrained(
         cls, path: str | Path, device: str | torch.device = "cpu"
     ) -> VotingDetector:
-        """Load a folder written by diffusers' `save_pretrained`; runs in float32."""
-        model = UNet2DModel.from_pretrained(path, torch_dtype=torch.float32)
+        """Load a folder written by diffusers' `save_pretrained`; runs in float32.
+
+        Raises FileNotFoundError for a file that is missing, ValueError for weights that do not
+        fit: diffusers' own loading would go on with random ones.
+        """
+        model = UNet2DModel.from_config(UNet2DModel.load_config(path, local_files_only=True))
+        load_weights(model, Path(path) / "diffusion_pytorch_model.safetensors")
         return cls(model.to(device))
 
     @torch.inference_mode()
