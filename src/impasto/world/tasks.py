@@ -13,7 +13,7 @@ import numpy as np
 from impasto.spec import COLORS, NUMBER_WORDS, RELATIONS, Item, Spec, article, plural
 from impasto.world.splits import Split
 
-__all__ = ["GENEVAL_PLUS_TASKS", "GENEVAL_TASKS", "sample_spec"]
+__all__ = ["GENEVAL_PLUS_TASKS", "GENEVAL_TASKS", "phrase", "sample_spec"]
 
 Rng = np.random.Generator
 
@@ -68,10 +68,7 @@ def position(rng: Rng, classes: Sequence[str]) -> Spec:
 
 def color_attr(rng: Rng, classes: Sequence[str], n: int = 2) -> Spec:
     names, hues = _pick(rng, _colorable(classes), n), _pick(rng, COLORS, n)
-    things = [f"{article(c)} {a}" for a, c in zip(names, hues, strict=True)]
-    words = " and ".join(things) if n == 2 else f"{', '.join(things[:-1])}, and {things[-1]}"
-    items = tuple(Item(cls=a, color=c) for a, c in zip(names, hues, strict=True))
-    return Spec(tag="color_attr", include=items, prompt=f"a photo of {words}")
+    return _spec("color_attr", [Item(cls=a, color=c) for a, c in zip(names, hues, strict=True)])
 
 
 def many(rng: Rng, classes: Sequence[str]) -> Spec:
@@ -82,14 +79,8 @@ def three_colors(rng: Rng, classes: Sequence[str]) -> Spec:
     return color_attr(rng, classes, 3)
 
 
-def color_count(rng: Rng, classes: Sequence[str]) -> Spec:
-    (a, b), hues = _pick(rng, _colorable(classes), 2), _pick(rng, COLORS, 2)
-    counts = [int(k) for k in rng.integers(1, 4, 2)]
-    words = [f"{NUMBER_WORDS[k]} {c} {plural(x)}"
-             for k, c, x in zip(counts, hues, (a, b), strict=True)]  # fmt: skip
-    items = tuple(Item(cls=x, count=k, color=c)
-                  for k, c, x in zip(counts, hues, (a, b), strict=True))  # fmt: skip
-    return Spec(tag="color_count_attr", include=items, prompt=f"a photo of {' and '.join(words)}")
+def _counts(rng: Rng, n: int) -> list[int]:
+    return [int(k) for k in rng.integers(1, 4, n)]
 
 
 def _sides(rng: Rng) -> tuple[str, str]:
@@ -97,45 +88,74 @@ def _sides(rng: Rng) -> tuple[str, str]:
     return [("left", "right"), ("above", "below")][int(rng.integers(2))]
 
 
+def color_count(rng: Rng, classes: Sequence[str]) -> Spec:
+    names, hues = _pick(rng, _colorable(classes), 2), _pick(rng, COLORS, 2)
+    return _spec("color_count_attr", [
+        Item(cls=x, count=k, color=c)
+        for k, c, x in zip(_counts(rng, 2), hues, names, strict=True)])  # fmt: skip
+
+
+def color_region(rng: Rng, classes: Sequence[str]) -> Spec:
+    names, hues = _pick(rng, _colorable(classes), 2), _pick(rng, COLORS, 2)
+    return _spec("color_spatial_attr", [
+        Item(cls=x, color=c, region=s)
+        for c, x, s in zip(hues, names, _sides(rng), strict=True)])  # fmt: skip
+
+
 def spatial_count(rng: Rng, classes: Sequence[str]) -> Spec:
     names, sides = _pick(rng, classes, 2), _sides(rng)
-    counts = [int(k) for k in rng.integers(1, 4, 2)]
-    words = [f"{NUMBER_WORDS[k]} {plural(x)} on the {s}"
-             for k, x, s in zip(counts, names, sides, strict=True)]  # fmt: skip
-    items = tuple(Item(cls=x, count=k, region=s)
-                  for k, x, s in zip(counts, names, sides, strict=True))  # fmt: skip
-    return Spec(tag="spatial_count_attr", include=items,
-                prompt=f"a photo of {' and '.join(words)}")  # fmt: skip
+    return _spec("spatial_count_attr", [
+        Item(cls=x, count=k, region=s)
+        for k, x, s in zip(_counts(rng, 2), names, sides, strict=True)])  # fmt: skip
 
 
 def multi_object_count(rng: Rng, classes: Sequence[str]) -> Spec:
     names = _pick(rng, classes, int(rng.integers(2, 4)))
-    counts = [int(k) for k in rng.integers(1, 4, len(names))]
-    things = [f"{NUMBER_WORDS[k]} {x if k == 1 else plural(x)}"
-              for k, x in zip(counts, names, strict=True)]  # fmt: skip
-    words = (" and ".join(things) if len(things) == 2
-             else f"{', '.join(things[:-1])}, and {things[-1]}")  # fmt: skip
-    items = tuple(Item(cls=x, count=k) for k, x in zip(counts, names, strict=True))
-    return Spec(tag="multi_object_count_attr", include=items, prompt=f"a photo of {words}")
+    return _spec("multi_object_count_attr", [
+        Item(cls=x, count=k) for k, x in zip(_counts(rng, len(names)), names, strict=True)
+    ])  # fmt: skip
 
 
 def size_region(rng: Rng, classes: Sequence[str]) -> Spec:
     (a, b), (one, other) = _pick(rng, classes, 2), _sides(rng)
-    return Spec(tag="size_spatial_attr",
-                include=(Item(cls=a, size="larger", region=one),
-                         Item(cls=b, size="smaller", region=other)),
-                prompt=f"a photo of a larger {a} on the {one} and a smaller {b} on the {other}"
-                )  # fmt: skip
+    return _spec("size_spatial_attr", [Item(cls=a, size="larger", region=one),
+                                       Item(cls=b, size="smaller", region=other)])  # fmt: skip
 
 
-def color_region(rng: Rng, classes: Sequence[str]) -> Spec:
-    (a, b), hues = _pick(rng, _colorable(classes), 2), _pick(rng, COLORS, 2)
-    sides = _sides(rng)
-    words = [f"{c} {x} on the {s}" for c, x, s in zip(hues, (a, b), sides, strict=True)]
-    items = tuple(Item(cls=x, color=c, region=s)
-                  for c, x, s in zip(hues, (a, b), sides, strict=True))  # fmt: skip
-    return Spec(tag="color_spatial_attr", include=items,
-                prompt=f"a photo of {' and '.join(words)}")  # fmt: skip
+def _listed(things: Sequence[str]) -> str:
+    """ "x and y"; "x, y, and z"."""
+    if len(things) == 2:
+        return " and ".join(things)
+    return f"{', '.join(things[:-1])}, and {things[-1]}"
+
+
+def _one_or_more(item: Item) -> str:
+    word = item.cls if item.count == 1 else plural(item.cls)
+    return f"{NUMBER_WORDS[item.count]} {word}"
+
+
+PHRASES: dict[str, Callable[[Item], str]] = {
+    "color_attr": lambda i: f"{article(i.color or '')} {i.cls}",
+    "spatial_count_attr": lambda i: f"{NUMBER_WORDS[i.count]} {plural(i.cls)} on the {i.region}",
+    "color_spatial_attr": lambda i: f"{i.color} {i.cls} on the {i.region}",
+    "color_count_attr": lambda i: f"{NUMBER_WORDS[i.count]} {i.color} {plural(i.cls)}",
+    "multi_object_count_attr": _one_or_more,
+    "size_spatial_attr": lambda i: f"a {i.size} {i.cls} on the {i.region}",
+}
+"""GenEval++'s tag -> how one of several things is called. Its quirks are kept: plural for one, no
+article beside a region (Ye et al. 2025, Echo-4o)."""
+
+
+def phrase(tag: str, items: Sequence[Item]) -> str:
+    """What a picture of `items` shows, in GenEval++'s words: "a red cup, ..., and a blue tie"."""
+    if tag == "counting":
+        (item,) = items
+        return f"{NUMBER_WORDS[item.count]} {plural(item.cls)}"
+    return _listed([PHRASES[tag](item) for item in items])
+
+
+def _spec(tag: str, items: Sequence[Item]) -> Spec:
+    return Spec(tag=tag, include=tuple(items), prompt=f"a photo of {phrase(tag, items)}")
 
 
 Task = Callable[[Rng, Sequence[str]], Spec]
