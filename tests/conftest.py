@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from impasto.world import Sprites
@@ -11,3 +12,9 @@ from impasto.world import Sprites
 def sprites() -> Sprites:
     """OpenMoji's drawings and the project's own, built once and cached on disk."""
     return Sprites.load()
+
+
+@pytest.fixture(scope="session")
+def rng_of():
+    """A random state from a number."""
+    return lambda i: np.random.default_rng([20260101, i])

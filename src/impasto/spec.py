@@ -98,7 +98,7 @@ class Item:
     def to_dict(self) -> dict[str, Any]:
         """Keys and key order of GenEval's metadata; absent demands are left out."""
         values: dict[str, Any] = {"class": self.cls, "count": self.count}
-        for key in ("color", "region", "size"):
+        for key in ("color", "size", "region"):
             if getattr(self, key) is not None:
                 values[key] = getattr(self, key)
         if self.position is not None:

@@ -1,6 +1,7 @@
 """Sets of specs, how their pictures lie on disk, and how verdicts are summed up."""
 
 from impasto.bench.base import Bench
+from impasto.bench.geneval_plus import geneval_plus, sticker_plus
 from impasto.bench.geneval_prompts import geneval, geneval_specs
 from impasto.bench.layout import IncompleteError, Picture, scan
 from impasto.bench.results import Record, outcomes, read_results, write_results
@@ -13,11 +14,13 @@ __all__ = [
     "Picture",
     "Record",
     "geneval",
+    "geneval_plus",
     "geneval_specs",
     "outcomes",
     "read_results",
     "scan",
     "sticker",
+    "sticker_plus",
     "summarise",
     "summary_text",
     "write_results",

@@ -5,8 +5,11 @@
     no target for {class} to be {relation}                                      no target
     expected {class} {relation} target, found {relations} target                wrong relation
     expected {class}<{n}, found {k}                                             too many
+    expected {class}>={n} {region}, found {k} there                             wrong place
+    expected {class} larger than {class}, found smaller                         wrong size
 
-Source: Ghosh et al. 2023, `evaluate_images.py`. "missing" is none found, "too few" some.
+"missing" is none found, "too few" some. Source: Ghosh et al. 2023, `evaluate_images.py`; the last
+two are `impasto.score.verdict_plus`'s.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from impasto.spec import COLORS, RELATIONS
 
 __all__ = ["KINDS", "Failure", "read_reason"]
 
-KINDS = ("missing", "too few", "too many", "wrong color", "wrong relation", "no target", "other")
+KINDS = ("missing", "too few", "too many", "wrong color", "wrong relation", "no target",
+         "wrong place", "wrong size", "other")  # fmt: skip
 
 _COLOR, _RELATION = "|".join(COLORS), "|".join(RELATIONS)
 _PATTERNS = {
@@ -29,6 +33,9 @@ _PATTERNS = {
     "too many": r"expected (?P<cls>.+)<(?P<n>\d+), found (?P<k>\d+)",
     "wrong relation": rf"expected (?P<cls>.+) (?:{_RELATION}) target, found .* ?target",
     "no target": rf"no target for (?P<cls>.+) to be (?:{_RELATION})",
+    "wrong place": r"expected (?P<cls>.+)>=(?P<n>\d+) (?:left|right|above|below), "
+    r"found \d+ there",
+    "wrong size": r"expected (?P<cls>.+) larger than .+, found smaller",
 }
 
 

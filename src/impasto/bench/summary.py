@@ -24,9 +24,9 @@ TASKS = ("single_object", "two_object", "counting", "colors", "position", "color
 """GenEval's six: its overall score is the mean over all of them."""
 
 
-def overall_label(tasks: Sequence[str]) -> str:
-    """What a mean over `tasks` may be called: "overall" for exactly GenEval's six."""
-    if sorted(tasks) == sorted(TASKS):
+def overall_label(tasks: Sequence[str], whole: Sequence[str] = TASKS) -> str:
+    """What a mean over `tasks` may be called: "overall" for exactly the `whole` bench's."""
+    if sorted(tasks) == sorted(whole):
         return "overall"
     return f"mean of {len(tasks)} task{'s' * (len(tasks) != 1)} ({', '.join(tasks)})"
 
@@ -69,8 +69,10 @@ def summary_text(records: Sequence[Record]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def summarise(records: Sequence[Record]) -> dict[str, Any]:
+def summarise(records: Sequence[Record], tasks: Sequence[str] = TASKS) -> dict[str, Any]:
     """Scores with intervals, and tables of what failed; JSON-ready.
+
+    tasks: all that the bench has; a mean over others is not called its overall score.
 
     images, prompts: numbers. correct_images: share of pictures. any_correct, all_correct: share
     of prompts with at least one / only correct pictures. images_per_prompt: [fewest, most].
@@ -79,7 +81,7 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     `color_table`, `color_confusion`. Raises ValueError when there are no records.
     """
     _refuse_none(records)
-    prompts, tasks = _by(records, "metadata"), _by(records, "tag")
+    prompts, by_task = _by(records, "metadata"), _by(records, "tag")
     estimates = bootstrap(outcomes(records))
     sizes = [len(v) for v in prompts.values()]
     return {
@@ -91,10 +93,10 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
         "all_correct": float(np.mean([all(v) for v in prompts.values()])),
         "tasks": {
             task: _score(estimates.tasks[task]) | {"correct": sum(v), "images": len(v)}
-            for task, v in tasks.items()
+            for task, v in by_task.items()
         },
-        "overall": {"label": overall_label(list(tasks)), **_score(estimates.overall),
-                    "tasks": list(tasks)},
+        "overall": {"label": overall_label(list(by_task), tasks), **_score(estimates.overall),
+                    "tasks": list(by_task)},
         "failures": failure_histogram(records),
         "classes": class_table(records),
         "colors": color_table(records),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from impasto.score.base import Found, Score
 from impasto.spec import CLASSES, COLORS, Item, Spec, relations
 
-__all__ = ["Thresholds", "judge", "kept_objects", "needs_color"]
+__all__ = ["Objects", "Thresholds", "color_failure", "judge", "kept_objects", "needs_color"]
 
 Objects = Mapping[str, Sequence[Found]]
 
@@ -116,7 +116,7 @@ def _check(spec: Spec) -> None:
                              f"which GenEval's rule does not judge")  # fmt: skip
 
 
-def _color_failure(item: Item, colors: Sequence[str]) -> str:
+def color_failure(item: Item, colors: Sequence[str]) -> str:
     """Why the objects' colours do not do; "" when they do."""
     right = colors.count(item.color or "")
     if right >= item.count:
@@ -163,7 +163,7 @@ def judge(
         if len(group) < item.count:
             failure = f"expected {item.cls}>={item.count}, found {len(group)}"
         elif item.color is not None:
-            failure = _color_failure(item, [color_of(one) for one in group])
+            failure = color_failure(item, [color_of(one) for one in group])
         if not failure and item.position is not None:
             failure = _position_failure(item, group, groups[item.position[1]], threshold)
         reasons += [failure] if failure else []

@@ -13,7 +13,7 @@ import numpy as np
 from impasto.spec import COLORS, NUMBER_WORDS, RELATIONS, Item, Spec, article, plural
 from impasto.world.splits import Split
 
-__all__ = ["GENEVAL_PLUS_TASKS", "GENEVAL_TASKS", "phrase", "sample_spec"]
+__all__ = ["GENEVAL_PLUS_TASKS", "GENEVAL_TASKS", "PLUS", "phrase", "sample_spec"]
 
 Rng = np.random.Generator
 
@@ -169,6 +169,19 @@ GENEVAL_PLUS_TASKS: dict[str, Task] = {
     "spatial_count_attr": spatial_count, "multi_object_count_attr": multi_object_count,
     "size_spatial_attr": size_region,
 }  # fmt: skip
+
+
+def _several_colors(rng: Rng, classes: Sequence[str]) -> Spec:
+    """Three objects, or four for one prompt in four."""
+    return color_attr(rng, classes, 4 if rng.random() < 0.25 else 3)
+
+
+PLUS: dict[str, Task] = {
+    "color_attr": _several_colors, "counting": many, "color_count_attr": color_count,
+    "color_spatial_attr": color_region, "spatial_count_attr": spatial_count,
+    "multi_object_count_attr": multi_object_count, "size_spatial_attr": size_region,
+}  # fmt: skip
+"""GenEval++'s tags, as the benchmark mixes them."""
 _ALL = GENEVAL_TASKS | GENEVAL_PLUS_TASKS
 
 
