@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 
 from impasto.score.detector import tight_boxes
-from impasto.score.segment import (
+from impasto.score.voting import (
     CELL,
     MINIMAL_PIXELS,
     OFFSET_SCALE,
@@ -17,11 +17,11 @@ from impasto.score.segment import (
     Maps,
     VotingDetector,
     _peaks,
-    build_segmenter,
-    segment,
+    build_network,
+    read_maps,
 )
 from impasto.spec import CLASSES
-from impasto.train.segmenter import targets
+from impasto.train.voting import targets
 from impasto.world import compose, render, sample_spec
 
 SIDE = 64
@@ -33,7 +33,7 @@ SURE = 20.0
 def detector():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return VotingDetector(build_segmenter("tiny"))
+        return VotingDetector(build_network("tiny"))
 
 
 def logit(p):
@@ -211,14 +211,14 @@ def lively(detector):
 
 
 def test_pictures_give_maps_of_half_and_a_quarter_of_their_size(detector):
-    maps = segment(detector.model, torch.rand(2, 3, 32, 48))
+    maps = read_maps(detector.model, torch.rand(2, 3, 32, 48))
     assert maps.foreground.shape == maps.heat.shape == (2, 16, 24)
     assert maps.offsets.shape == (2, 2, 16, 24)
     assert maps.classes.shape == (2, 80, 8, 12)
 
 
 def test_centres_start_rare():
-    maps = segment(build_segmenter("tiny").eval(), torch.rand(2, 3, 32, 32))
+    maps = read_maps(build_network("tiny").eval(), torch.rand(2, 3, 32, 32))
     assert maps.heat.sigmoid().mean() < 0.15 < maps.foreground.sigmoid().mean()
 
 
@@ -228,7 +228,7 @@ def test_quarters_stand_where_their_pixels_are(detector):
     cells = images.view(1, 3, 8, 4, 8, 4).permute(0, 1, 3, 5, 2, 4).reshape(1, 48, 8, 8)
     with torch.no_grad():
         out = detector.model(cells * 2 - 1, 0).sample[0]
-        maps = segment(detector.model, images)
+        maps = read_maps(detector.model, images)
     for k, plane in enumerate((maps.foreground[0], maps.heat[0], *maps.offsets[0])):
         for dy in range(2):
             for dx in range(2):
@@ -243,7 +243,7 @@ def test_sides_must_be_multiples_of_sixteen(detector, height, width):
 
 
 def test_a_saved_detector_finds_the_same(tmp_path):
-    detector = lively(VotingDetector(build_segmenter("tiny")))
+    detector = lively(VotingDetector(build_network("tiny")))
     images = torch.rand(3, 3, 64, 48, generator=torch.Generator().manual_seed(0))
     found = detector.detect(images)
     assert len(found) == 3 and all(found) and found[0] != found[1]
@@ -259,15 +259,15 @@ def test_a_saved_detector_finds_the_same(tmp_path):
 
 
 def test_half_precision_folders_run_in_float32(tmp_path):
-    build_segmenter("tiny").bfloat16().save_pretrained(tmp_path)
+    build_network("tiny").bfloat16().save_pretrained(tmp_path)
     again = VotingDetector.from_pretrained(tmp_path)
     assert {p.dtype for p in again.model.parameters()} == {torch.float32}
     assert not again.model.training
 
 
 def test_unknown_presets_are_named():
-    with pytest.raises(ValueError, match="unknown segmenter preset 'big'; allowed: sticker, tiny"):
-        build_segmenter("big")
+    with pytest.raises(ValueError, match="unknown detector preset 'big'; allowed: sticker, tiny"):
+        build_network("big")
 
 
 # What training asks for is what the detector reads

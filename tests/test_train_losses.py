@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from transformers.models.mask2former import modeling_mask2former as reference
 
 from impasto.score.detector import detector_config
-from impasto.score.segment import Maps
+from impasto.score.voting import Maps
 from impasto.train.autoencoder import reconstruction_loss
 from impasto.train.mask2former_loss import mask2former_loss, match, matching_costs
-from impasto.train.segmenter import segmenter_loss, targets
+from impasto.train.voting import targets, voting_loss
 
 QUERIES, CLASSES = 6, 80
 LABELS = torch.tensor([[3, 3, 70], [79, 0, -1], [5, -1, -1]])
@@ -222,7 +222,7 @@ def test_targets_of_full_size_are_shrunk_to_twice_the_masks():
     torch.testing.assert_close(total, expected)
 
 
-# The segmenter's loss
+# The voting detector's loss
 
 SURE = 30.0
 
@@ -244,7 +244,7 @@ def perfect(asked):
 
 
 def test_perfect_maps_cost_nothing():
-    total, parts = segmenter_loss(perfect(wanted()), wanted())
+    total, parts = voting_loss(perfect(wanted()), wanted())
     assert set(parts) == {"fg", "centre", "vote", "class"}
     assert 0 <= total < 1e-6
 
@@ -257,7 +257,7 @@ def test_each_part_sees_its_own_error_only(part, field):
     asked = wanted()
     before = perfect(asked)
     bad = before._replace(**{field: getattr(before, field).roll((3, 5), (-1, -2))})
-    total, parts = segmenter_loss(bad, asked)
+    total, parts = voting_loss(bad, asked)
     assert parts[part] > 0.1
     assert all(value < 1e-6 for name, value in parts.items() if name != part)
     weight = {"centre": 2, "vote": 4}.get(part, 1)
@@ -269,14 +269,14 @@ def test_votes_and_classes_outside_of_objects_are_free():
     maps = perfect(asked)
     maps.offsets[:, :, asked.foreground[0] == 0] = 9.0
     maps.classes[:, 7, asked.weight[0] == 0] = 500.0
-    assert segmenter_loss(maps, asked)[0] < 1e-6
+    assert voting_loss(maps, asked)[0] < 1e-6
 
 
 def test_parts_of_empty_maps_are_the_formulas():
     asked = wanted()
     blank = Maps(torch.zeros(1, 32, 32), torch.full((1, 32, 32), -1.0), torch.zeros(1, 2, 32, 32),
                  torch.zeros(1, 80, 16, 16))  # fmt: skip
-    _, parts = segmenter_loss(blank, asked)
+    _, parts = voting_loss(blank, asked)
     p, focal = 1 / (1 + math.e), 0.0
     for y in asked.heat.flatten().tolist():
         if y == 1:
@@ -298,7 +298,7 @@ def test_half_covered_cells_weigh_half():
     asked = targets(masks, torch.tensor([[4]]))
     maps = perfect(asked)
     maps.classes[:, :, 2, 3] = 0.0
-    _, parts = segmenter_loss(maps, asked)
+    _, parts = voting_loss(maps, asked)
     assert parts["class"] == pytest.approx(math.log(80) * 0.5 / 1.5, rel=1e-5)
 
 
@@ -306,7 +306,7 @@ def test_pictures_without_objects_have_a_finite_loss():
     asked = targets(torch.zeros(2, 1, 32, 32, dtype=torch.bool), torch.full((2, 1), -1))
     maps = Maps(torch.randn(2, 16, 16), torch.randn(2, 16, 16), torch.randn(2, 2, 16, 16),
                 torch.randn(2, 80, 8, 8))  # fmt: skip
-    total, parts = segmenter_loss(maps, asked)
+    total, parts = voting_loss(maps, asked)
     assert torch.isfinite(total) and parts["vote"] == parts["class"] == 0
 
 

@@ -16,7 +16,7 @@ from impasto.models.mmdit import MMDiTGenerator
 from impasto.sample.protocol import Request, Sampling, generate
 from impasto.score.clip import ClipScorer
 from impasto.score.detector import Mask2FormerDetector
-from impasto.score.segment import VotingDetector
+from impasto.score.voting import VotingDetector
 from impasto.spec import CLASSES, Item, Spec
 from impasto.train import data, run
 from impasto.train.loop import Loop, NonFiniteLoss, learning_rate
@@ -55,7 +55,7 @@ def test_recipes_have_their_own_data():
     seeds = {}
     for path in RECIPES:
         seeds.setdefault(load_recipe(path).data_seed, set()).add(load_recipe(path).kind)
-    assert [kinds for kinds in seeds.values() if len(kinds) > 1] == [{"detector", "segmenter"}]
+    assert [kinds for kinds in seeds.values() if len(kinds) > 1] == [{"mask2former", "detector"}]
 
 
 def test_only_what_draws_leaves_the_evaluation_out():
@@ -74,7 +74,7 @@ def test_a_recipe_is_read_and_overridden(recipe):
     ("values", "words"),
     [
         ({"step": 3}, r"recipe\.yaml: unknown key 'step': did you mean 'steps'"),
-        ({"kind": "segmentor"}, "unknown kind 'segmentor': did you mean 'segmenter'"),
+        ({"kind": "detektor"}, "unknown kind 'detektor': did you mean 'detector'"),
         ({"split": "test"}, "unknown split 'test'; allowed: "),
         ({"scenes": 0}, "scenes must be a positive number, given 0"),
         ({"steps": -1}, "steps must be a positive number, given -1"),
@@ -165,7 +165,7 @@ def finite(module):
 
 
 @pytest.mark.parametrize(
-    ("kind", "loaded"), [("detector", Mask2FormerDetector), ("segmenter", VotingDetector)]
+    ("kind", "loaded"), [("mask2former", Mask2FormerDetector), ("detector", VotingDetector)]
 )
 def test_a_detector_is_trained_and_loads(train, small, kind, loaded):
     folder = train(kind)
@@ -200,20 +200,20 @@ def test_an_autoencoder_and_a_generator_are_trained_and_load(train):
 
 
 def test_training_changes_the_weights_and_repeats_by_seed(train):
-    first, again = train("segmenter", "a"), train("segmenter", "b")
-    other = train("segmenter", "c", seed=1)
-    longer = train("segmenter", "d", steps=3)
+    first, again = train("detector", "a"), train("detector", "b")
+    other = train("detector", "c", seed=1)
+    longer = train("detector", "d", steps=3)
     files = [folder / run.VAE_FILE for folder in (first, again, other, longer)]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert len({file.read_bytes() for file in files}) == 3
 
 
-@pytest.mark.parametrize("kind", ["detector", "segmenter", "autoencoder"])
+@pytest.mark.parametrize("kind", ["mask2former", "detector", "autoencoder"])
 def test_training_goes_on_from_initial_weights(train, kind):
     """A learning rate of nearly nothing leaves them as they were."""
     first = train(kind, "first", lr=0.01)
     second = train(kind, "second", initial=str(first), lr=1e-12, seed=1)
-    name = "model.safetensors" if kind == "detector" else run.VAE_FILE
+    name = "model.safetensors" if kind == "mask2former" else run.VAE_FILE
     before, after = (load_file(folder / name) for folder in (first, second))
     for key, tensor in before.items():
         torch.testing.assert_close(after[key], tensor, atol=1e-6, rtol=1e-2)
@@ -240,7 +240,7 @@ def test_a_generator_needs_an_autoencoder(train):
 
 
 def test_a_trained_detector_knows_genevals_classes(train):
-    detector = Mask2FormerDetector.from_pretrained(train("detector"))
+    detector = Mask2FormerDetector.from_pretrained(train("mask2former"))
     assert detector.classes == list(CLASSES)
 
 

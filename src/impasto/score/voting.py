@@ -27,7 +27,7 @@ from impasto.score.detector import tight_boxes
 from impasto.spec import CLASSES
 from impasto.zoo.weights import load_weights
 
-__all__ = ["CELL", "OFFSET_SCALE", "Maps", "VotingDetector", "build_segmenter", "segment"]
+__all__ = ["CELL", "OFFSET_SCALE", "Maps", "VotingDetector", "build_network", "read_maps"]
 
 CELL = 4
 """Picture pixels per side of a cell."""
@@ -54,14 +54,14 @@ class Maps(NamedTuple):
     classes: Tensor
 
 
-def build_segmenter(name: str = "sticker") -> UNet2DModel:
+def build_network(name: str = "sticker") -> UNet2DModel:
     """A network with random weights: "sticker" (3.6 M parameters), or "tiny" for tests.
 
     Raises ValueError for another name.
     """
     widths = {"sticker": (64, 96, 128), "tiny": (8, 8, 8)}
     if name not in widths:
-        raise ValueError(f"unknown segmenter preset {name!r}; allowed: {', '.join(widths)}")
+        raise ValueError(f"unknown detector preset {name!r}; allowed: {', '.join(widths)}")
     model = UNet2DModel(
         sample_size=32, in_channels=3 * CELL**2, out_channels=4 * PART**2 + len(CLASSES),
         layers_per_block=1, down_block_types=("DownBlock2D",) * 3,
@@ -73,7 +73,7 @@ def build_segmenter(name: str = "sticker") -> UNet2DModel:
     return model
 
 
-def segment(model: UNet2DModel, images: Tensor) -> Maps:
+def read_maps(model: UNet2DModel, images: Tensor) -> Maps:
     """The maps of pictures (B, 3, H, W) in [0, 1].
 
     Raises ValueError when a side is not a multiple of 16 pixels.
@@ -95,7 +95,7 @@ def _peaks(heat: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class VotingDetector:
-    """A U-Net of `build_segmenter` that finds objects in pictures (B, 3, H, W)."""
+    """A U-Net of `build_network` that finds objects in pictures (B, 3, H, W)."""
 
     def __init__(self, model: UNet2DModel) -> None:
         self.model = model.eval()
@@ -119,7 +119,7 @@ class VotingDetector:
 
         Raises ValueError when a side is not a multiple of 16 pixels.
         """
-        maps = segment(self.model, images.to(self.model.device))
+        maps = read_maps(self.model, images.to(self.model.device))
         size = (images.shape[-2], images.shape[-1])
         rows = zip(*(m.cpu() for m in maps), strict=True)
         return [self._found(Maps(*row), size) for row in rows]

@@ -11,10 +11,10 @@ from impasto.train.loop import Loop
 from impasto.train.mask2former_loss import mask2former_loss
 from impasto.train.rough import roughen
 
-__all__ = ["train_detector"]
+__all__ = ["train_mask2former"]
 
 
-def train_detector(
+def train_mask2former(
     model: Mask2FormerForUniversalSegmentation, cache: PictureCache, *, steps: int, batch: int,
     lr: float = 6e-4, minutes: float | None = None, compiled: bool = False, seed: int = 0,
 ) -> tuple[Mask2FormerForUniversalSegmentation, Loop]:  # fmt: skip
@@ -26,7 +26,7 @@ def train_detector(
     device = cache.images.device
     model = model.to(device).train()
     network = torch.compile(model) if compiled else model
-    loop = Loop(model, steps, lr, weight_decay=0.05, minutes=minutes, name="detector")
+    loop = Loop(model, steps, lr, weight_decay=0.05, minutes=minutes, name="mask2former")
     while loop.running:
         rows = torch.randint(len(cache), (batch,), device=device)
         images = roughen(cache.images[rows].float() / 255)

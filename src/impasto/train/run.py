@@ -20,14 +20,14 @@ from impasto import files
 from impasto.models.mmdit import PRESETS, MMDiTGenerator, train_tokenizer
 from impasto.score.clip import clip_config
 from impasto.score.detector import detector_config
-from impasto.score.segment import build_segmenter
+from impasto.score.voting import build_network
 from impasto.train.autoencoder import train_autoencoder
 from impasto.train.clip import train_clip
 from impasto.train.data import TASK_WEIGHTS, cache_pictures, chunks, split_of
-from impasto.train.detector import train_detector
 from impasto.train.generator import cache_latents, train_generator
 from impasto.train.loop import Loop
-from impasto.train.segmenter import train_segmenter
+from impasto.train.mask2former import train_mask2former
+from impasto.train.voting import train_voting
 from impasto.world import Renderer, Sprites
 from impasto.zoo.cards import write_card
 from impasto.zoo.registry import nearest
@@ -119,7 +119,7 @@ def _numbers(recipe: Recipe) -> dict[str, Any]:
             "minutes": recipe.minutes, "compiled": recipe.compiled}  # fmt: skip
 
 
-def _detector(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+def _mask2former(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     cache, _, _ = _pictures(recipe, device)
     torch.manual_seed(recipe.seed)
     if recipe.initial:
@@ -128,18 +128,18 @@ def _detector(recipe: Recipe, device: torch.device, out: Path) -> Loop:
         )
     else:
         model = Mask2FormerForUniversalSegmentation(detector_config(recipe.preset))
-    model, loop = train_detector(model, cache, **_numbers(recipe))
+    model, loop = train_mask2former(model, cache, **_numbers(recipe))
     model.bfloat16().save_pretrained(out)
     return loop
 
 
-def _segmenter(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+def _detector(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     cache, _, _ = _pictures(recipe, device)
     torch.manual_seed(recipe.seed)
-    model = build_segmenter(recipe.preset)
+    model = build_network(recipe.preset)
     if recipe.initial:
         load_weights(model, Path(recipe.initial) / VAE_FILE)
-    model, loop = train_segmenter(model, cache, **_numbers(recipe))
+    model, loop = train_voting(model, cache, **_numbers(recipe))
     model.save_config(out)
     save_weights(out / VAE_FILE, model.state_dict(), "bfloat16")
     return loop
@@ -195,7 +195,7 @@ def _generator(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     return loop
 
 
-TRAINERS = {"detector": _detector, "segmenter": _segmenter, "clip": _clip,
+TRAINERS = {"detector": _detector, "mask2former": _mask2former, "clip": _clip,
             "autoencoder": _autoencoder, "generator": _generator}  # fmt: skip
 
 

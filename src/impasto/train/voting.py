@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from impasto.score.detector import tight_boxes
-from impasto.score.segment import CELL, OFFSET_SCALE, PART, Maps, segment
+from impasto.score.voting import CELL, OFFSET_SCALE, PART, Maps, read_maps
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
 from impasto.train.rough import roughen
 
-__all__ = ["Wanted", "segmenter_loss", "targets", "train_segmenter"]
+__all__ = ["Wanted", "targets", "train_voting", "voting_loss"]
 
 SIGMA = 2.5
 """Width of the heat's Gaussian in pixels."""
@@ -65,7 +65,7 @@ def targets(masks: Tensor, classes: Tensor) -> Wanted:
                   coarse.sum(1).clamp(max=1))  # fmt: skip
 
 
-def segmenter_loss(maps: Maps, wanted: Wanted) -> tuple[Tensor, dict[str, Tensor]]:
+def voting_loss(maps: Maps, wanted: Wanted) -> tuple[Tensor, dict[str, Tensor]]:
     """Total loss and its parts."""
     fg = F.binary_cross_entropy_with_logits(maps.foreground, wanted.foreground)
     log_p, log_q = F.logsigmoid(maps.heat), F.logsigmoid(-maps.heat)
@@ -81,7 +81,7 @@ def segmenter_loss(maps: Maps, wanted: Wanted) -> tuple[Tensor, dict[str, Tensor
     return fg + 2 * centre + 4 * vote + kind, {k: v.detach() for k, v in parts.items()}
 
 
-def train_segmenter(
+def train_voting(
     model: UNet2DModel, cache: PictureCache, *, steps: int, batch: int,
     lr: float = 1e-3, minutes: float | None = None, compiled: bool = False, seed: int = 0,
 ) -> tuple[UNet2DModel, Loop]:  # fmt: skip
@@ -89,12 +89,12 @@ def train_segmenter(
     torch.manual_seed(seed)
     device = cache.images.device
     model = model.to(device=device, memory_format=torch.channels_last).train()
-    loop = Loop(model, steps, lr, weight_decay=0.02, minutes=minutes, name="segmenter")
+    loop = Loop(model, steps, lr, weight_decay=0.02, minutes=minutes, name="detector")
 
     def loss_of(images: Tensor, wanted: Wanted) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.autocast(device.type, torch.bfloat16):
-            maps = segment(model, images)
-        return segmenter_loss(maps, wanted)
+            maps = read_maps(model, images)
+        return voting_loss(maps, wanted)
 
     run = torch.compile(loss_of) if compiled else loss_of
     while loop.running:
