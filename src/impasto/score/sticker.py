@@ -45,7 +45,7 @@ def sticker(
     from impasto.score.clip import load_clip
     from impasto.score.color import ClipColorClassifier
     from impasto.score.geneval import GenEvalScorer
-    from impasto.score.segment import VotingDetector
+    from impasto.score.voting import VotingDetector
 
     model, tokenizer, _ = load_clip(folder, device)
     colors = ClipColorClassifier(model, tokenizer)
