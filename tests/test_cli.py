@@ -290,6 +290,8 @@ def test_ls(kind, name):
 
 
 def test_ls_recipes(here):
+    done = call("ls", "recipes")
+    assert done.exit_code == 2 and "in its checkout" in done.stderr
     (here / "recipes").mkdir()
     (here / "recipes/x.yaml").write_text("# A small one.\nkind: detector\n")
     assert call("ls", "recipes").stdout == "recipes/x.yaml  A small one.\n"

@@ -49,6 +49,9 @@ def _registered(kind: str) -> list[dict[str, str]]:
 
 def _recipes(folder: Path) -> list[dict[str, str]]:
     """The YAML files below `folder`; the first comment line says what each is."""
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {str(folder)!r} here; recipes come with impasto's "
+                         f"repository, run this in its checkout")  # fmt: skip
     rows = []
     for path in sorted(folder.rglob("*.yaml")):
         first = path.read_text(encoding="utf-8").split("\n", 1)[0]
