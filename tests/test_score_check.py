@@ -198,7 +198,7 @@ def test_self_test_is_asked_once_before_scoring(register):
 
 
 def test_pairs_take_the_tasks_in_turn(sprites):
-    pairs = [check._pair(i, 0, sprites) for i in range(12)]
+    pairs = [check._pair(i, 0, sprites, GENEVAL_TASKS) for i in range(12)]
     assert [scene.spec.tag for scene, _, _ in pairs] == 2 * list(GENEVAL_TASKS)
     assert all(scene.spec == twin.spec and scene != twin for scene, twin, _ in pairs)
     assert len({kind for _, _, kind in pairs}) > 1

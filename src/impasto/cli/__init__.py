@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from impasto.cli.compare import compare
+from impasto.cli.convert import convert
 from impasto.cli.demo import demo
 from impasto.cli.doctor import doctor
 from impasto.cli.draw import generate
@@ -43,6 +44,7 @@ app.command("generate")(generate)
 app.command("eval")(evaluate)
 app.command("compare")(compare)
 app.command("train")(train)
+app.command("convert")(convert)
 app.command("ls")(ls)
 app.command("doctor")(doctor)
 bench_app.command("export")(bench_export)

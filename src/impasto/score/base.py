@@ -11,7 +11,7 @@ from torch import Tensor
 
 from impasto.spec import Spec
 
-__all__ = ["Found", "Score", "Scorer", "ScorerBroken"]
+__all__ = ["Found", "Score", "Scorer", "ScorerBroken", "Wanted"]
 
 
 class ScorerBroken(RuntimeError):
@@ -25,8 +25,22 @@ class Found:
     cls: str
     box: tuple[float, float, float, float]
     score: float
-    mask: Tensor = field(repr=False, compare=False)
-    """(H, W) bool, in the picture's own size."""
+    mask: Tensor | None = field(default=None, repr=False, compare=False)
+    """(H, W) bool, in the picture's own size; None from a detector that was told that nobody
+    will look at it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What will be looked at of one picture's objects: a detector may leave out the rest.
+
+    classes: of the objects; None for all. above: objects count at scores strictly above this.
+    masks: classes whose masks are looked at; None for all.
+    """
+
+    classes: frozenset[str] | None = None
+    above: float = 0.0
+    masks: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from impasto.score.base import Scorer
-from impasto.world import Renderer, Scene, Sprites, alter, compose, sample_spec
-from impasto.world.tasks import GENEVAL_TASKS
+from impasto.world import Renderer, Scene, Sprites, alter, compose
+from impasto.world.tasks import GENEVAL_TASKS, PLUS, Task
 from impasto.zoo.registry import SCORERS
 
 __all__ = ["check_scorer", "task_scene", "wilson"]
@@ -56,33 +56,36 @@ class _Tally:
         return {name: list(wilson(sum(v), len(v))) for name, v in self.verdicts.items()}
 
 
-def task_scene(i: int, seed: int, sprites: Sprites) -> tuple[Scene, np.random.Generator]:
-    """Scene i, the six tasks in turn, and its random state afterwards.
+def task_scene(
+    i: int, seed: int, sprites: Sprites, tasks: Mapping[str, Task] = GENEVAL_TASKS
+) -> tuple[Scene, np.random.Generator]:
+    """Scene i, the tasks in turn, and its random state afterwards.
 
-    Depends on (seed, i) and the style alone.
+    Depends on (seed, i), tasks and style alone.
     """
     rng = np.random.default_rng([seed, i])
-    task = list(GENEVAL_TASKS)[i % len(GENEVAL_TASKS)]
-    spec = sample_spec(rng, sprites.classes, weights={task: 1.0})
-    return compose(spec, rng, sprites), rng
+    task = list(tasks.values())[i % len(tasks)]
+    return compose(task(rng, sprites.classes), rng, sprites), rng
 
 
-def _pair(i: int, seed: int, sprites: Sprites) -> Pair:
+def _pair(i: int, seed: int, sprites: Sprites, tasks: Mapping[str, Task]) -> Pair:
     """Scene i and its twin."""
-    scene, rng = task_scene(i, seed, sprites)
+    scene, rng = task_scene(i, seed, sprites, tasks)
     return scene, *alter(scene, rng, sprites)
 
 
-def _batches(scenes: int, seed: int, sprites: Sprites) -> Iterator[list[Pair]]:
+def _batches(
+    scenes: int, seed: int, sprites: Sprites, tasks: Mapping[str, Task]
+) -> Iterator[list[Pair]]:
     for start in range(0, scenes, BATCH):
-        yield [_pair(i, seed, sprites) for i in range(start, min(start + BATCH, scenes))]
+        end = min(start + BATCH, scenes)
+        yield [_pair(i, seed, sprites, tasks) for i in range(start, end)]
 
 
-def _prepared(name: str, device: str, scenes: int, sprites: Sprites) -> Scorer:
-    """The scorer, self-tested; raises for what cannot be measured."""
-    if scenes < len(GENEVAL_TASKS):
-        raise ValueError(f"scenes must be at least {len(GENEVAL_TASKS)}, one for each task; "
-                         f"given {scenes}")  # fmt: skip
+def _prepared(name: str, device: str, scenes: int, sprites: Sprites
+              ) -> tuple[Scorer, Mapping[str, Task]]:  # fmt: skip
+    """The scorer, self-tested, and the tasks that its rule judges; raises for what cannot be
+    measured."""
     if len(sprites.classes) < MINIMAL_CLASSES:
         raise ValueError(f"the style draws {len(sprites.classes)} of GenEval's classes; scenes "
                          f"need at least {MINIMAL_CLASSES}")  # fmt: skip
@@ -90,8 +93,12 @@ def _prepared(name: str, device: str, scenes: int, sprites: Sprites) -> Scorer:
     if not scorer.gives_verdict:
         raise ValueError(f"scorer {name!r} gives no verdict, so it neither accepts nor rejects; "
                          f"give one with a rule, such as 'sticker'")  # fmt: skip
+    tasks = PLUS if scorer.provenance().get("rule") == "GenEval++" else GENEVAL_TASKS
+    if scenes < len(tasks):
+        raise ValueError(f"scenes must be at least {len(tasks)}, one for each task; given "
+                         f"{scenes}")  # fmt: skip
     scorer.self_test()
-    return scorer
+    return scorer, tasks
 
 
 def _verdicts(scorer: Scorer, draw: Renderer, scenes: Sequence[Scene]) -> list[bool]:
@@ -103,7 +110,7 @@ def check_scorer(
     name: str, *, scenes: int = 2000, seed: int = 0, style: str = "openmoji",
     device: str = "cpu", progress: Progress | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Judge `scenes` true scenes, the six tasks in turn, and as many with one fact altered.
+    """Judge `scenes` true scenes, its rule's tasks in turn, and as many with one fact altered.
 
     style: as for `Sprites.load`; specs ask only for classes that it can draw. progress: called
     with scenes done and all. Returns accept and reject (task -> rate), reject_by (kind of fact ->
@@ -112,11 +119,11 @@ def check_scorer(
     tasks or a style with too few classes; ScorerBroken when the self-test fails.
     """
     sprites = Sprites.load(style)
-    scorer = _prepared(name, device, scenes, sprites)
+    scorer, tasks = _prepared(name, device, scenes, sprites)
     draw = Renderer(sprites, device)
     tallies = {key: _Tally() for key in ("accept", "reject", "reject_by")}
     done = 0
-    for pairs in _batches(scenes, seed, sprites):
+    for pairs in _batches(scenes, seed, sprites, tasks):
         true = _verdicts(scorer, draw, [scene for scene, _, _ in pairs])
         false = _verdicts(scorer, draw, [twin for _, twin, _ in pairs])
         for (scene, _, kind), kept, passed in zip(pairs, true, false, strict=True):

@@ -22,10 +22,13 @@ from transformers import PreTrainedTokenizerFast as TokenizerClass
 from impasto.files import sha256_file
 from impasto.score.base import Score, Scorer
 from impasto.score.self_test import check_captions
+from impasto.score.trained import check_keys
 from impasto.spec import Spec
+from impasto.zoo.weights import without_bars
 
 __all__ = [
     "BATCH",
+    "OPENAI",
     "ClipScorer",
     "Normalisation",
     "clip_config",
@@ -50,6 +53,10 @@ class Normalisation(NamedTuple):
         return (pixels - pixels.new_tensor(self.mean)[:, None, None]) / pixels.new_tensor(
             self.std
         )[:, None, None]
+
+
+OPENAI = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+"""Of OpenAI's CLIP (Radford et al. 2021, `clip/clip.py`)."""
 
 
 def clip_config(name: str = "sticker", vocab_size: int = 1024, eos: int = 1, pad: int = 0
@@ -83,17 +90,17 @@ def load_clip(
     """Model in float32, tokenizer, and sha256 of the weights of a `save_pretrained` folder.
 
     Raises FileNotFoundError when the folder has no `model.safetensors`, ValueError when it lacks
-    weights of the model: transformers would go on with random ones.
+    weights of the model, which transformers would fill with random ones, or holds others.
     """
     weights = Path(folder) / "model.safetensors"
     if not weights.is_file():
         raise FileNotFoundError(f"{weights} is missing; give a folder that CLIPModel's "
                                 f"save_pretrained wrote, with its tokenizer")  # fmt: skip
-    model, found = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True,
-                                             output_loading_info=True)  # fmt: skip
-    if lacking := [*found["missing_keys"], *found["mismatched_keys"]]:
-        raise ValueError(f"{weights} does not fit its config: {len(lacking)} tensors are missing "
-                         f"or of another shape, such as {lacking[0]}")  # fmt: skip
+    with without_bars():
+        model, found = CLIPModel.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    check_keys(found, weights, harmless=lambda key: key.endswith(".position_ids"))
     tokenizer = TokenizerClass.from_pretrained(folder, local_files_only=True)
     return model.to(device).eval(), tokenizer, sha256_file(weights)
 

@@ -58,12 +58,20 @@ def color_crop(image: Tensor, found: Found, size: int) -> Tensor:
     image: (3, H, W) in [0, 1]. Long thin objects lose their ends. Raises ValueError when the mask
     has another size than the picture.
     """
+    if found.mask is None:
+        raise ValueError(f"the {found.cls!r} has no mask, which its colour needs; ask the "
+                         f"detector for masks of this class")  # fmt: skip
     if found.mask.shape != image.shape[-2:]:
         raise ValueError(f"the mask of {found.cls!r} is {tuple(found.mask.shape)}, its picture "
                          f"{tuple(image.shape[-2:])}; masks have the picture's size")  # fmt: skip
-    image = image.cpu()
-    on_grey = torch.where(found.mask.cpu(), image, torch.full_like(image, GREY))
-    return from_pil(_centre_square(to_pil(on_grey).crop(_pixels(found.box)), size))
+    x1, y1, x2, y2 = _pixels(found.box)
+    # Cut before compositing: the same pixels, without touching the rest of a large picture.
+    left, top = max(x1, 0), max(y1, 0)
+    region = slice(top, max(y2, top)), slice(left, max(x2, left))
+    cut, mask = image[:, *region].cpu(), found.mask[region].cpu()
+    on_grey = to_pil(torch.where(mask, cut, torch.full_like(cut, GREY)))
+    return from_pil(_centre_square(on_grey.crop((x1 - left, y1 - top, x2 - left, y2 - top)),
+                                   size))  # fmt: skip
 
 
 class ClipColorClassifier:

@@ -8,55 +8,76 @@ From the last layer's class logits (Q, C + 1) and mask logits (Q, h, w), per pic
     box = [xmin, ymin, xmax + 1, ymax + 1] of m
 
 One query may appear under several classes. The small detector of the sticker world and the
-published ones are the same class with another config and another `Preprocess`.
+published ones are the same class with another config, another `Preprocess` and another `MasksAt`.
+
+Masks of rows with p <= t, for a threshold t in use, are not computed, and no object is lost: with
+k pixels inside, sum(sigmoid * m) is a float32 sum of k numbers <= 1. Rounding is monotonic and
+whole numbers up to 2^24 are exact, so in any order of summing it is at most k <= k + 1e-6; the
+quotient is at most 1 and the score at most p <= t, whereas an object counts at a score > t. (No
+picture has more than 2^24 pixels: `images.MAX_PIXELS`.) The Q best are chosen before, among all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
-from impasto.score.base import Found
+from impasto.score.base import Found, Wanted
 from impasto.spec import CLASSES
 
 __all__ = ["Mask2FormerDetector", "detector_config", "sticker_preprocess", "tight_boxes"]
 
 Preprocess = Callable[[Tensor], Tensor]
+"""Pictures (B, 3, H, W) in [0, 1] to the network's input (B, 3, h, w)."""
+MasksAt = Callable[[Tensor, tuple[int, int]], Tensor]
+"""Mask logits (N, h', w') to a picture's height and width."""
 STICKER_SIZE = 192
 """The sticker detector looks at pictures enlarged to this side: its objects may be 18 px small."""
 MINIMAL_SCORE = 0.05
 """Objects below this are dropped before boxes are computed; every threshold in use is higher."""
+EVERYTHING = Wanted(above=MINIMAL_SCORE)
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "sticker": {"image": 192, "embed_dim": 32, "depths": [2, 2, 4, 2], "heads": [2, 4, 8, 16],
+                "window": 8, "hidden": 128, "encoder_ffn": 320, "ffn": 320, "encoder": 2,
+                "decoder": 5, "attention": 4, "queries": 20},
+    "tiny": {"image": 192, "embed_dim": 8, "depths": [1, 1, 1, 1], "heads": [1, 1, 2, 2],
+             "window": 4, "hidden": 32, "encoder_ffn": 32, "ffn": 32, "encoder": 1, "decoder": 2,
+             "attention": 4, "queries": 8},
+    "official": {"image": 224, "embed_dim": 96, "depths": [2, 2, 18, 2],
+                 "heads": [3, 6, 12, 24], "window": 7, "hidden": 256, "encoder_ffn": 1024,
+                 "ffn": 2048, "encoder": 6, "decoder": 10, "attention": 8, "queries": 100},
+}  # fmt: skip
+"""Of the presets; "decoder" counts the first prediction, which has no layer of its own."""
 
 
 def detector_config(name: str = "sticker", **changes: int) -> Mask2FormerConfig:
-    """Presets: "sticker" for pictures of 128 px, "tiny" for tests.
+    """Presets: "sticker" for pictures of 128 px, "tiny" for tests, "official" for GenEval's.
 
-    Raises ValueError for another name.
+    "official" is mmdetection's mask2former_swin-s-p4-w7-224_lsj_8x2_50e_coco. Raises ValueError
+    for another name.
     """
-    sizes = {
-        "sticker": {"embed_dim": 32, "depths": [2, 2, 4, 2], "heads": [2, 4, 8, 16], "window": 8,
-                    "hidden": 128, "ffn": 320, "encoder": 2, "decoder": 5, "queries": 20},
-        "tiny": {"embed_dim": 8, "depths": [1, 1, 1, 1], "heads": [1, 1, 2, 2], "window": 4,
-                 "hidden": 32, "ffn": 32, "encoder": 1, "decoder": 2, "queries": 8},
-    }  # fmt: skip
-    if name not in sizes:
-        raise ValueError(f"unknown detector preset {name!r}; allowed: {', '.join(sizes)}")
-    s = sizes[name] | changes
+    if name not in SIZES:
+        raise ValueError(f"unknown detector preset {name!r}; allowed: {', '.join(SIZES)}")
+    s = SIZES[name] | changes
     backbone = SwinConfig(
-        image_size=192, patch_size=4, embed_dim=s["embed_dim"], depths=s["depths"],
+        image_size=s["image"], patch_size=4, embed_dim=s["embed_dim"], depths=s["depths"],
         num_heads=s["heads"], window_size=s["window"], drop_path_rate=0.0,
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )  # fmt: skip
     return Mask2FormerConfig(
         backbone_config=backbone, num_labels=len(CLASSES), feature_size=s["hidden"],
-        mask_feature_size=s["hidden"], hidden_dim=s["hidden"], encoder_feedforward_dim=s["ffn"],
-        dim_feedforward=s["ffn"], encoder_layers=s["encoder"], decoder_layers=s["decoder"],
-        num_attention_heads=4, num_queries=s["queries"], dropout=0.0, use_auxiliary_loss=True,
+        mask_feature_size=s["hidden"], hidden_dim=s["hidden"], dim_feedforward=s["ffn"],
+        encoder_feedforward_dim=s["encoder_ffn"], encoder_layers=s["encoder"],
+        decoder_layers=s["decoder"], num_attention_heads=s["attention"], num_queries=s["queries"],
+        dropout=0.0, use_auxiliary_loss=True,
         id2label=dict(enumerate(CLASSES)), label2id={c: i for i, c in enumerate(CLASSES)},
     )  # fmt: skip
 
@@ -89,20 +110,34 @@ def sticker_preprocess(images: Tensor) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear") * 2 - 1
 
 
+def bilinear(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mask logits (N, h, w) at `size`, straight away."""
+    return F.interpolate(logits[None], size=size, mode="bilinear")[0]
+
+
+def _mask_scores(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """(m, mask score) of mask logits (N, H, W): (N, H, W) bool and (N,)."""
+    inside = logits > 0
+    sums = (logits.sigmoid() * inside).sum((-2, -1))
+    return inside, sums / (inside.sum((-2, -1)) + 1e-6)
+
+
 class Mask2FormerDetector:
     """A Mask2Former that finds objects in pictures (B, 3, H, W).
 
-    preprocess: picture tensor -> network input (B, 3, h, w); default: the sticker detector's.
+    preprocess, masks_at: default the sticker detector's. classes: by index, default the config's.
+    batch: pictures in one pass of the network, at most.
     """
 
     def __init__(
-        self, model: Mask2FormerForUniversalSegmentation, preprocess: Preprocess | None = None
-    ) -> None:
+        self, model: Mask2FormerForUniversalSegmentation, preprocess: Preprocess | None = None,
+        masks_at: MasksAt = bilinear, *, classes: Sequence[str] | None = None, batch: int = 64,
+    ) -> None:  # fmt: skip
         self.model = model.eval()
-        self.preprocess = preprocess or sticker_preprocess
-        self.classes: Sequence[str] = [
-            model.config.id2label[i] for i in range(model.config.num_labels)
-        ]
+        self.preprocess, self.masks_at = preprocess or sticker_preprocess, masks_at
+        self.batch = batch
+        labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+        self.classes: Sequence[str] = classes or labels
 
     @classmethod
     def from_pretrained(
@@ -112,30 +147,48 @@ class Mask2FormerDetector:
         model = Mask2FormerForUniversalSegmentation.from_pretrained(path, dtype=torch.float32)
         return cls(model.to(device))
 
-    @torch.inference_mode()
     def detect(self, images: Tensor) -> list[list[Found]]:
         """All objects of each picture with score above 0.05, in no particular order."""
+        return self.detect_wanted(images, [EVERYTHING] * len(images))
+
+    @torch.inference_mode()
+    def detect_wanted(self, images: Tensor, wanted: Sequence[Wanted]) -> list[list[Found]]:
+        """The objects of each picture that `wanted` names, in no particular order."""
+        size = (images.shape[-2], images.shape[-1])
+        rows = (row for part in images.split(self.batch) for row in self.predict(part))
+        return [self._found(c, m, size, one) for (c, m), one in zip(rows, wanted, strict=True)]
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Class logits (Q, C + 1) and mask logits (Q, h, w) of each picture, one pass for all."""
         device = next(self.model.parameters()).device
         out = self.model(pixel_values=self.preprocess(images.to(device)))
-        size = tuple(images.shape[-2:])
-        logits, masks = out.class_queries_logits.float(), out.masks_queries_logits.float()
-        return [self._found(c, m, size) for c, m in zip(logits, masks, strict=True)]
+        return list(zip(out.class_queries_logits.float(), out.masks_queries_logits.float(),
+                        strict=True))  # fmt: skip
 
-    def _found(self, logits: Tensor, masks: Tensor, size: tuple[int, ...]) -> list[Found]:
-        """Post-process one picture: logits (Q, C + 1), masks (Q, h, w)."""
+    def _rows(self, logits: Tensor, wanted: Wanted) -> list[tuple[float, int, str]]:
+        """(p, query, class) of the Q best that may become an object, best first."""
         p, index = logits.softmax(-1)[:, :-1].flatten().topk(len(logits))
-        keep = p > MINIMAL_SCORE
-        p, index = p[keep], index[keep]
-        query, label = index // len(self.classes), index % len(self.classes)
-        if not len(p):
+        found = zip(p.tolist(), index.tolist(), strict=True)
+        rows = [(value, i // len(self.classes), self.classes[i % len(self.classes)])
+                for value, i in found if value > wanted.above]  # fmt: skip
+        return [row for row in rows if wanted.classes is None or row[2] in wanted.classes]
+
+    def _found(
+        self, logits: Tensor, masks: Tensor, size: tuple[int, int], wanted: Wanted = EVERYTHING
+    ) -> list[Found]:
+        """Post-process one picture: logits (Q, C + 1), masks (Q, h, w)."""
+        rows = self._rows(logits, wanted)
+        queries = sorted({query for _, query, _ in rows})
+        if not rows:
             return []
-        m = F.interpolate(masks[query][None], size=size, mode="bilinear")[0]
-        inside = m > 0
-        mask_score = (m.sigmoid() * inside).sum((-2, -1)) / (inside.sum((-2, -1)) + 1e-6)
-        score, boxes = p * mask_score, tight_boxes(inside)
-        return [
-            Found(self.classes[c], tuple(b), s, k)
-            for c, b, s, k in zip(label.tolist(), boxes.tolist(), score.tolist(),
-                                  inside.cpu(), strict=True)
-            if s > MINIMAL_SCORE
-        ]  # fmt: skip
+        inside, mask_score = _mask_scores(self.masks_at(masks[queries], size))
+        boxes = tight_boxes(inside).tolist()
+        at = [queries.index(query) for _, query, _ in rows]
+        scores = (torch.tensor([p for p, _, _ in rows]) * mask_score.cpu()[at]).tolist()
+        seen = {k for k, (_, _, c) in zip(at, rows, strict=True)
+                if wanted.masks is None or c in wanted.masks}  # fmt: skip
+        kept = dict(zip(sorted(seen), inside[sorted(seen)].cpu(), strict=True))
+        return [Found(c, tuple(boxes[k]), score, kept.get(k))
+                for (_, _, c), k, score in zip(rows, at, scores, strict=True)
+                if score > wanted.above]  # fmt: skip

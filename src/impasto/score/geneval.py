@@ -1,26 +1,32 @@
 """GenEval's judge: a detector finds the objects, a classifier names colours, a rule decides.
 
 The rule is `impasto.score.verdict`, the same whatever the networks: the small ones of the sticker
-world, or the published Mask2Former and CLIP.
+world, or the published Mask2Former and CLIP. A detector that can spare itself objects and masks
+which the rule will not look at is told so, and no verdict depends on whether it does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
-from impasto.score.base import Found, Score, Scorer
+from impasto.score.base import Found, Score, Scorer, Wanted
 from impasto.score.self_test import check_verdicts
-from impasto.score.verdict import Thresholds, judge, kept_objects, needs_color
+from impasto.score.verdict import Objects, Thresholds, judge, kept_objects, needs_color
+from impasto.score.verdict_plus import judge_plus
 from impasto.spec import Spec
 
-__all__ = ["ColorClassifier", "Detector", "GenEvalScorer"]
+__all__ = ["RULES", "ColorClassifier", "Detector", "GenEvalScorer", "SelectiveDetector", "wanted"]
 
 BATCH = 64
 """Pictures that the detector sees at once, at most."""
+
+Details = Literal["all", "asked"]
 
 
 class Detector(Protocol):
@@ -30,6 +36,14 @@ class Detector(Protocol):
         """All objects of each picture of (B, 3, H, W) in [0, 1], in any order."""
 
 
+@runtime_checkable
+class SelectiveDetector(Detector, Protocol):
+    """A detector that may leave out what nobody will look at."""
+
+    def detect_wanted(self, images: Tensor, wanted: Sequence[Wanted]) -> list[list[Found]]:
+        """`detect`, at least with the objects and masks of picture i that wanted[i] names."""
+
+
 class ColorClassifier(Protocol):
     """Names colours of objects."""
 
@@ -37,10 +51,44 @@ class ColorClassifier(Protocol):
         """One of GenEval's ten colours for each (picture (3, H, W), object in it)."""
 
 
-class GenEvalScorer(Scorer):
-    """Value 1.0 where the picture shows all that its spec demands by GenEval's rule, else 0.0.
+def _batches(images: Tensor | Sequence[Tensor]) -> Iterator[list[int]]:
+    """Numbers of the pictures, `BATCH` at most at a time, all of one size."""
+    of_size: dict[torch.Size, list[int]] = {}
+    for i, image in enumerate(images):
+        of_size.setdefault(image.shape, []).append(i)
+    for rows in of_size.values():
+        yield from (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
 
-    name: for the record. weights: file or part -> sha256. thresholds: default GenEval's.
+
+def wanted(spec: Spec, thresholds: Thresholds, details: Details = "all") -> Wanted:
+    """What the rule looks at: objects above the threshold, and masks where a colour is asked.
+
+    details "asked" leaves out the classes that the spec does not name: the verdict and its
+    reasons are the same, `Score.details` are fewer than the official script's.
+    """
+    named = frozenset(item.cls for item in (*spec.include, *spec.exclude))
+    colored = frozenset(item.cls for item in spec.include if item.color is not None)
+    return Wanted(classes=None if details == "all" else named,
+                  above=thresholds.score_above(spec.tag), masks=colored)  # fmt: skip
+
+
+ColorOf = Callable[[Found], str]
+Rule = Callable[[Spec, Objects, ColorOf, Thresholds, tuple[int, int]], Score]
+"""Spec, kept objects, their colours, thresholds, (width, height) of the picture -> verdict."""
+RULES: dict[str, Rule] = {
+    "GenEval": lambda spec, objects, color_of, limits, size:
+        judge(spec, objects, color_of, limits),
+    "GenEval++": lambda spec, objects, color_of, limits, size:
+        judge_plus(spec, objects, color_of, size=size),
+}  # fmt: skip
+
+
+class GenEvalScorer(Scorer):
+    """Value 1.0 where the picture shows all that its spec demands by the rule, else 0.0.
+
+    name: for the record. weights: file or part -> sha256. thresholds: default GenEval's. details:
+    of all classes, as the official script's, or of those "asked" for, which is faster. rule: one
+    of `RULES`.
     """
 
     gives_verdict: ClassVar[bool] = True
@@ -48,40 +96,60 @@ class GenEvalScorer(Scorer):
     def __init__(
         self, detector: Detector, colors: ColorClassifier, thresholds: Thresholds | None = None,
         *, name: str = "geneval", weights: Mapping[str, str] | None = None,
+        details: Details = "all", rule: str = "GenEval",
     ) -> None:  # fmt: skip
+        if rule not in RULES:
+            raise ValueError(f"unknown rule {rule!r}; allowed: {', '.join(RULES)}")
         self.detector, self.colors = detector, colors
         self.thresholds = thresholds or Thresholds()
-        self.name, self.weights = name, dict(weights or {})
+        self.name, self.weights, self.details = name, dict(weights or {}), details
+        self.rule = rule
 
-    def score(self, images: Tensor, specs: Sequence[Spec]) -> list[Score]:
-        """GenEval's verdict on picture i of (B, 3, H, W) in [0, 1] by spec i.
+    def score(self, images: Tensor | Sequence[Tensor], specs: Sequence[Spec]) -> list[Score]:
+        """GenEval's verdict on picture i by spec i.
 
-        Raises ValueError when they differ in number, or for a demand that GenEval's rule has no
-        verdict on.
+        images: (B, 3, H, W) in [0, 1], or B pictures (3, H, W) of any sizes. Raises ValueError
+        when they differ in number, or for a demand that GenEval's rule has no verdict on.
         """
         if len(images) != len(specs):
             raise ValueError(f"{len(images)} pictures for {len(specs)} specs; give one for each")
-        starts = range(0, len(specs), BATCH)
-        return [one for i in starts for one in self._batch(images[i : i + BATCH],
-                                                           specs[i : i + BATCH])]  # fmt: skip
+        scores: dict[int, Score] = {}
+        for rows in _batches(images):
+            # Pictures of one tensor lie side by side: a view of them is no copy.
+            batch = (images[rows[0] : rows[-1] + 1] if isinstance(images, Tensor)
+                     else torch.stack([images[i] for i in rows]))  # fmt: skip
+            scores |= zip(rows, self._batch(batch, [specs[i] for i in rows]), strict=True)
+        return [scores[i] for i in range(len(specs))]
+
+    def _detected(self, images: Tensor, specs: Sequence[Spec]) -> list[list[Found]]:
+        if not isinstance(self.detector, SelectiveDetector):
+            return self.detector.detect(images)
+        hints = [wanted(spec, self.thresholds, self.details) for spec in specs]
+        return self.detector.detect_wanted(images, hints)
 
     def _batch(self, images: Tensor, specs: Sequence[Spec]) -> list[Score]:
-        found = self.detector.detect(images)
+        found = self._detected(images, specs)
         kept = [kept_objects(f, s, self.thresholds) for f, s in zip(found, specs, strict=True)]
         asked = [(image, one) for image, spec, objects in zip(images, specs, kept, strict=True)
                  for one in needs_color(spec, objects)]  # fmt: skip
         answers = self.colors.classify(asked)
         # By id: two objects may be equal in all but their masks.
         names = {id(one): name for (_, one), name in zip(asked, answers, strict=True)}
-        return [judge(spec, objects, lambda one: names[id(one)], self.thresholds)
+        size = images.shape[-1], images.shape[-2]
+        return [RULES[self.rule](spec, objects, lambda one: names[id(one)], self.thresholds, size)
                 for spec, objects in zip(specs, kept, strict=True)]  # fmt: skip
 
     def self_test(self) -> None:
-        """Judge golden pictures. Raises ScorerBroken, naming what is judged wrong."""
-        check_verdicts(self)
+        """Judge golden pictures, by GenEval's rule: what can be damaged are the networks.
+
+        Raises ScorerBroken, naming what is judged wrong.
+        """
+        plain = copy(self)
+        plain.rule = "GenEval"
+        check_verdicts(plain)
 
     def provenance(self) -> dict[str, Any]:
-        return {"id": self.name, "sha256": self.weights, "rule": "GenEval",
+        return {"id": self.name, "sha256": self.weights, "rule": self.rule,
                 "thresholds": asdict(self.thresholds),
                 "preprocessing": {"detector": type(self.detector).__name__,
                                   "colors": "mask on #999, box, bicubic, centre square"},

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from impasto.score.clip import ClipScorer
     from impasto.score.geneval import GenEvalScorer
 
-__all__ = ["sticker", "sticker_clip"]
+__all__ = ["sticker", "sticker_clip", "sticker_plus"]
 
 CLIP = "sticker-clip"
 THRESHOLD = 0.15
@@ -32,15 +32,7 @@ def _hashes(name: str) -> dict[str, str]:
             for path in sorted(shipped_folder(name).glob("*.safetensors"))}  # fmt: skip
 
 
-@SCORERS.register("sticker")
-def sticker(
-    *, threshold: float = THRESHOLD, counting_threshold: float = THRESHOLD, device: str = "cpu"
-) -> GenEvalScorer:
-    """GenEval's verdict on sticker-world pictures, by the small detector and CLIP.
-
-    threshold, counting_threshold: GenEval's knobs. Raises FileNotFoundError when the weights are
-    not in this installation.
-    """
+def _scorer(name: str, rule: str, limits: Thresholds, device: str) -> GenEvalScorer:
     folder, weights = shipped_folder(CLIP), _hashes(DETECTOR) | _hashes(CLIP)
     from impasto.score.clip import load_clip
     from impasto.score.color import ClipColorClassifier
@@ -50,8 +42,30 @@ def sticker(
     model, tokenizer, _ = load_clip(folder, device)
     colors = ClipColorClassifier(model, tokenizer)
     detector = VotingDetector.from_pretrained(shipped_folder(DETECTOR), device)
+    return GenEvalScorer(detector, colors, limits, name=name, weights=weights, rule=rule)
+
+
+@SCORERS.register("sticker")
+def sticker(
+    *, threshold: float = THRESHOLD, counting_threshold: float = THRESHOLD, device: str = "cpu"
+) -> GenEvalScorer:
+    """GenEval's verdict on sticker-world pictures, by the small detector and CLIP.
+
+    threshold, counting_threshold: GenEval's knobs. Raises FileNotFoundError when the weights are
+    not in this installation.
+    """
     limits = Thresholds(threshold=threshold, counting_threshold=counting_threshold)
-    return GenEvalScorer(detector, colors, limits, name="sticker", weights=weights)
+    return _scorer("sticker", "GenEval", limits, device)
+
+
+@SCORERS.register("sticker-plus")
+def sticker_plus(*, threshold: float = THRESHOLD, device: str = "cpu") -> GenEvalScorer:
+    """GenEval++'s demands (numbers, halves, sizes) judged by rule on sticker-world pictures.
+
+    threshold: of objects. Raises FileNotFoundError when the weights are not in this installation.
+    """
+    limits = Thresholds(threshold=threshold, counting_threshold=threshold)
+    return _scorer("sticker-plus", "GenEval++", limits, device)
 
 
 @SCORERS.register(CLIP)

@@ -16,9 +16,10 @@ ValueError that names it. Nothing here reads pickles.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from impasto import files
 
 __all__ = ["FORMATS", "dequantise", "load_state", "load_weights", "quantise", "save_weights",
-           "shipped_folder"]  # fmt: skip
+           "shipped_folder", "without_bars"]  # fmt: skip
 
 FORMATS = ("float32", "bfloat16", "int8")
 MIN_SIZE = 4096
@@ -51,6 +52,21 @@ def shipped_folder(name: str) -> Path:
                                 f"train the model ('impasto ls recipes') and give its folder"
                                 )  # fmt: skip
     return folder
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """transformers' progress bars off for the block: a small network loads in no time, and what
+    prints JSON prints nothing else."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def is_quantised(tensor: Tensor) -> bool:

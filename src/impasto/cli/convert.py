@@ -1,0 +1,40 @@
+"""`impasto convert`: a foreign checkpoint as a folder of safetensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from impasto.cli import options
+from impasto.cli.errors import guarded
+
+__all__ = ["convert"]
+
+
+@guarded
+def convert(
+    *,
+    foreign: Annotated[Path, typer.Argument(help="Checkpoint: .pth of torch.save, safetensors.")],
+    kind: Annotated[str, typer.Option(help="What it is: mask2former (GenEval's detector).")],
+    out: Annotated[Path, typer.Option(help="Folder to write; must not be there, or be empty.")],
+    as_json: options.Json = False,
+) -> None:
+    """Convert somebody else's checkpoint, without ever running what is pickled in it.
+
+    OUT/conversion.json says what became of every key, with the sha256 of source and result.
+    """
+    import impasto.score.mask2former_convert  # noqa: F401 - registers its kind
+    from impasto.zoo.convert import RECORD
+    from impasto.zoo.convert import convert as run
+
+    report = run(foreign, kind, out)
+    if as_json:
+        print(json.dumps(report.to_dict(), indent=2))
+        return
+    print(f"{report.source}: {len(report.renamed)} tensors renamed, {len(report.split)} split, "
+          f"{len(report.permuted)} reordered, {len(report.dropped)} dropped"
+          )  # fmt: skip
+    print(out / RECORD)

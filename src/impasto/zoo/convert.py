@@ -1,0 +1,119 @@
+"""Foreign checkpoints into folders of ours: what went where is written beside the result.
+
+A converter takes named tensors and a folder, writes a model there and returns the report of its
+keys. A key that is missing or left over is refused, except those that the converter itself names
+as harmless. OUT appears whole, with `conversion.json`, or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from impasto.files import sha256_file, write_json
+from impasto.zoo.pickles import read_tensors
+from impasto.zoo.registry import Registry
+
+__all__ = ["CONVERTERS", "RECORD", "ConversionReport", "Converter", "convert", "named"]
+
+RECORD = "conversion.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionReport:
+    """What became of every key.
+
+    source: whose names the file has. loaded: keys of the result that were filled. renamed, split:
+    source key -> its key or keys in the result; permuted: source keys whose values changed order.
+    dropped: source keys that the result has no use for. missing: keys of the result that nothing
+    filled; unexpected: source keys that belong nowhere. allowed: those of them that do not matter.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    renamed: Mapping[str, str]
+    split: Mapping[str, tuple[str, ...]]
+    permuted: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    allowed: frozenset[str] = frozenset()
+
+    def check(self) -> None:
+        """Raises ValueError that names the keys which are missing or left over."""
+        for kind in ("missing", "unexpected"):
+            keys = [key for key in getattr(self, kind) if key not in self.allowed]
+            if keys:
+                raise ValueError(f"{len(keys)} {kind} keys: {named(keys)}; the file is not what "
+                                 f"this conversion is for, or not whole")  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"allowed": sorted(self.allowed)}
+
+
+Converter = Callable[[Mapping[str, Tensor], Path], ConversionReport]
+"""(named tensors, folder) -> report; writes the model. Raises ValueError for another's tensors."""
+
+CONVERTERS: Registry[ConversionReport] = Registry("kind of checkpoint")
+
+
+def named(keys: list[str], most: int = 4) -> str:
+    """The first few keys in words."""
+    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(map(repr, keys[:most])) + rest
+
+
+def convert(foreign: str | Path, kind: str, out: str | Path) -> ConversionReport:
+    """Convert the checkpoint `foreign` by `CONVERTERS[kind]` into the new folder `out`.
+
+    Raises ValueError for an unknown kind, a file that is damaged, hostile or of another model,
+    or a folder that is not empty.
+    """
+    foreign, out = Path(foreign), Path(out)
+    converter = CONVERTERS.factory(kind)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is there and not an empty folder; give a new one")
+    tensors = read_tensors(foreign)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    try:
+        report = _converted(converter, tensors, folder, foreign)
+        _write_record(folder, foreign, kind, report)
+        for path in folder.iterdir():
+            path.chmod(0o644)
+        folder.chmod(0o755)
+        os.replace(folder, out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return report
+
+
+def _converted(
+    converter: Converter, tensors: Mapping[str, Tensor], folder: Path, foreign: Path
+) -> ConversionReport:
+    try:
+        report = converter(tensors, folder)
+        report.check()
+    except ValueError as error:
+        raise ValueError(f"{foreign}: {error}") from error
+    return report
+
+
+def _write_record(folder: Path, foreign: Path, kind: str, report: ConversionReport) -> None:
+    """`conversion.json`: hashes of source and result, library versions, and the keys."""
+    results = {path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    write_json(folder / RECORD, {
+        "kind": kind, "source": {"name": foreign.name, "sha256": sha256_file(foreign)},
+        "result": results,
+        "versions": {name: version(name) for name in ("impasto", "transformers", "torch")},
+        "report": report.to_dict(),
+    })  # fmt: skip
