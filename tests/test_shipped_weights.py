@@ -1,6 +1,9 @@
 """What ships: sizes, cards, and that the shipped scorer judges as its card says."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,7 +41,7 @@ def test_sizes_stay_within_the_limits():
         assert path.suffix in (".safetensors", ".json", ".md"), path
 
 
-@pytest.mark.parametrize("name", ["sticker", "sticker-clip"])
+@pytest.mark.parametrize("name", ["sticker", "sticker-clip", "sticker-plus"])
 def test_the_shipped_scorers_pass_their_self_test(name):
     SCORERS.create(name).self_test()
 
@@ -48,6 +51,19 @@ def test_the_shipped_scorer_knows_right_from_wrong():
     rates = check_scorer("sticker", scenes=96, seed=11)
     for key in ("accept", "reject"):
         assert sum(rates[key].values()) / 6 >= 0.93, rates[key]
+
+
+def test_it_judges_the_harder_demands_too():
+    rates = check_scorer("sticker-plus", scenes=70, seed=12)
+    for key in ("accept", "reject"):
+        assert sum(rates[key].values()) / 7 >= 0.9, rates[key]
+
+
+def test_json_is_nothing_but_json():
+    command = [sys.executable, "-m", "impasto", "scorers", "check", "sticker", "--scenes", "6",
+               "--json"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout)) >= {"accept", "reject", "scorer"} and done.stderr == ""
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 """GenEval++'s demands by rule: hand-made objects, each fact alone made wrong."""
 
 import pytest
+import torch
 
 from impasto.bench.reasons import read_reason
 from impasto.score.base import Found
+from impasto.score.geneval import GenEvalScorer
 from impasto.score.verdict_plus import judge_plus
 from impasto.spec import Item, Spec
 from impasto.world import compose, sample_spec
@@ -90,3 +92,29 @@ def test_true_scenes_are_accepted(task, sprites, rng_of):
 def test_tasks_can_be_sampled_by_name(sprites, rng_of):
     for task in ("size_spatial_attr", "spatial_count_attr", "multi_object_count_attr"):
         assert sample_spec(rng_of(0), sprites.classes, weights={task: 1.0}).tag == task
+
+
+class Everything:
+    """A detector that finds one cup in the left half of a wide picture, and calls it red."""
+
+    def detect(self, images):
+        mask = torch.zeros(images.shape[-2:], dtype=torch.bool)
+        return [[Found("cup", (40.0, 0.0, 60.0, 20.0), 0.9, mask)] for _ in images]
+
+    def classify(self, crops):
+        return ["red"] * len(crops)
+
+
+@pytest.mark.parametrize("region, correct", [("left", True), ("right", False)])
+def test_a_scorer_judges_by_it(region, correct):
+    scorer = GenEvalScorer(Everything(), Everything(), rule="GenEval++")
+    spec = Spec(tag="x", include=(Item(cls="cup", color="red", region=region),), prompt="p")
+    (score,) = scorer.score(torch.zeros(1, 3, 96, 128), [spec])
+    assert score.correct is correct and scorer.provenance()["rule"] == "GenEval++"
+    with pytest.raises(ValueError, match="GenEval's rule does not judge"):
+        GenEvalScorer(Everything(), Everything()).score(torch.zeros(1, 3, 96, 128), [spec])
+
+
+def test_an_unknown_rule_is_refused():
+    with pytest.raises(ValueError, match=r"unknown rule 'x'; allowed: GenEval, GenEval\+\+"):
+        GenEvalScorer(Everything(), Everything(), rule="x")

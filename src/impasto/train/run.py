@@ -31,7 +31,7 @@ from impasto.train.voting import train_voting
 from impasto.world import Renderer, Sprites
 from impasto.zoo.cards import write_card
 from impasto.zoo.registry import nearest
-from impasto.zoo.weights import load_weights, save_weights
+from impasto.zoo.weights import load_weights, save_weights, without_bars
 
 __all__ = ["Recipe", "load_recipe", "run_recipe"]
 
@@ -129,7 +129,8 @@ def _mask2former(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     else:
         model = Mask2FormerForUniversalSegmentation(detector_config(recipe.preset))
     model, loop = train_mask2former(model, cache, **_numbers(recipe))
-    model.bfloat16().save_pretrained(out)
+    with without_bars():
+        model.bfloat16().save_pretrained(out)
     return loop
 
 
@@ -150,7 +151,8 @@ def _clip(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     tokenizer = train_tokenizer([text for texts in captions for text in texts])
     config = clip_config(recipe.preset, vocab_size=len(tokenizer))
     model, loop = train_clip(config, tokenizer, cache, captions, wrong, **_numbers(recipe))
-    model.bfloat16().save_pretrained(out)
+    with without_bars():
+        model.bfloat16().save_pretrained(out)
     tokenizer.save_pretrained(out)
     return loop
 

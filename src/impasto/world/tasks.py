@@ -13,7 +13,7 @@ import numpy as np
 from impasto.spec import COLORS, NUMBER_WORDS, RELATIONS, Item, Spec, article, plural
 from impasto.world.splits import Split
 
-__all__ = ["GENEVAL_PLUS_TASKS", "GENEVAL_TASKS", "PLUS", "phrase", "sample_spec"]
+__all__ = ["GENEVAL_PLUS_TASKS", "GENEVAL_TASKS", "PLUS", "Task", "phrase", "sample_spec"]
 
 Rng = np.random.Generator
 
