@@ -114,7 +114,7 @@ def small():
     """The pictures of sixteen scenes, drawn as a recipe's are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "CHUNK", 8)
-        recipe = Recipe(**BASE | {"scenes": 16, "single_object": 1.0, "workers": 1})
+        recipe = Recipe(**BASE | {"scenes": 16, "weights": {"single_object": 1.0}, "workers": 1})
         return run._pictures(recipe, torch.device("cpu"))
 
 

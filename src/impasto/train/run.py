@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ class Recipe:
     leaves nothing out (scorers judge everything). autoencoder: folder of a trained one, for the
     generator. initial: folder of weights to start from (detector, autoencoder). freeze_encoder:
     share of an autoencoder's training after which only its decoder learns. workers: processes
-    that lay out scenes, default one per core. single_object: weight of lone natural objects among
-    the tasks.
+    that lay out scenes, default one per core. weights: of tasks, over those of
+    `train.data.TASK_WEIGHTS`, such as {single_object: 2.0}.
     """
 
     kind: str
@@ -67,7 +67,7 @@ class Recipe:
     initial: str | None = None
     freeze_encoder: float = 1.0
     workers: int | None = None
-    single_object: float = 0.0
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in TRAINERS:
@@ -95,7 +95,8 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     for key in values:
         if key not in known:
             raise ValueError(f"{path}: unknown key {key!r}: {nearest(key, known)}")
-    needed = [f.name for f in fields(Recipe) if f.default is MISSING]
+    needed = [f.name for f in fields(Recipe)
+              if f.default is MISSING and f.default_factory is MISSING]  # fmt: skip
     if missing := [key for key in needed if key not in values]:
         raise ValueError(f"{path}: missing {', '.join(missing)}; a recipe gives at least "
                          f"{', '.join(needed)}")  # fmt: skip
@@ -104,9 +105,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 def _pictures(recipe: Recipe, device: torch.device) -> tuple[Any, Captions, list[str]]:
     start = time.monotonic()
-    weights = dict(TASK_WEIGHTS)
-    if recipe.single_object:
-        weights["single_object"] = recipe.single_object
+    weights = TASK_WEIGHTS | dict(recipe.weights)
     source = chunks(recipe.scenes, recipe.data_seed, weights, split=split_of(recipe.split),
                     workers=recipe.workers)  # fmt: skip
     out = cache_pictures(source, recipe.scenes, device, Renderer(Sprites.load(), device))
