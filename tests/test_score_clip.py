@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
 from impasto.images import quantise
-from impasto.models.mmdit import train_tokenizer
 from impasto.score import clip
 from impasto.score.base import Found
 from impasto.score.clip import ClipScorer, Normalisation, clip_config, load_clip, token_ids
 from impasto.score.color import GREY, TEMPLATES, ClipColorClassifier, color_crop
 from impasto.spec import COLORS, Item, Spec
+from tests import tiny_clip
 
 SIZE = 96
 PROMPTS = ("a photo of a red apple", "four cats", "a dog left of a blue kite", "x")
@@ -27,17 +27,7 @@ OPENAI = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A saved CLIP whose random weights are large enough that pictures and words matter."""
-    path = tmp_path_factory.mktemp("clip")
-    tokenizer = train_tokenizer([f"a photo of a {c}-colored object" for c in COLORS])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = CLIPModel(clip_config("tiny", vocab_size=len(tokenizer)))
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.3)
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    return tiny_clip.saved(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPModel, Mask2FormerForUniversalSegmentation
+from transformers import Mask2FormerForUniversalSegmentation
 
-from impasto.models.mmdit import train_tokenizer
 from impasto.score.base import Found, ScorerBroken, Wanted
-from impasto.score.clip import OPENAI, clip_config, load_clip
+from impasto.score.clip import OPENAI, load_clip
 from impasto.score.color import ClipColorClassifier
 from impasto.score.detector import Mask2FormerDetector, detector_config, tight_boxes
 from impasto.score.geneval import GenEvalScorer, SelectiveDetector, wanted
@@ -27,6 +26,7 @@ from impasto.spec import CLASSES, COLORS, Item, Spec
 from impasto.zoo.convert import CONVERTERS, convert
 from impasto.zoo.registry import SCORERS
 from impasto.zoo.weights import load_state
+from tests import tiny_clip
 
 ODD = ((37, 53), (50, 41))
 THRESHOLDS = Thresholds(threshold=0.3, counting_threshold=0.5)
@@ -51,16 +51,7 @@ def detector(model):
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
     """A tiny CLIP with QuickGELU, and words for its prompts."""
-    path = tmp_path_factory.mktemp("clip")
-    tokenizer = train_tokenizer([f"a photo of a {c}-colored object" for c in COLORS])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = CLIPModel(clip_config("tiny", vocab_size=len(tokenizer)))
-        for parameter in network.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
-    network.save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    return tiny_clip.saved(tmp_path_factory.mktemp("clip"), norms=True)
 
 
 @pytest.fixture(scope="module")

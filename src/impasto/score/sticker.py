@@ -21,7 +21,7 @@ __all__ = ["sticker", "sticker_clip", "sticker_plus"]
 CLIP = "sticker-clip"
 THRESHOLD = 0.3
 """GenEval's. The sticker detector gives an object one class, so counting needs no stricter limit;
-0.1 to 0.3 judge 600 scenes of the training seed alike."""
+0.1 to 0.3 judge 600 scenes of the training seed alike, but for one in a hundred of a task."""
 DETECTOR = "sticker-detector"
 
 
