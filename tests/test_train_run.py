@@ -219,6 +219,21 @@ def test_training_goes_on_from_initial_weights(train, kind):
         torch.testing.assert_close(after[key], tensor, atol=1e-6, rtol=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")
+def test_a_generator_goes_on_with_its_own_autoencoder_words_and_moments(train):
+    vae = train("autoencoder", "vae")
+    first = train("generator", "first", autoencoder=str(vae), lr=0.01)
+    second = train("generator", "second", autoencoder=None, initial=str(first), lr=1e-12,
+                   data_seed=99)  # fmt: skip
+    before, after = (MMDiTGenerator.from_pretrained(folder) for folder in (first, second))
+    assert before.defaults == after.defaults
+    assert before.tokenizer.get_vocab() == after.tokenizer.get_vocab()
+    for name in ("transformer", "vae", "text_encoder"):
+        ours, theirs = (pipe.components[name].state_dict() for pipe in (before, after))
+        for key, tensor in ours.items():
+            torch.testing.assert_close(theirs[key], tensor, atol=1e-4, rtol=1e-2, msg=f"{name}.{key}")
+
+
 def test_a_frozen_encoder_stays_as_it_was_saved(train, monkeypatch):
     saved, write_weights = [], run.save_weights
 
@@ -235,8 +250,10 @@ def test_a_frozen_encoder_stays_as_it_was_saved(train, monkeypatch):
 
 
 def test_a_generator_needs_an_autoencoder(train):
-    with pytest.raises(ValueError, match="must name a trained autoencoder"):
+    with pytest.raises(ValueError, match="must name either a trained autoencoder"):
         train("generator")
+    with pytest.raises(ValueError, match="must name either a trained autoencoder"):
+        train("generator", autoencoder="a", initial="b")
 
 
 def test_a_trained_detector_knows_genevals_classes(train):

@@ -31,10 +31,11 @@ class LatentCache:
 
 @torch.no_grad()
 def cache_latents(
-    pipe: MMDiTGenerator, cache: PictureCache, captions: Sequence[Sequence[str]], batch: int = 500
-) -> LatentCache:
+    pipe: MMDiTGenerator, cache: PictureCache, captions: Sequence[Sequence[str]],
+    batch: int = 500, *, keep_moments: bool = False,
+) -> LatentCache:  # fmt: skip
     """Encode all pictures, at the size `pipe` draws, and captions. Sets the latent moments in
-    `pipe.defaults`."""
+    `pipe.defaults`; a generator that is trained further keeps those that it knows."""
     device, raw = cache.images.device, []
     side = pipe.transformer.config.sample_size * pipe.downscale
     for start in range(0, len(cache), batch):
@@ -44,8 +45,10 @@ def cache_latents(
         with torch.autocast(device.type, torch.bfloat16):
             raw.append(pipe.vae.encode(images).latent_dist.mode().bfloat16())
     z = torch.cat(raw)
-    mean, std = latent_moments(z[:20000].float())
-    pipe.defaults = replace(pipe.defaults, latent_mean=mean, latent_std=std)
+    if not keep_moments:
+        mean, std = latent_moments(z[:20000].float())
+        pipe.defaults = replace(pipe.defaults, latent_mean=mean, latent_std=std)
+    mean, std = pipe.defaults.latent_mean, pipe.defaults.latent_std
     m, s = (torch.tensor(v, device=device, dtype=torch.bfloat16)[:, None, None]
             for v in (mean, std))  # fmt: skip
     ids = torch.stack([token_ids(pipe.tokenizer, texts).to(torch.int16)

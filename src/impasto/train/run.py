@@ -46,8 +46,9 @@ class Recipe:
     preset: size of the network, "sticker" or "tiny". minutes: train for a time instead of
     `steps`. split: "train" leaves out held-out combinations and the evaluation's meanings, "all"
     leaves nothing out (scorers judge everything). autoencoder: folder of a trained one, for the
-    generator. initial: folder of weights to start from (detector, autoencoder). freeze_encoder:
-    share of an autoencoder's training after which only its decoder learns. workers: processes
+    generator. initial: folder of weights to start from (detector, autoencoder, generator: its
+    autoencoder, tokenizer and latent moments are kept too). freeze_encoder: share of an
+    autoencoder's training after which only its decoder learns. workers: processes
     that lay out scenes, default one per core. weights: of tasks, over those of
     `train.data.TASK_WEIGHTS`, such as {single_object: 2.0}.
     """
@@ -173,23 +174,34 @@ def _autoencoder(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     return loop
 
 
-def _generator(recipe: Recipe, device: torch.device, out: Path) -> Loop:
-    if recipe.autoencoder is None:
-        raise ValueError("a generator's recipe must name a trained autoencoder's folder")
-    cache, captions, _ = _pictures(recipe, device)
+def _new_generator(recipe: Recipe, captions: Captions) -> MMDiTGenerator:
+    """A generator with random weights over a trained autoencoder, its words learnt."""
     config = PRESETS[recipe.preset]()
     tokenizer = train_tokenizer([text for texts in captions for text in texts[:2]],
                                 max_tokens=config.max_tokens)  # fmt: skip
     torch.manual_seed(recipe.seed)
     pipe = MMDiTGenerator.from_config(config, tokenizer, recipe.seed)
-    load_weights(pipe.vae, Path(recipe.autoencoder) / VAE_FILE)
+    load_weights(pipe.vae, Path(str(recipe.autoencoder)) / VAE_FILE)
+    return pipe
+
+
+def _generator(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+    if (recipe.autoencoder is None) == (recipe.initial is None):
+        raise ValueError(f"a generator's recipe must name either a trained autoencoder's folder "
+                         f"or, in initial, that of a generator to go on from; given autoencoder "
+                         f"{recipe.autoencoder!r}, initial {recipe.initial!r}")  # fmt: skip
+    cache, captions, _ = _pictures(recipe, device)
+    if recipe.initial:
+        pipe = MMDiTGenerator.from_pretrained(recipe.initial)
+    else:
+        pipe = _new_generator(recipe, captions)
     pipe.to(device)
-    latents = cache_latents(pipe, cache, [texts[:2] for texts in captions])
+    latents = cache_latents(pipe, cache, [texts[:2] for texts in captions],
+                            keep_moments=recipe.initial is not None)  # fmt: skip
     del cache
 
     def save() -> None:
-        pipe.save_pretrained(out, {"transformer": "int8", "vae": "bfloat16",
-                                   "text_encoder": "int8"})  # fmt: skip
+        pipe.save_pretrained(out, "int8")
 
     loop = train_generator(pipe, latents, on_save=save, save_every=2000, **_numbers(recipe))
     save()

@@ -35,7 +35,7 @@ class Defaults:
     works on (z - mean) / std.
     """
 
-    steps: int = 24
+    steps: int = 20
     guidance: float = 4.0
     shift: float = 1.0
     latent_mean: tuple[float, ...]
@@ -78,7 +78,7 @@ class MMDiTConfig:
     text_width: int = 256
     text_heads: int = 4
     text_layers: int = 3
-    max_tokens: int = 40
+    max_tokens: int = 32
     vae_widths: tuple[int, ...] = (32, 64, 128, 128)
     vae_groups: int = 16
 
