@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from impasto import files
+from impasto.run import provenance
 from impasto.run.cost import Meter
 from impasto.run.directory import ForeignFolder, RunDirectory, opened
 from impasto.run.provenance import SettingsDiffer, differing, resolved, settings_hash, versions
@@ -108,6 +109,11 @@ def test_settings_hash_is_of_content_not_order():
 
 def test_versions_are_of_what_is_running():
     assert versions()["torch"] == torch.__version__
+
+
+def test_a_source_tree_that_is_not_installed_says_so(monkeypatch):
+    monkeypatch.setattr(provenance, "LIBRARIES", ("impasto", "no-such-library"))
+    assert versions()["no-such-library"] == "not installed"
 
 
 def test_cost_adds_up_over_executions(tmp_path):

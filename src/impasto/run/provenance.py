@@ -12,7 +12,7 @@ import math
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,15 @@ class SettingsDiffer(ValueError):
 
 def versions() -> dict[str, str]:
     """Version of Python and of each library that can change a picture or a score."""
-    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    return {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES}
+
+
+def _version(name: str) -> str:
+    """A library's version; a source tree that is used without being installed has none."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def normal(record: Mapping[str, Any]) -> dict[str, Any]:
