@@ -231,7 +231,7 @@ def test_a_generator_goes_on_with_its_own_autoencoder_words_and_moments(train):
     for name in ("transformer", "vae", "text_encoder"):
         ours, theirs = (pipe.components[name].state_dict() for pipe in (before, after))
         for key, tensor in ours.items():
-            torch.testing.assert_close(theirs[key], tensor, atol=1e-4, rtol=1e-2, msg=f"{name}.{key}")
+            torch.testing.assert_close(theirs[key], tensor, atol=1e-4, rtol=1e-2, msg=key)
 
 
 def test_a_frozen_encoder_stays_as_it_was_saved(train, monkeypatch):
