@@ -115,7 +115,10 @@ def test_thresholds_are_used():
 
 @pytest.mark.parametrize("asked, words", [
     (Spec(tag="x", include=(), prompt="nothing"), "includes nothing"),
-    (spec(Item(cls="dog", count=0)), "includes 0 'dog'"),
+    (spec(Item(cls="dog", count=0)), "speaks of 0 'dog'"),
+    (spec(Item(cls="mouse")), "no class 'mouse': did you mean .*'computer mouse'"),
+    (spec(Item(cls="dog", color="teal")), "no colour 'teal'"),
+    (spec(Item(cls="dog"), Item(cls="cat", position=("behind", 0))), "no relation 'behind'"),
     (spec(Item(cls="dog", region="left")), "region or a size"),
 ])  # fmt: skip
 def test_specs_without_a_reward_are_refused(asked, words):

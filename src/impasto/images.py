@@ -18,8 +18,8 @@ from torch import Tensor
 
 from impasto.files import write_bytes
 
-__all__ = ["MAX_PIXELS", "ImageError", "decode_image", "from_pil", "quantise", "read_image",
-           "to_pil", "write_png"]  # fmt: skip
+__all__ = ["MAX_PIXELS", "ImageError", "decode_image", "from_pil", "png_bytes", "quantise",
+           "read_image", "to_pil", "write_png"]  # fmt: skip
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 4096**2
@@ -114,6 +114,11 @@ def _reason(error: Exception) -> str:
 
 def write_png(path: str | Path, image: Tensor) -> None:
     """Write (3, H, W) in [0, 1] as 8-bit PNG, whole or not at all; lossless on the 8-bit grid."""
+    write_bytes(path, png_bytes(image))
+
+
+def png_bytes(image: Tensor) -> bytes:
+    """(3, H, W) in [0, 1] as an 8-bit PNG file's bytes."""
     buffer = io.BytesIO()
     to_pil(image).save(buffer, format="PNG")
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()

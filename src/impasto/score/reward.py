@@ -35,7 +35,8 @@ from impasto.score.verdict import (
     judge,
     position_failure,
 )
-from impasto.spec import Item, Spec
+from impasto.spec import CLASSES, COLORS, RELATIONS, Item, Spec
+from impasto.zoo.registry import nearest
 
 __all__ = ["Reward", "check_reward_spec", "reward"]
 
@@ -56,14 +57,20 @@ class Reward:
 
 
 def check_reward_spec(spec: Spec) -> None:
-    """Raises ValueError for a spec whose reward is not defined."""
+    """Raises ValueError for a spec whose reward is not defined, or that no picture can meet."""
     check_spec(spec)
     if not spec.include:
         raise ValueError(f"{spec.prompt!r} includes nothing; a reward needs at least one object")
-    for item in spec.include:
+    for item in (*spec.include, *spec.exclude):
         if item.count < 1:
-            raise ValueError(f"{spec.prompt!r} includes {item.count} {item.cls!r}; a count is a "
+            raise ValueError(f"{spec.prompt!r} speaks of {item.count} {item.cls!r}; a count is a "
                              f"whole number from 1 on")  # fmt: skip
+        relation = item.position[0] if item.position else None
+        for what, given, allowed in (("class", item.cls, CLASSES), ("colour", item.color, COLORS),
+                                     ("relation", relation, RELATIONS)):  # fmt: skip
+            if given is not None and given not in allowed:
+                raise ValueError(f"{spec.prompt!r}: GenEval has no {what} {given!r}: "
+                                 f"{nearest(given, list(allowed))}")  # fmt: skip
 
 
 def _closeness(wanted: int, there: int) -> float:
