@@ -18,9 +18,10 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Form, UploadFile
+from fastapi import FastAPI, Form, Security, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.security import HTTPBearer
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
@@ -105,6 +106,7 @@ def make_app(source: LocalReward, limits: Limits | None = None, token: str | Non
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        worker.start()
         yield
         await asyncio.to_thread(worker.stop)
 
@@ -116,17 +118,21 @@ def make_app(source: LocalReward, limits: Limits | None = None, token: str | Non
                           (RequestValidationError, refusal.on_invalid),
                           (Exception, refusal.on_unknown)):  # fmt: skip
         app.add_exception_handler(kind, handler)
-    _watch(app, source)
-    _ask(app, limits)
+    # The gate looks at the token; this is what the document says of it.
+    guarded = [Security(HTTPBearer(auto_error=False))] if token else []
+    _watch(app, source, guarded)
+    _ask(app, limits, guarded)
     app.add_middleware(Gate, limits=limits, token=token, metrics=metrics)
     return app
 
 
-def _watch(app: FastAPI, source: LocalReward) -> None:
+def _watch(app: FastAPI, source: LocalReward, guarded: list[Any]) -> None:
     """The paths that look at the service."""
     worker, metrics, who = app.state.worker, app.state.metrics, source.provenance()["id"]
-    guarded: dict[int | str, dict[str, Any]] = {
-        status: PROBLEMS[status] for status in (401, 408, 413, 503)
+    as_json = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"content": as_json, "description": HTTPStatus(status).phrase}
+        for status in (401, 408, 413, 503)
     }
 
     @app.get("/healthz", responses={503: {"description": "the scorer's thread has ended"}})
@@ -136,24 +142,25 @@ def _watch(app: FastAPI, source: LocalReward) -> None:
                 "waiting": worker.waiting}  # fmt: skip
         return JSONResponse(body, 200 if worker.alive else 503)
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=guarded)
+    @app.get("/metrics", response_class=PlainTextResponse, responses=problems,
+             dependencies=guarded)  # fmt: skip
     async def counters() -> str:
         """Counters in Prometheus's text format."""
         return metrics.text(impasto_requests_waiting=worker.waiting)
 
 
-def _ask(app: FastAPI, limits: Limits) -> None:
+def _ask(app: FastAPI, limits: Limits, guarded: list[Any]) -> None:
     """The paths that give rewards."""
     worker = app.state.worker
 
-    @app.post("/v1/rewards", responses=PROBLEMS)
+    @app.post("/v1/rewards", responses=PROBLEMS, dependencies=guarded)
     async def rewards(question: Question) -> ManyRewards:
         """Rewards of pictures in base64."""
         specs = _specs(question.metadata, len(question.images), limits)
         job = Job(files=_bytes(question.images), specs=specs, as_published=question.as_published)
         return await _answer(worker, job)
 
-    @app.post("/v1/rewards/files", responses=PROBLEMS)
+    @app.post("/v1/rewards/files", responses=PROBLEMS, dependencies=guarded)
     async def rewards_of_files(
         images: Annotated[list[UploadFile], Form(min_length=1)],
         metadata: Annotated[str, Form(description="a JSON list of GenEval's metadata, a line "

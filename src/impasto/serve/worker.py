@@ -58,13 +58,20 @@ def _decoded(job: Job, pixels: int) -> list[Tensor]:
 
 
 class Worker:
-    """Rates jobs in the order of their coming; runs from its making until `stop`."""
+    """Rates jobs in the order of their coming; runs from its making until `stop`, and again from
+    `start`."""
 
     def __init__(self, source: Rewarder, limits: Limits, metrics: Metrics) -> None:
         self.source, self.limits, self.metrics = source, limits, metrics
         self._jobs: queue.Queue[Job | None] = queue.Queue(limits.queue)
-        self._thread = threading.Thread(target=self._run, name="impasto-scorer", daemon=True)
-        self._thread.start()
+        self._thread = threading.Thread()
+        self.start()
+
+    def start(self) -> None:
+        """Start the thread, where it does not run."""
+        if not self.alive:
+            self._thread = threading.Thread(target=self._run, name="impasto-scorer", daemon=True)
+            self._thread.start()
 
     @property
     def waiting(self) -> int:
