@@ -9,7 +9,8 @@ import torch
 
 from impasto.images import quantise
 from impasto.sample.protocol import Cost, Generator, State
-from impasto.score.base import Score, Scorer, ScorerBroken
+from impasto.score.base import Found, Score, Scorer, ScorerBroken
+from impasto.score.geneval import GenEvalScorer
 
 SIDE = 16
 
@@ -100,3 +101,38 @@ class FakeSecond(Scorer):
 
     def provenance(self):
         return {"id": "fake-second", "sha256": "2" * 64}
+
+
+class FakeDetector:
+    """Finds one dog where the first pixel is bright, and nothing where it is not."""
+
+    def detect(self, images):
+        mask = torch.ones(images.shape[-2:], dtype=torch.bool)
+        dog = Found("dog", (0.0, 0.0, 8.0, 8.0), 0.95, mask)
+        return [[dog] if float(image[0, 0, 0]) > 0.5 else [] for image in images]
+
+
+class FakeColors:
+    """Everything is red."""
+
+    def classify(self, crops):
+        return ["red"] * len(crops)
+
+
+class FakeRewards(GenEvalScorer):
+    """GenEval's rule over the fakes; pictures wider than `widest` are an error, as of a scorer
+    that cannot take them."""
+
+    def __init__(self, broken=False, widest=1000):
+        super().__init__(FakeDetector(), FakeColors(), name="fake")
+        self.broken, self.widest, self.calls = broken, widest, []
+
+    def _batch(self, images, specs, rule):
+        self.calls.append(len(images))
+        if images.shape[-1] > self.widest:
+            raise ValueError(f"{images.shape[-1]} pixels are too wide")
+        return super()._batch(images, specs, rule)
+
+    def self_test(self):
+        if self.broken:
+            raise ScorerBroken("the fake scorer was told to be broken")

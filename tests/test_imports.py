@@ -48,7 +48,7 @@ def violations(own, modules):
         other = package(module)
         if other == own or not other:
             continue
-        if other in ("cli", "report") and own != "cli":
+        if other in ("cli", "serve", "report") and own != "cli":
             yield f"{own} imports {module}: only cli may"
         elif LEVELS[other] > LEVELS[own]:
             yield f"{own} imports {module}, which lies above it"
@@ -70,6 +70,7 @@ def test_imports_point_downwards(path):
 def test_the_test_itself_can_fail():
     assert list(violations("spec", ["impasto.run.cost"]))
     assert list(violations("run", ["impasto.report"]))
+    assert list(violations("serve", ["impasto.cli"]))
     assert not list(violations("run", ["impasto.spec", "impasto.search.base"]))
 
 

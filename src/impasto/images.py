@@ -18,7 +18,8 @@ from torch import Tensor
 
 from impasto.files import write_bytes
 
-__all__ = ["MAX_PIXELS", "ImageError", "from_pil", "quantise", "read_image", "to_pil", "write_png"]
+__all__ = ["MAX_PIXELS", "ImageError", "decode_image", "from_pil", "png_bytes", "quantise",
+           "read_image", "to_pil", "write_png"]  # fmt: skip
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 4096**2
@@ -69,17 +70,26 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
     truncated or damaged; FileNotFoundError when there is none.
     """
     path = Path(path)
-    # 8 bytes a pixel is 16-bit RGBA without compression: no honest file is larger.
-    if (size := path.stat().st_size) > 8 * max_pixels + 2**20:
-        raise ImageError(f"{path}: {size:,} bytes are too many for {max_pixels:,} pixels")
-    data = path.read_bytes()
+    _check_bytes(path, path.stat().st_size, max_pixels)
+    return decode_image(path.read_bytes(), path, max_pixels)
+
+
+def decode_image(data: bytes, name: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """`read_image` of bytes that are in memory already; `name` is what errors call them."""
+    _check_bytes(name, len(data), max_pixels)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return _decode(data, max_pixels)
     # Whatever a decoder raises on foreign bytes means one thing here: this file is no use.
     except Exception as error:
-        raise ImageError(f"{path}: {_reason(error)}") from error
+        raise ImageError(f"{name}: {_reason(error)}") from error
+
+
+def _check_bytes(name: str | Path, size: int, max_pixels: int) -> None:
+    # 8 bytes a pixel is 16-bit RGBA without compression: no honest file is larger.
+    if size > 8 * max_pixels + 2**20:
+        raise ImageError(f"{name}: {size:,} bytes are too many for {max_pixels:,} pixels")
 
 
 def _decode(data: bytes, max_pixels: int) -> Tensor:
@@ -104,6 +114,11 @@ def _reason(error: Exception) -> str:
 
 def write_png(path: str | Path, image: Tensor) -> None:
     """Write (3, H, W) in [0, 1] as 8-bit PNG, whole or not at all; lossless on the 8-bit grid."""
+    write_bytes(path, png_bytes(image))
+
+
+def png_bytes(image: Tensor) -> bytes:
+    """(3, H, W) in [0, 1] as an 8-bit PNG file's bytes."""
     buffer = io.BytesIO()
     to_pil(image).save(buffer, format="PNG")
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()

@@ -17,6 +17,7 @@ from impasto.cli.doctor import doctor
 from impasto.cli.draw import generate
 from impasto.cli.errors import EXIT_CODES
 from impasto.cli.evaluate import evaluate
+from impasto.cli.serve import serve
 from impasto.cli.show import bench_export, ls, scorers_check
 from impasto.cli.train import train
 from impasto.cli.world import world_export
@@ -45,6 +46,7 @@ app.command("eval")(evaluate)
 app.command("compare")(compare)
 app.command("train")(train)
 app.command("convert")(convert)
+app.command("serve")(serve)
 app.command("ls")(ls)
 app.command("doctor")(doctor)
 bench_app.command("export")(bench_export)

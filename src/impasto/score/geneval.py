@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from impasto.score.base import Found, Score, Scorer, Wanted
+from impasto.score.reward import Reward, reward
 from impasto.score.self_test import check_verdicts
 from impasto.score.verdict import Objects, Thresholds, judge, kept_objects, needs_color
 from impasto.score.verdict_plus import judge_plus
@@ -73,9 +74,10 @@ def wanted(spec: Spec, thresholds: Thresholds, details: Details = "all") -> Want
 
 
 ColorOf = Callable[[Found], str]
-Rule = Callable[[Spec, Objects, ColorOf, Thresholds, tuple[int, int]], Score]
+T = TypeVar("T")
+Rule = Callable[[Spec, Objects, ColorOf, Thresholds, tuple[int, int]], T]
 """Spec, kept objects, their colours, thresholds, (width, height) of the picture -> verdict."""
-RULES: dict[str, Rule] = {
+RULES: dict[str, Rule[Score]] = {
     "GenEval": lambda spec, objects, color_of, limits, size:
         judge(spec, objects, color_of, limits),
     "GenEval++": lambda spec, objects, color_of, limits, size:
@@ -111,15 +113,36 @@ class GenEvalScorer(Scorer):
         images: (B, 3, H, W) in [0, 1], or B pictures (3, H, W) of any sizes. Raises ValueError
         when they differ in number, or for a demand that GenEval's rule has no verdict on.
         """
+        return self._each(images, specs, RULES[self.rule])
+
+    def rewards(
+        self, images: Tensor | Sequence[Tensor], specs: Sequence[Spec], *,
+        as_published: bool = False,
+    ) -> list[Reward]:  # fmt: skip
+        """What a trainer maximises, of picture i by spec i: `impasto.score.reward`.
+
+        images: as `score` takes them. as_published: a failed place counts as flow_grpo's reward
+        counts it. Raises ValueError as `score` does, and of a scorer whose rule is not GenEval's.
+        """
+        if self.rule != "GenEval":
+            raise ValueError(f"scorer {self.name!r} judges by {self.rule}; a reward is defined "
+                             f"for GenEval's rule only")  # fmt: skip
+        return self._each(images, specs, lambda spec, objects, color_of, limits, size:
+                          reward(spec, objects, color_of, limits, as_published=as_published))
+
+    def _each(
+        self, images: Tensor | Sequence[Tensor], specs: Sequence[Spec], rule: Rule[T]
+    ) -> list[T]:
+        """What `rule` says of each picture, in batches."""
         if len(images) != len(specs):
             raise ValueError(f"{len(images)} pictures for {len(specs)} specs; give one for each")
-        scores: dict[int, Score] = {}
+        results: dict[int, T] = {}
         for rows in _batches(images):
             # Pictures of one tensor lie side by side: a view of them is no copy.
             batch = (images[rows[0] : rows[-1] + 1] if isinstance(images, Tensor)
                      else torch.stack([images[i] for i in rows]))  # fmt: skip
-            scores |= zip(rows, self._batch(batch, [specs[i] for i in rows]), strict=True)
-        return [scores[i] for i in range(len(specs))]
+            results |= zip(rows, self._batch(batch, [specs[i] for i in rows], rule), strict=True)
+        return [results[i] for i in range(len(specs))]
 
     def _detected(self, images: Tensor, specs: Sequence[Spec]) -> list[list[Found]]:
         if not isinstance(self.detector, SelectiveDetector):
@@ -127,7 +150,7 @@ class GenEvalScorer(Scorer):
         hints = [wanted(spec, self.thresholds, self.details) for spec in specs]
         return self.detector.detect_wanted(images, hints)
 
-    def _batch(self, images: Tensor, specs: Sequence[Spec]) -> list[Score]:
+    def _batch(self, images: Tensor, specs: Sequence[Spec], rule: Rule[T]) -> list[T]:
         found = self._detected(images, specs)
         kept = [kept_objects(f, s, self.thresholds) for f, s in zip(found, specs, strict=True)]
         asked = [(image, one) for image, spec, objects in zip(images, specs, kept, strict=True)
@@ -136,7 +159,7 @@ class GenEvalScorer(Scorer):
         # By id: two objects may be equal in all but their masks.
         names = {id(one): name for (_, one), name in zip(asked, answers, strict=True)}
         size = images.shape[-1], images.shape[-2]
-        return [RULES[self.rule](spec, objects, lambda one: names[id(one)], self.thresholds, size)
+        return [rule(spec, objects, lambda one: names[id(one)], self.thresholds, size)
                 for spec, objects in zip(specs, kept, strict=True)]  # fmt: skip
 
     def self_test(self) -> None:

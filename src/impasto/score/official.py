@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from impasto.score.base import Score
-from impasto.score.geneval import Details, GenEvalScorer
+from impasto.score.geneval import Details, GenEvalScorer, Rule, T
 from impasto.score.verdict import Thresholds
 from impasto.spec import Spec
 from impasto.zoo.registry import SCORERS
@@ -95,9 +94,9 @@ class OfficialScorer(GenEvalScorer):
         self.precision = precision or exact_float32
         self.record = dict(record or {})
 
-    def _batch(self, images: Tensor, specs: Sequence[Spec]) -> list[Score]:
+    def _batch(self, images: Tensor, specs: Sequence[Spec], rule: Rule[T]) -> list[T]:
         with self.precision():
-            return super()._batch(images, specs)
+            return super()._batch(images, specs, rule)
 
     def self_test(self) -> None:
         """Are both networks trained? `score.trained` says what that can and cannot find.

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from impasto.score.base import Found, Score
 from impasto.spec import CLASSES, COLORS, Item, Spec, relations
 
-__all__ = ["Objects", "Thresholds", "color_failure", "judge", "kept_objects", "needs_color"]
+__all__ = ["Objects", "Thresholds", "check_spec", "color_failure", "judge", "kept_objects",
+           "needs_color", "position_failure"]  # fmt: skip
 
 Objects = Mapping[str, Sequence[Found]]
 
@@ -101,8 +102,8 @@ def needs_color(spec: Spec, objects: Objects) -> list[Found]:
     return list(asked.values())
 
 
-def _check(spec: Spec) -> None:
-    """Refuse demands that the rule would not look at."""
+def check_spec(spec: Spec) -> None:
+    """Raises ValueError for demands that the rule would not look at."""
     for i, item in enumerate(spec.include):
         if item.region is not None or item.size is not None:
             raise ValueError(f"{spec.prompt!r} demands a region or a size of {item.cls!r}, which "
@@ -126,7 +127,7 @@ def color_failure(item: Item, colors: Sequence[str]) -> str:
     return f"expected {wanted}, found {right} {item.color}; and {seen}"
 
 
-def _position_failure(
+def position_failure(
     item: Item, group: Sequence[Found], target: Sequence[Found] | None, threshold: float
 ) -> str:
     """Why the objects do not stand where they should; "" when they do."""
@@ -153,7 +154,7 @@ def judge(
     objects: what `kept_objects` gives. color_of: one of `COLORS`, asked for `needs_color` only.
     Raises ValueError for demands that GenEval's rule has no verdict on.
     """
-    _check(spec)
+    check_spec(spec)
     threshold = (thresholds or Thresholds()).position_threshold
     reasons: list[str] = []
     groups: list[Sequence[Found] | None] = []
@@ -165,7 +166,7 @@ def judge(
         elif item.color is not None:
             failure = color_failure(item, [color_of(one) for one in group])
         if not failure and item.position is not None:
-            failure = _position_failure(item, group, groups[item.position[1]], threshold)
+            failure = position_failure(item, group, groups[item.position[1]], threshold)
         reasons += [failure] if failure else []
         groups.append(None if failure else group)
     for item in spec.exclude:
