@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from impasto.report.gallery import gallery
 from impasto.report.labels import labels
 from impasto.report.pictures import KEPT_BYTES, SIDE, embed
 from impasto.report.table import comparison_table
-from impasto.report.words import not_independent, quantity, result
-from impasto.run.compare import Difference, compare
+from impasto.report.words import directions, not_independent, p_value, quantity, result
+from impasto.run.budget import budgets
+from impasto.run.compare import Difference, compare, planned
 from impasto.run.evaluate import evaluate, evaluate_images
 from impasto.run.generate import draw_prompts
 from impasto.run.judge import read_second
@@ -178,7 +180,8 @@ def test_every_number_of_the_terminal_table_is_the_files(pair):
     rows = {line.split()[0]: " ".join(line.split()) for line in table if line.strip()}
     for task, change in difference.verdicts.tasks.items():
         numbers = [scored(summary["tasks"][task]) for summary in summaries]
-        assert rows[task].removesuffix("*") == " ".join([task, *numbers, signed(change)])
+        p = p_value(difference.holm[task])
+        assert rows[task].replace("]*", "]") == " ".join([task, *numbers, signed(change), p])
     numbers = [scored(summary["overall"]) for summary in summaries]
     assert rows["overall"].removesuffix("*") == " ".join(
         ["overall", *numbers, signed(difference.verdicts.overall)])  # fmt: skip
@@ -198,7 +201,9 @@ def test_every_number_of_the_page_is_the_files(pair, page):
             f"{scored(s['tasks'][task])} {s['tasks'][task]['correct']} / 2" for s in summaries
         )
         name = task.replace("_", " ")
-        assert f"{name} no search {base} best-of-n:n=3 {best} {signed(change)}" in text
+        p = p_value(difference.holm[task])
+        assert re.search(re.escape(f"{name} no search {base} best-of-n:n=3 {best} "
+                                   f"{signed(change)}") + f"[ ★&#8201;]* p {p}", text)
     for word in ("any", "all"):
         of = " ".join(f"{label} {summary[f'{word}_correct']:.2f}" for label, summary in
                       zip(["no search"], summaries, strict=False))  # fmt: skip
@@ -262,6 +267,52 @@ def test_the_result_in_one_sentence(pair, page):
     overall = compare(pair)[0].verdicts.overall
     assert overall.low > 0
     assert f"best-of-n:n=3 draws {100 * overall.value:.0f} points more of the prompts" in page
+
+
+def opposed(verdicts, second, tasks=((0, 0, 0), (0, 0, 0))):
+    first, other = (Estimates(Interval(*overall), {"color_attr": Interval(*task)})
+                    for overall, task in zip((verdicts, second), tasks, strict=True))  # fmt: skip
+    return Difference(Path("a"), Path("b"), first, other, "prompt and seed")
+
+
+def test_scorers_that_point_in_two_directions_are_warned_of():
+    up, down, weak = (0.1, 0.05, 0.2), (-3.0, -5.0, -1.0), (-3.0, -7.0, 1.0)
+    assert not directions("a", "b", opposed(up, (3.0, 1.0, 5.0)), ("judge", "clip"))
+    (text,) = directions("a", "b", opposed(up, down), ("judge", "clip"))
+    assert text.startswith("The scorers disagree: b is above a by judge, below by clip")
+    assert "+0.10 [+0.05, +0.20]" in text and "Both intervals exclude zero" in text
+    (text,) = directions("a", "b", opposed(up, weak), ("judge", "clip"))
+    assert "One of the two" in text
+    (text,) = directions("a", "b", opposed(down, up), ("judge", "clip"))
+    assert "above a by clip, below by judge" in text
+    (text,) = directions("a", "b", opposed(up, up, (down, up)), ("judge", "clip"))
+    assert "disagree in color attr" in text
+    assert not directions("a", "b", opposed(up, up, (weak, (0.1, -1, 1))), ("judge", "clip"))
+
+
+def test_the_warning_is_in_the_table_on_the_page_and_in_the_json(pair, tmp_path):
+    (found,) = compare(pair)
+    turned = replace(found, second=Estimates(Interval(-0.2, -0.3, -0.1), found.second.tasks))
+    sentence = "The scorers disagree: best-of-n:n=3 is above no search by judge, below by other"
+    assert sentence in " ".join(comparison_table(pair, [turned]).split())
+    html = write_report(pair, tmp_path / "p.html", [turned]).read_text()
+    assert sentence in words(html)
+    assert turned.to_dict()["disagreements"][0]["where"] == "overall"
+    assert sentence not in words(write_report(pair, tmp_path / "p.html", [found]).read_text())
+
+
+def test_equal_cost_and_power_stand_on_the_page_as_in_the_terminal(pair, tmp_path):
+    (found,), costs, plans = compare(pair), budgets(pair), planned(pair, 0.05)
+    html = write_report(pair, tmp_path / "p.html", [found], budgets=costs, plans=plans)
+    table = " ".join(comparison_table(pair, [found], costs, plans).split())
+    score = costs.equal_samples[1][1].score
+    for text in (words(part(html.read_text(), "cost")), table):
+        for number in ("3 pictures drawn", "60 FLOP", f"{score.value:.2f} [", "any right"):
+            assert number in text
+        assert "needs 3 pictures of each prompt; draw them by --samples 3" in text
+    for text in (words(html.read_text()), table):
+        assert f"To see a difference of 0.05 in the overall score (80% power, alpha 0.05): " \
+               f"{plans[0].prompts:,} prompts" in text  # fmt: skip
 
 
 def test_a_run_alone_claims_its_score_only(pair, tmp_path):
