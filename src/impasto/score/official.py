@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from impasto.score.base import Score
+from impasto.score.base import Inspected
 from impasto.score.geneval import Details, GenEvalScorer
 from impasto.score.verdict import Thresholds
 from impasto.spec import Spec
@@ -95,7 +95,7 @@ class OfficialScorer(GenEvalScorer):
         self.precision = precision or exact_float32
         self.record = dict(record or {})
 
-    def _batch(self, images: Tensor, specs: Sequence[Spec]) -> list[Score]:
+    def _batch(self, images: Tensor, specs: Sequence[Spec]) -> list[Inspected]:
         with self.precision():
             return super()._batch(images, specs)
 

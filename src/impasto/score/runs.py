@@ -9,6 +9,7 @@ Source: pycocotools, `maskApi.c`, rleEncode, rleToString, rleFrString.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ def text_of(mask: Tensor) -> str:
     flat = mask.t().reshape(-1).cpu()
     ends = torch.nonzero(flat[1:] != flat[:-1])[:, 0] + 1
     places = [0, *([0] if flat[0] else []), *ends.tolist(), len(flat)]
-    runs = [b - a for a, b in zip(places, places[1:], strict=False)]
+    runs = [b - a for a, b in pairwise(places)]
     return "".join(_text(run - runs[i - 2] if i > 2 else run) for i, run in enumerate(runs))
 
 
