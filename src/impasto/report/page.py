@@ -31,7 +31,8 @@ __all__ = ["MAX_PICTURES", "write_report"]
 
 MAX_PICTURES = 480
 """Pictures on a page unless told otherwise; at most some 30 MB, and 8 for pictures of 128 px."""
-FILTERS = {"": "any", "right": "all right", "wrong": "some wrong", "disagree": "runs disagree"}
+FILTERS = {"": "any", "right": "all right", "wrong": "some wrong", "disagree": "runs disagree",
+           "scorers": "scorers disagree"}  # fmt: skip
 """Verdict filter of the pictures -> its name; see `impasto.report.gallery.Row.flags`."""
 HERE = Path(__file__).parent
 
