@@ -196,6 +196,15 @@ def test_compare(here):
     assert (here / "compare-a-b.html").is_file() and "compare-a-b.html" in done.stdout
     values = json.loads(call("compare", "a", "b", "--json", "--out", "c.html").stdout)
     assert len(values["differences"]) == 1 and values["page"] == "c.html"
+    assert set(values["differences"][0]["holm"]) == set(values["differences"][0]["tasks"])
+    assert "disagreements" in values["differences"][0]
+    assert [row["pictures"] for row in values["equal_samples"]] == [1] and values["equal_flops"]
+    assert values["power"][0]["x"] == 0.02 and values["power"][0]["prompts"] > 0
+    assert f"{values['power'][0]['prompts']:,} prompts" in " ".join(done.stdout.split())
+    alone = json.loads(call("compare", "a", "--power", "0.1", "--json", "--out", "d.html").stdout)
+    assert alone["power"][0]["x"] == 0.1 and "equal_samples" not in alone
+    done = call("compare", "a", "b", "--power", "0")
+    assert done.exit_code == 2 and "give one above 0" in done.stderr
     done = call("compare", "a", "none")
     assert done.exit_code == 2 and "none is not a run folder" in done.stderr
 

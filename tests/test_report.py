@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,15 +22,18 @@ from impasto.report.data import read_runs
 from impasto.report.gallery import gallery
 from impasto.report.labels import labels
 from impasto.report.pictures import KEPT_BYTES, SIDE, embed
+from impasto.report.seen import mask_path
 from impasto.report.table import comparison_table
-from impasto.report.words import not_independent, quantity, result
-from impasto.run.compare import Difference, compare
+from impasto.report.words import directions, not_independent, p_value, quantity, result
+from impasto.run.budget import budgets
+from impasto.run.compare import Difference, compare, planned
 from impasto.run.evaluate import evaluate, evaluate_images
 from impasto.run.generate import draw_prompts
 from impasto.run.judge import read_second
+from impasto.score.base import Found, Inspected, Seen
 from impasto.score.statistics import Estimates, Interval
 from impasto.search import BestOfN, NoSearch
-from impasto.spec import Item, Spec
+from impasto.spec import COLORS, Item, Spec
 from tests import tiny
 from tests.fakes import FakeGenerator, FakeScorer, FakeSecond
 
@@ -178,7 +182,8 @@ def test_every_number_of_the_terminal_table_is_the_files(pair):
     rows = {line.split()[0]: " ".join(line.split()) for line in table if line.strip()}
     for task, change in difference.verdicts.tasks.items():
         numbers = [scored(summary["tasks"][task]) for summary in summaries]
-        assert rows[task].removesuffix("*") == " ".join([task, *numbers, signed(change)])
+        p = p_value(difference.holm[task])
+        assert rows[task].replace("]*", "]") == " ".join([task, *numbers, signed(change), p])
     numbers = [scored(summary["overall"]) for summary in summaries]
     assert rows["overall"].removesuffix("*") == " ".join(
         ["overall", *numbers, signed(difference.verdicts.overall)])  # fmt: skip
@@ -198,7 +203,9 @@ def test_every_number_of_the_page_is_the_files(pair, page):
             f"{scored(s['tasks'][task])} {s['tasks'][task]['correct']} / 2" for s in summaries
         )
         name = task.replace("_", " ")
-        assert f"{name} no search {base} best-of-n:n=3 {best} {signed(change)}" in text
+        p = p_value(difference.holm[task])
+        assert re.search(re.escape(f"{name} no search {base} best-of-n:n=3 {best} "
+                                   f"{signed(change)}") + f"[ ★&#8201;]* p {p}", text)
     for word in ("any", "all"):
         of = " ".join(f"{label} {summary[f'{word}_correct']:.2f}" for label, summary in
                       zip(["no search"], summaries, strict=False))  # fmt: skip
@@ -262,6 +269,52 @@ def test_the_result_in_one_sentence(pair, page):
     overall = compare(pair)[0].verdicts.overall
     assert overall.low > 0
     assert f"best-of-n:n=3 draws {100 * overall.value:.0f} points more of the prompts" in page
+
+
+def opposed(verdicts, second, tasks=((0, 0, 0), (0, 0, 0))):
+    first, other = (Estimates(Interval(*overall), {"color_attr": Interval(*task)})
+                    for overall, task in zip((verdicts, second), tasks, strict=True))  # fmt: skip
+    return Difference(Path("a"), Path("b"), first, other, "prompt and seed")
+
+
+def test_scorers_that_point_in_two_directions_are_warned_of():
+    up, down, weak = (0.1, 0.05, 0.2), (-3.0, -5.0, -1.0), (-3.0, -7.0, 1.0)
+    assert not directions("a", "b", opposed(up, (3.0, 1.0, 5.0)), ("judge", "clip"))
+    (text,) = directions("a", "b", opposed(up, down), ("judge", "clip"))
+    assert text.startswith("The scorers disagree: b is above a by judge, below by clip")
+    assert "+0.10 [+0.05, +0.20]" in text and "Both intervals exclude zero" in text
+    (text,) = directions("a", "b", opposed(up, weak), ("judge", "clip"))
+    assert "One of the two" in text
+    (text,) = directions("a", "b", opposed(down, up), ("judge", "clip"))
+    assert "above a by clip, below by judge" in text
+    (text,) = directions("a", "b", opposed(up, up, (down, up)), ("judge", "clip"))
+    assert "disagree in color attr" in text
+    assert not directions("a", "b", opposed(up, up, (weak, (0.1, -1, 1))), ("judge", "clip"))
+
+
+def test_the_warning_is_in_the_table_on_the_page_and_in_the_json(pair, tmp_path):
+    (found,) = compare(pair)
+    turned = replace(found, second=Estimates(Interval(-0.2, -0.3, -0.1), found.second.tasks))
+    sentence = "The scorers disagree: best-of-n:n=3 is above no search by judge, below by other"
+    assert sentence in " ".join(comparison_table(pair, [turned]).split())
+    html = write_report(pair, tmp_path / "p.html", [turned]).read_text()
+    assert sentence in words(html)
+    assert turned.to_dict()["disagreements"][0]["where"] == "overall"
+    assert sentence not in words(write_report(pair, tmp_path / "p.html", [found]).read_text())
+
+
+def test_equal_cost_and_power_stand_on_the_page_as_in_the_terminal(pair, tmp_path):
+    (found,), costs, plans = compare(pair), budgets(pair), planned(pair, 0.05)
+    html = write_report(pair, tmp_path / "p.html", [found], budgets=costs, plans=plans)
+    table = " ".join(comparison_table(pair, [found], costs, plans).split())
+    score = costs.equal_samples[1][1].score
+    for text in (words(part(html.read_text(), "cost")), table):
+        for number in ("3 pictures drawn", "60 FLOP", f"{score.value:.2f} [", "any right"):
+            assert number in text
+        assert "needs 3 pictures of each prompt; draw them by --samples 3" in text
+    for text in (words(html.read_text()), table):
+        assert f"To see a difference of 0.05 in the overall score (80% power, alpha 0.05): " \
+               f"{plans[0].prompts:,} prompts" in text  # fmt: skip
 
 
 def test_a_run_alone_claims_its_score_only(pair, tmp_path):
@@ -342,7 +395,8 @@ def test_verdicts_under_the_pictures(pair, page):
     assert html.count("</span> right") == sum(correct)
     assert html.count("</span> wrong") == len(correct) - sum(correct) > 0
     assert "expected car&gt;=1, found 0" in html
-    flags = {row.prompt: row.flags for row in shown.rows}
+    flags = {row.prompt: tuple(flag for flag in row.flags if flag != "scorers")
+             for row in shown.rows}  # fmt: skip
     assert flags["a photo of a dog"] == ("right",)
     assert flags["a photo of a red car"] == ("wrong", "disagree")
     assert re.search("candidate [123] of 3, reward 0.5", words(html))
@@ -364,6 +418,71 @@ def test_small_pictures_are_kept_and_large_ones_bounded(tmp_path):
     assert SIDE < 1200
     with pytest.raises(ValueError, match=r"none\.png is gone"):
         embed(tmp_path / "none.png")
+
+
+# What the detector saw
+
+
+class Showing(FakeScorer):
+    """A fake that shows one object with its mask and, where asked, its colours."""
+
+    def inspect(self, images, specs):
+        mask = torch.zeros(16, 16, dtype=torch.bool)
+        mask[2:8, 4:12] = True
+        return [Inspected(score, (Seen(Found(spec.include[0].cls, (4.0, 2.0, 12.0, 8.0), 0.75,
+                                             mask), self.shares(spec)),))
+                for score, spec in zip(self.score(images, specs), specs, strict=True)]
+
+    @staticmethod
+    def shares(spec):
+        return None if spec.include[0].color is None else (0.6, 0.3, *(0.0125,) * 8)
+
+
+def test_masks_crops_and_their_ten_bars_come_from_the_run(tmp_path):
+    path = run(tmp_path / "run", scorer=Showing())
+    html = write_report([path], tmp_path / "p.html", []).read_text()
+    assert html.count('class="mask box-0" d="M4 2h8v1h-8z') == 12
+    shots = [shot for row in gallery(read_runs([path]), None).rows for shot in row.sides[0]]
+    assert [len(shot.crops) for shot in shots] == [0] * 6 + [1, 1, 0, 0, 1, 1]
+    crop = shots[6].crops[0]
+    assert crop.likeliest == "red" and [c for c, _ in crop.bars] == list(COLORS)
+    assert dict(crop.bars)["orange"] == 0.3 and crop.src in html
+    assert "red 0.60, orange 0.30, yellow 0.01" in html
+    assert html.count('class="ten"') == 4 and "was judged before" not in html
+    (path / "seen.jsonl").unlink()
+    html = write_report([path], tmp_path / "p.html", []).read_text()
+    assert "was judged before masks and colours were kept" in html and 'class="mask' not in html
+
+
+def test_a_mask_is_drawn_whole_on_a_grid_of_bounded_size():
+    mask = torch.zeros(4, 6, dtype=torch.bool)
+    mask[1, 1:3] = mask[1, 5] = mask[2, 0] = True
+    assert mask_path(mask) == "M1 1h2v1h-2zM5 1h1v1h-1zM0 2h1v1h-1z"
+    large = torch.ones(512, 300, dtype=torch.bool)
+    path = mask_path(large)
+    assert path.count("M") == 128 and path.startswith("M0 0h300v4h-300z")
+
+
+def test_failures_can_be_browsed_by_kind(pair, page):
+    html = part(page, "pictures")
+    shots = [s for row in gallery(read_runs(pair), None).rows for side in row.sides for s in side]
+    missing = sum("missing" in shot.kinds for shot in shots)
+    assert missing and f'<option value="missing">missing ({missing})</option>' in html
+    kinds = [f["data-kinds"] for f in Page(html).all("figure")]
+    assert kinds == [",".join(shot.kinds) for shot in shots]
+    assert 'href="#task=colors&amp;kind=missing&amp;boxes=1">2</a>' in part(page, "failures")
+
+
+def test_doubt_is_the_rank_of_the_second_score_against_the_verdict(pair):
+    found = read_runs(pair[:1])[0]
+    names = [record.filename for record in found.records[:5]]
+    records = [replace(r, correct=c) for r, c in zip(found.records, (1, 0, 1, 0, 1), strict=False)]
+    second = dict(zip(names, (10.0, 20.0, 30.0, 40.0, 30.0), strict=True))
+    # Ranks among the other four: 0, .25, (2 + 3) / 2 / 4 = .625, 1, .625.
+    doubts = replace(found, records=tuple(records), second=second).doubts()
+    assert [doubts[name] for name in names] == [1.0, 0.25, 0.375, 1.0, 0.375]
+    alone = replace(found, records=tuple(records[:1]), second={names[0]: 3.0}).doubts()
+    assert alone == {names[0]: 0.5}
 
 
 # Runs

@@ -36,7 +36,8 @@ def test_what_a_run_writes(tmp_path):
     samples = {f"images/{i:05d}/samples/{s:05d}.{kind}"
                for i in range(6) for s in range(2) for kind in ("png", "json")}  # fmt: skip
     assert there == samples | {f"images/{i:05d}/metadata.jsonl" for i in range(6)} | {
-        "run.json", "results.jsonl", "second.jsonl", "summary.json", "cost.json"}  # fmt: skip
+        "run.json", "results.jsonl", "second.jsonl", "seen.jsonl", "summary.json",
+        "cost.json"}  # fmt: skip
     seed = row_seed(7, "a photo of a red car", 1)
     assert done.sample(3, 1) == {"seed": seed, "candidates": [{"seed": seed, "value": None}],
                                  "chosen": 0, "flops": 20.0, "row_steps": 2}  # fmt: skip

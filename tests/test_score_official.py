@@ -314,8 +314,8 @@ def test_the_network_sees_batches_of_one_size_and_no_more_than_asked(detector, c
 def test_all_crops_of_a_batch_go_through_clip_at_once(detector, colors, cases, monkeypatch):
     images, specs = cases
     calls = []
-    real = colors.classify
-    monkeypatch.setattr(colors, "classify", lambda crops: calls.append(len(crops)) or real(crops))
+    real = colors.shares
+    monkeypatch.setattr(colors, "shares", lambda crops: calls.append(len(crops)) or real(crops))
     OfficialScorer(detector, colors, thresholds=THRESHOLDS).score(images, specs)
     assert len(calls) == 1 and calls[0] > 3
 

@@ -8,6 +8,7 @@ from impasto.score.statistics import (
     Outcome,
     Prompts,
     bootstrap,
+    holm,
     paired_difference,
     stratified_bootstrap,
 )
@@ -164,3 +165,34 @@ def test_runs_that_do_not_match_are_refused():
 
 def test_an_interval_is_three_numbers():
     assert Interval(0.5, 0.4, 0.6)._fields == ("value", "low", "high")
+
+
+def test_holms_adjustment_by_hand():
+    p = {"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005, "e": 0.2, "f": 0.5}
+    # Sorted: .005 x 6, .01 x 5, .03 x 4, .04 x 3 = .12, not below the one before; .2 x 2, .5 x 1.
+    expected = {"a": 0.05, "b": 0.12, "c": 0.12, "d": 0.03, "e": 0.4, "f": 0.5}
+    assert holm(p) == pytest.approx(expected)  # the same by statsmodels 0.14 multipletests
+    assert list(holm(p)) == list(p)
+    assert holm({"a": 0.5, "b": 0.9}) == {"a": 1.0, "b": 1.0} and holm({}) == {}
+
+
+def test_p_is_below_five_hundredths_where_the_interval_excludes_zero():
+    rng = np.random.default_rng(6)
+    seen = set()
+    for shift in np.linspace(-0.25, 0.25, 41):
+        a = outcomes(rng.random((60, 2)) < 0.5)
+        b = outcomes(rng.random((60, 2)) < 0.5 + shift)
+        found = paired_difference(a, b)
+        _, low, high = found.tasks["t"]
+        if min(abs(low), abs(high)) > 0.004:  # on the edge, ties and the added draw decide
+            assert (found.p["t"] < 0.05) == (low > 0 or high < 0)
+            seen.add(found.p["t"] < 0.05)
+    assert seen == {True, False}
+
+
+def test_p_is_the_sign_tests_on_pairs_that_differ():
+    # 30 of 200 prompts won, 12 lost: McNemar's chi-square 18^2 / 42 = 7.71, p = 0.0055.
+    a = outcomes([[0]] * 30 + [[1]] * 12 + [[1]] * 158)
+    b = outcomes([[1]] * 30 + [[0]] * 12 + [[1]] * 158)
+    assert paired_difference(a, b).p["t"] == pytest.approx(0.0055, abs=0.002)
+    assert paired_difference(a, a).p["t"] == 1.0

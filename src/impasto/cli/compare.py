@@ -21,14 +21,26 @@ def compare(
         Path | None,
         typer.Option(help="Page to write (default: beside the first run, named after all)."),
     ] = None,
+    power: Annotated[
+        float,
+        typer.Option(help="Overall difference to see: says how many prompts show it, also for "
+                          "one run alone."),
+    ] = 0.02,
     as_json: options.Json = False,
 ) -> None:
     """Compare finished runs of the same prompts, seeds and judges; writes a page.
 
-    Differences are paired picture by picture, with 95 % intervals over prompts.
+    Differences are paired picture by picture, with 95 % intervals over prompts, each task's p
+    adjusted for their number. Also: the runs at equal pictures and equal FLOPs, where the two
+    scorers disagree in direction, and how many prompts show a difference.
     """
     from impasto.cli.page import show, write_page
+    from impasto.run.budget import budgets
+    from impasto.run.compare import planned
 
     names = "-".join(run.resolve().name for run in runs)
     page = out or runs[0].resolve().parent / f"compare-{names}.html"
-    show(runs, write_page(runs, page), page, as_json)
+    plans = planned(runs, power)
+    costs = budgets(runs) if len(runs) > 1 else None
+    differences = write_page(runs, page, costs, plans)
+    show(runs, differences, page, as_json, budgets=costs, plans=plans)

@@ -9,25 +9,30 @@ from typing import Any
 
 from impasto.report import write_report
 from impasto.report.table import comparison_table
+from impasto.run.budget import Budgets
 from impasto.run.compare import Difference, compare
 from impasto.run.directory import RunDirectory, read_json
+from impasto.score.power import Power
 
 __all__ = ["show", "write_page"]
 
 
-def write_page(runs: Sequence[Path], page: Path) -> list[Difference]:
+def write_page(
+    runs: Sequence[Path], page: Path, budgets: Budgets | None = None, plans: Sequence[Power] = ()
+) -> list[Difference]:
     """Write the report of one run, or of several with their differences from the first."""
     differences = compare(runs) if len(runs) > 1 else []
-    write_report(runs, page, differences)
+    write_report(runs, page, differences, budgets=budgets, plans=plans)
     return differences
 
 
 def show(
-    runs: Sequence[Path], differences: Sequence[Difference], page: Path, as_json: bool
-) -> None:
+    runs: Sequence[Path], differences: Sequence[Difference], page: Path, as_json: bool,
+    *, budgets: Budgets | None = None, plans: Sequence[Power] = (),
+) -> None:  # fmt: skip
     """The table and where the page is; or all of it as one JSON object."""
     if not as_json:
-        print(comparison_table(runs, differences))
+        print(comparison_table(runs, differences, budgets, plans))
         print(f"report: {page}")
         return
     values: dict[str, Any] = {
@@ -35,6 +40,10 @@ def show(
         "runs": [_run(RunDirectory(path)) for path in runs],
         "differences": [difference.to_dict() for difference in differences],
     }
+    if plans:
+        values["power"] = [plan.to_dict() for plan in plans]
+    if budgets is not None:
+        values |= budgets.to_dict()
     print(json.dumps(values, indent=2, ensure_ascii=False))
 
 

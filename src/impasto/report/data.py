@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from impasto.report.labels import labels
 from impasto.run.compare import Difference
 from impasto.run.directory import RunDirectory, read_json
 from impasto.run.judge import read_second
+from impasto.run.seen import View, read_seen
 from impasto.score.statistics import Interval, Outcome, bootstrap
 
 __all__ = ["Run", "check_differences", "read_runs"]
@@ -23,7 +25,8 @@ class Run:
 
     label: its short name beside the others. record, summary, cost: its `run.json`, `summary.json`
     and `cost.json` ({} without one). records: the verdicts, one per picture. second: the second
-    scorer's value by the picture's file name.
+    scorer's value by the picture's file name; seen: what the verdicts' scorer saw, by the same
+    ({} for a run judged before that was kept).
     """
 
     folder: RunDirectory
@@ -33,6 +36,7 @@ class Run:
     cost: dict[str, Any]
     records: tuple[Record, ...]
     second: dict[str, float]
+    seen: dict[str, View]
 
     @property
     def drawn(self) -> bool:
@@ -50,6 +54,19 @@ class Run:
         values = [Outcome(r.tag, r.metadata, r.sample, self.second[r.filename])
                   for r in self.records]  # fmt: skip
         return bootstrap(values).overall
+
+    def doubts(self) -> dict[str, float]:
+        """How far the second scorer stands from each verdict, 0 to 1, by file name.
+
+        With r, the share of the run's other pictures that have a lower second score (and half of
+        the equal ones): 1 - r of a picture judged right, r of one judged wrong.
+        """
+        values = sorted(self.second[record.filename] for record in self.records)
+        others = len(values) - 1
+        rank = {v: (bisect_left(values, v) + bisect_right(values, v) - 1) / 2 / others
+                if others else 0.5 for v in set(values)}  # fmt: skip
+        places = {record: rank[self.second[record.filename]] for record in self.records}
+        return {r.filename: 1 - place if r.correct else place for r, place in places.items()}
 
     def prompts_with(self, rule: Callable[[Iterable[bool]], bool]) -> Interval:
         """Share of prompts whose verdicts fulfil `rule` (any, all), with its interval."""
@@ -92,7 +109,8 @@ def _run(folder: RunDirectory, label: str, record: dict[str, Any]) -> Run:
                          f"results.jsonl has {len(records)} and second.jsonl {len(second)}; "
                          f"finish the run by its own command again")  # fmt: skip
     cost = read_json(folder.cost) if folder.cost.is_file() else {}
-    return Run(folder, label, record, summary, cost, tuple(records), second)
+    seen = read_seen(folder.seen) if folder.seen.is_file() else {}
+    return Run(folder, label, record, summary, cost, tuple(records), second, seen)
 
 
 def check_differences(runs: Sequence[Run], differences: Sequence[Difference]) -> None:

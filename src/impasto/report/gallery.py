@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
 
 from impasto.bench import Record
+from impasto.bench.reasons import KINDS, read_reason
 from impasto.report.data import Run
 from impasto.report.pictures import Embedded, embed
+from impasto.report.seen import Crop, crops, mask_path
 from impasto.report.words import digits
 from impasto.run.directory import read_json
+from impasto.run.seen import View
+from impasto.score.base import Found
 
 __all__ = ["Box", "Gallery", "Row", "Shot", "gallery"]
 
 BOX_COLORS = 4
 """How many classes of one picture have a colour of their own (`.box-0` … in the style)."""
+DOUBT = 0.75
+"""From which doubt on the scorers are said to disagree on a picture."""
 LAYOUTS = {1: "ones", 2: "pairs", 4: "fours", math.inf: "many"}
 LETTERING = 0.07
 """Height of a box's words as a share of the picture's longest side."""
@@ -25,7 +32,10 @@ LETTERING = 0.07
 
 @dataclass(frozen=True)
 class Box:
-    """A kept object, in pixels of the picture. color: which of the page's box colours."""
+    """A kept object, in pixels of the picture. color: which of the page's box colours.
+
+    mask: SVG path data, "" where the detector made none.
+    """
 
     cls: str
     score: float
@@ -34,6 +44,7 @@ class Box:
     width: float
     height: float
     color: int
+    mask: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,8 @@ class Shot:
     """One picture with its verdict.
 
     reasons: a line per failure. drawn: the sample's own record (seed, candidates, chosen), None
-    for pictures drawn elsewhere. second: the second scorer's value.
+    for pictures drawn elsewhere. second: the second scorer's value; doubt: how far it stands from
+    the verdict (`Run.doubts`). crops: the objects whose colour was asked.
     """
 
     picture: Embedded
@@ -51,6 +63,19 @@ class Shot:
     boxes: tuple[Box, ...]
     second: float
     drawn: dict[str, Any] | None
+    doubt: float = 0.0
+    crops: tuple[Crop, ...] = ()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of its failures, each once, in `KINDS`' order."""
+        found = {read_reason(line).kind for line in self.reasons}
+        return tuple(kind for kind in KINDS if kind in found)
+
+    @property
+    def doubted(self) -> bool:
+        """Right, but among the run's lowest quarter of second scores; or wrong and the highest."""
+        return self.doubt >= DOUBT
 
     @property
     def searched(self) -> bool:
@@ -83,13 +108,28 @@ class Row:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """ "right" (every picture), "wrong" (some picture), "disagree" (a sample between runs)."""
+        """ "right" (every picture), "wrong" (some picture), "disagree" (a sample between runs),
+        "scorers" (the second scorer stands against a verdict)."""
         verdicts = [{shot.sample: shot.correct for shot in side} for side in self.sides]
         every = [correct for side in verdicts for correct in side.values()]
         samples = set().union(*verdicts)
         disagree = any(len({side[s] for side in verdicts if s in side}) > 1 for s in samples)
-        found = {"right": all(every), "wrong": not all(every), "disagree": disagree}
+        scorers = any(shot.doubted for side in self.sides for shot in side)
+        found = {"right": all(every), "wrong": not all(every), "disagree": disagree,
+                 "scorers": scorers}  # fmt: skip
         return tuple(flag for flag, holds in found.items() if holds)
+
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of failure of any of its pictures."""
+        found = {kind for side in self.sides for shot in side for kind in shot.kinds}
+        return tuple(kind for kind in KINDS if kind in found)
+
+    @property
+    def doubt(self) -> float:
+        """That of the picture that the scorers disagree on most."""
+        return round(max(shot.doubt for side in self.sides for shot in side), 4)
 
 
 @dataclass(frozen=True)
@@ -104,6 +144,13 @@ class Gallery:
     def shown(self) -> int:
         """Pictures shown."""
         return sum(len(side) for row in self.rows for side in row.sides)
+
+    @property
+    def kinds(self) -> list[tuple[str, int]]:
+        """(kind of failure, pictures shown that have it), of those that occur."""
+        shots = [shot for row in self.rows for side in row.sides for shot in side]
+        counts = Counter(kind for shot in shots for kind in shot.kinds)
+        return [(kind, counts[kind]) for kind in KINDS if counts[kind]]
 
     @property
     def layout(self) -> str:
@@ -126,7 +173,8 @@ def gallery(runs: Sequence[Run], max_pictures: int | None) -> Gallery:
     if max_pictures is not None and pictures > max_pictures:
         widest = max(sum(map(len, sides)) for sides in prompts.values())
         chosen = _part(prompts, max(max_pictures // widest, 1))
-    rows = tuple(_row(runs, prompts[key]) for key in chosen)
+    doubted = [run.doubts() for run in runs]
+    rows = tuple(_row(runs, prompts[key], doubted) for key in chosen)
     return Gallery(rows, len(prompts), pictures)
 
 
@@ -163,24 +211,39 @@ def _part(prompts: dict[str, Sides], count: int) -> list[str]:
     return [key for key in prompts if key in chosen]
 
 
-def _row(runs: Sequence[Run], sides: Sides) -> Row:
+def _row(runs: Sequence[Run], sides: Sides, doubted: Sequence[dict[str, float]]) -> Row:
+    """doubted: `Run.doubts` of each run."""
     first = next(chain(*sides))
-    shots = (tuple(_shot(run, record) for record in side)
-             for run, side in zip(runs, sides, strict=True))  # fmt: skip
+    shots = (tuple(_shot(run, record, doubts) for record in side)
+             for run, side, doubts in zip(runs, sides, doubted, strict=True))  # fmt: skip
     return Row(first.prompt, first.tag, tuple(shots))
 
 
-def _shot(run: Run, record: Record) -> Shot:
+def _shot(run: Run, record: Record, doubts: dict[str, float]) -> Shot:
     path = run.folder.path / record.filename
+    view = run.seen.get(record.filename)
     return Shot(
         picture=embed(path),
         sample=record.sample,
         correct=record.correct,
         reasons=tuple(line for line in record.reason.split("\n") if line),
-        boxes=tuple(_boxes(record)),
+        boxes=tuple(_boxes(record) if view is None else _overlays(view)),
         second=run.second[record.filename],
         drawn=read_json(path.with_suffix(".json")) if run.drawn else None,
+        doubt=doubts[record.filename],
+        crops=() if view is None else crops(path, view),
     )
+
+
+def _overlays(view: View) -> list[Box]:
+    colors = {cls: i for i, cls in enumerate(dict.fromkeys(o.found.cls for o in view.objects))}
+    return [_overlay(one.found, colors[one.found.cls] % BOX_COLORS) for one in view.objects]
+
+
+def _overlay(found: Found, color: int) -> Box:
+    x1, y1, x2, y2 = found.box
+    mask = "" if found.mask is None else mask_path(found.mask)
+    return Box(found.cls, found.score, x1, y1, x2 - x1, y2 - y1, color, mask)
 
 
 def _boxes(record: Record) -> list[Box]:

@@ -7,29 +7,51 @@ const rows = [...document.querySelectorAll(".gallery > article")].map((article) 
   article,
   task: article.dataset.task,
   flags: article.dataset.flags.split(" "),
+  kinds: article.dataset.kinds.split(","),
+  doubt: Number(article.dataset.doubt),
   text: article.querySelector("h3").textContent.toLowerCase(),
   pictures: article.querySelectorAll(".shot").length,
 }));
 
 // Filters; the address keeps them.
 
-const FIELDS = ["q", "task", "verdict"];
+const FIELDS = ["q", "task", "kind", "verdict"].filter((name) => form.elements[name]);
 
 function words(count, noun) {
   return `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 }
 
-function fits(row, { q, task, verdict }) {
+function fits(row, { q, task, kind, verdict }) {
   const wanted = q.toLowerCase().split(/\s+/).filter(Boolean);
   return (!task || row.task === task) && (!verdict || row.flags.includes(verdict)) &&
+    (!kind || row.kinds.includes(kind)) &&
     wanted.every((word) => row.text.includes(word));
+}
+
+// Whether a picture is one that the filter for kinds or scorers asks for.
+function concerns(shot, { kind, verdict }) {
+  return (!kind || shot.dataset.kinds.split(",").includes(kind)) &&
+    (verdict !== "scorers" || shot.classList.contains("doubted"));
+}
+
+// The bench's order, or those first that the scorers disagree on most.
+let doubtFirst = false;
+function order(byDoubt) {
+  if (byDoubt === doubtFirst) return;
+  doubtFirst = byDoubt;
+  const sorted = byDoubt ? [...rows].sort((a, b) => b.doubt - a.doubt) : rows;
+  document.querySelector(".gallery").append(...sorted.map((row) => row.article));
 }
 
 function filter() {
   const values = Object.fromEntries(FIELDS.map((name) => [name, form.elements[name].value]));
   let prompts = 0;
   let pictures = 0;
+  order(values.verdict === "scorers");
   for (const row of rows) {
+    for (const shot of row.article.querySelectorAll(".shot")) {
+      shot.classList.toggle("aside", !concerns(shot, values));
+    }
     const shown = fits(row, values);
     row.article.hidden = !shown;
     prompts += shown;
@@ -60,7 +82,9 @@ function fromAddress() {
     form.elements[name].value = values.get(name) ?? "";
   }
   // A value that is no option leaves a list or radio buttons with none chosen.
-  if (form.elements.task.selectedIndex < 0) form.elements.task.value = "";
+  for (const name of ["task", "kind"]) {
+    if (form.elements[name]?.selectedIndex < 0) form.elements[name].value = "";
+  }
   if (!form.querySelector("[name=verdict]:checked")) form.elements.verdict.value = "";
   form.elements.boxes.checked = values.has("boxes");
   showAllBoxes();
@@ -171,5 +195,8 @@ for (const kind of ["input", "change"]) {
   });
 }
 form.addEventListener("submit", (event) => event.preventDefault());
-window.addEventListener("hashchange", fromAddress);
+window.addEventListener("hashchange", () => {
+  fromAddress();
+  if (location.hash.includes("=")) document.querySelector("#pictures").scrollIntoView();
+});
 fromAddress();

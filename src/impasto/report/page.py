@@ -23,13 +23,16 @@ from impasto.report.bars import COLORS
 from impasto.report.costs import COSTS
 from impasto.report.data import Run, check_differences, read_runs
 from impasto.report.gallery import gallery
+from impasto.run.budget import Budgets
 from impasto.run.compare import Difference
+from impasto.score.power import Power
 
 __all__ = ["MAX_PICTURES", "write_report"]
 
 MAX_PICTURES = 480
 """Pictures on a page unless told otherwise; at most some 30 MB, and 8 for pictures of 128 px."""
-FILTERS = {"": "any", "right": "all right", "wrong": "some wrong", "disagree": "runs disagree"}
+FILTERS = {"": "any", "right": "all right", "wrong": "some wrong", "disagree": "runs disagree",
+           "scorers": "scorers disagree"}  # fmt: skip
 """Verdict filter of the pictures -> its name; see `impasto.report.gallery.Row.flags`."""
 HERE = Path(__file__).parent
 
@@ -39,20 +42,25 @@ def write_report(
     page: Path,
     differences: Sequence[Difference],
     max_pictures: int | None = MAX_PICTURES,
+    *,
+    budgets: Budgets | None = None,
+    plans: Sequence[Power] = (),
 ) -> Path:
     """Write the page of finished runs side by side, whole or not at all; returns its path.
 
     differences: one per further run, from the first, as `impasto.run.compare.compare` gives them.
     max_pictures: above so many, pictures of a part of the prompts are shown, and the page says so;
-    None shows all. The same runs give the same bytes. Raises ValueError for folders that are no
-    runs, IncompleteError for an unfinished run, ImageError for a damaged picture and StorageError
-    when the page cannot be written.
+    None shows all. budgets, plans: the runs at equal cost, and prompts that show a difference, as
+    `impasto.run.budget` and `impasto.run.compare.planned` give them. The same runs give the
+    same bytes. Raises ValueError for folders that are no runs, IncompleteError for an unfinished
+    run, ImageError for a damaged picture and StorageError when the page cannot be written.
     """
     read = read_runs(runs)
     check_differences(read, differences)
     text = _environment().get_template("page.html").render(
         **_source("page.css", "style"), **_source("page.js", "script"),
         **_content(read, differences, Path(page), max_pictures),
+        **_comparison(read, differences, budgets, plans),
     )  # fmt: skip
     write_text(page, text)
     return Path(page)
@@ -102,6 +110,23 @@ def _content(
         "settings": provenance.settings(runs),
         "records": [(run.label, provenance.whole(run), provenance.files(run, page))
                     for run in runs],
+    }  # fmt: skip
+
+
+def _comparison(
+    runs: Sequence[Run], differences: Sequence[Difference], budgets: Budgets | None,
+    plans: Sequence[Power],
+) -> dict[str, Any]:  # fmt: skip
+    """Warnings where the scorers disagree, prompts needed, and the tables of equal cost."""
+    scorers = [runs[0].record[role]["name"] for role in ("scorer", "second")]
+    names = [run.label for run in runs[1:]] if len(plans) > 1 else [""]
+    return {
+        "directions": [line for run, difference in zip(runs[1:], differences, strict=True)
+                       for line in words.directions(runs[0].label, run.label, difference,
+                                                    scorers)],
+        "plans": [words.plan_text(plan, name)
+                  for plan, name in zip(plans, names, strict=bool(plans))],
+        "at_cost": tables.at_cost(budgets) if budgets else None,
     }  # fmt: skip
 
 

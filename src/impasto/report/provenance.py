@@ -14,7 +14,8 @@ from impasto.report.words import DASH
 
 __all__ = ["FILES", "Setting", "files", "settings", "whole"]
 
-FILES = ("run.json", "summary.json", "cost.json", "results.jsonl", "second.jsonl", "images")
+FILES = ("run.json", "summary.json", "cost.json", "results.jsonl", "second.jsonl", "seen.jsonl",
+         "images")  # fmt: skip
 LONG = ("texts",)
 """Settings too long for a table; they are in the whole record."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
 from impasto.report.bars import bar, forest, reach
 from impasto.report.data import Run
-from impasto.report.words import change, digits, estimate, excludes_zero, interval_of
+from impasto.report.words import change, digits, estimate, excludes_zero, interval_of, p_value
 from impasto.run.compare import Difference
 from impasto.score.statistics import Interval
 
@@ -18,11 +18,15 @@ __all__ = ["Change", "Group", "Line", "Second", "axis", "groups", "second"]
 
 @dataclass(frozen=True)
 class Change:
-    """A paired difference from the first run: its drawing, its text, whether it excludes zero."""
+    """A paired difference from the first run: its drawing, its text, whether it excludes zero.
+
+    p: of a task, adjusted for their number, as text.
+    """
 
     text: str
     clear: bool
     drawing: Markup
+    p: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,11 @@ def _change(interval: Interval, end: float, run: int, decimals: int = 2) -> Chan
     return Change(change(interval, decimals), excludes_zero(interval), forest(interval, end, run))
 
 
+def _change_in(difference: Difference, task: str, end: float, run: int) -> Change:
+    found = _change(difference.verdicts.tasks[task], end, run)
+    return replace(found, p=p_value(difference.holm[task]))
+
+
 def _changes(intervals: Iterable[Interval], end: float, decimals: int = 2) -> list[Change | None]:
     """One per run; none for the first."""
     return [None, *(_change(interval, end, run, decimals)
@@ -90,7 +99,8 @@ def _line(run: int, label: str, interval: Interval, count: str, by: Change | Non
 def _task(
     runs: Sequence[Run], differences: Sequence[Difference], task: str, end: float
 ) -> Group:
-    changes = _changes((difference.verdicts.tasks[task] for difference in differences), end)
+    changes = [None, *(_change_in(difference, task, end, number)
+                       for number, difference in enumerate(differences, 1))]  # fmt: skip
     lines = []
     for number, (run, by) in enumerate(zip(runs, changes, strict=True)):
         if score := run.summary["tasks"].get(task):  # an incomplete set may lack a task

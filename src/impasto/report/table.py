@@ -16,14 +16,21 @@ from impasto.report.costs import COSTS, TERMINAL
 from impasto.report.data import Run, check_differences, read_runs
 from impasto.report.words import (
     DASH,
+    at_budget,
     change,
     digits,
+    directions,
     estimate,
     excludes_zero,
     interval_of,
     not_independent,
+    p_value,
+    plan_text,
+    quantity,
 )
+from impasto.run.budget import Budgets, Entry
 from impasto.run.compare import Difference
+from impasto.score.power import Power
 from impasto.score.statistics import Interval
 
 __all__ = ["comparison_table"]
@@ -33,16 +40,55 @@ HEADING = 22
 """Longest line of a column's heading: not wider than a difference below it."""
 
 
-def comparison_table(runs: Sequence[Path], differences: Sequence[Difference]) -> str:
+def comparison_table(
+    runs: Sequence[Path], differences: Sequence[Difference], budgets: Budgets | None = None,
+    plans: Sequence[Power] = (),
+) -> str:  # fmt: skip
     """Tasks × runs with 95 % intervals and paired differences, then second score and cost.
 
-    About 100 columns wide, without colour codes or a final line end. Raises ValueError for folders
-    that are no runs or differences that are not theirs, IncompleteError for an unfinished run.
+    budgets: also the runs at equal pictures and equal FLOPs. plans: also how many prompts show a
+    difference; as `impasto.run` gives both for these runs. About 100 columns wide, without colour
+    codes or a final line end. Raises ValueError for folders that are no runs or differences that
+    are not theirs, IncompleteError for an unfinished run.
     """
     read = read_runs(runs)
     check_differences(read, differences)
-    table = _table(read, differences)
-    return "\n".join([*_lines(table), *_notes(read, differences)])
+    lines = _lines(_table(read, differences))
+    if budgets is not None:
+        lines += [*_lines(_at_budgets(read, budgets)), *_budget_notes(budgets), ""]
+    return "\n".join([*lines, *_notes(read, differences), *_plans(read, plans)])
+
+
+def _at_budgets(runs: Sequence[Run], budgets: Budgets) -> Table:
+    """Equal pictures, then equal FLOPs; a perfect chooser's score beside a run without search."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("equal cost, for each picture kept")
+    for run in runs:
+        table.add_column(Text(_wrapped(run.label)), justify="right")
+    for k, row in budgets.equal_samples.items():
+        table.add_row(f"{k} picture{'s' * (k != 1)} drawn", *map(_cell, row))
+    table.add_row()
+    for flops, row in budgets.equal_flops.items():
+        table.add_row(quantity(flops, "FLOP"), *map(_cell, row))
+    return table
+
+
+def _cell(entry: Entry) -> Text:
+    perfect = "" if entry.perfect is None else f"\nany right {entry.perfect:.2f}"
+    return Text(at_budget(entry) + perfect)
+
+
+def _budget_notes(budgets: Budgets) -> list[str]:
+    """What is lacking, each once."""
+    rows = [*budgets.equal_samples.values(), *budgets.equal_flops.values()]
+    notes = dict.fromkeys(entry.note for row in rows for entry in row if entry.note)
+    return [line for note in notes for line in textwrap.wrap(f"{note}.", WIDTH)]
+
+
+def _plans(runs: Sequence[Run], plans: Sequence[Power]) -> list[str]:
+    names = [run.label for run in runs[1:]] if len(plans) > 1 else [""]
+    return [line for plan, name in zip(plans, names, strict=bool(plans))
+            for line in textwrap.wrap(plan_text(plan, name), WIDTH)]  # fmt: skip
 
 
 def _lines(table: Table) -> list[str]:
@@ -60,6 +106,8 @@ def _table(runs: Sequence[Run], differences: Sequence[Difference]) -> Table:
     table.add_column("task")
     for lines in [*([run.label] for run in runs), *_headings(runs)]:
         table.add_column(Text("\n".join(map(_wrapped, lines))), justify="right")
+    for _ in differences:
+        table.add_column("p", justify="right")
     stacked = len(runs) + len(differences) > 3
     for row in [*_scores(runs, differences), [], *_below(runs, differences)]:
         table.add_row(*(Text(cell.replace(" [", "\n[") if stacked else cell) for cell in row))
@@ -83,7 +131,8 @@ def _scores(runs: Sequence[Run], differences: Sequence[Difference]) -> list[list
     tasks = list(dict.fromkeys(task for run in runs for task in run.summary["tasks"]))
     rows = [
         [task, *(_score(run, task) for run in runs),
-         *_changes([difference.verdicts.tasks[task] for difference in differences])]
+         *_changes([difference.verdicts.tasks[task] for difference in differences]),
+         *(p_value(difference.holm[task]) for difference in differences)]
         for task in tasks
     ]  # fmt: skip
     overall = [estimate(interval_of(run.summary["overall"])) for run in runs]
@@ -121,8 +170,11 @@ def _notes(runs: Sequence[Run], differences: Sequence[Difference]) -> list[str]:
              f"prompts."]  # fmt: skip
     if differences:
         paired = differences[0].paired_by
-        notes.append(f"Differences are paired by {paired}; * the interval excludes zero.")
+        notes.append(f"Differences are paired by {paired}; * the interval excludes zero. p: no "
+                     f"difference in this task, adjusted for the number of tasks (Holm).")
     notes += [f"Incomplete: {run.label} has {run.coverage}." for run in runs if run.coverage]
     notes += [not_independent(run.label, run.record, role)
               for run in runs for role in ("scorer", "second")]  # fmt: skip
+    for run, difference in zip(runs[1:], differences, strict=True):
+        notes += directions(runs[0].label, run.label, difference, (scorer, second))
     return [line for note in notes for line in textwrap.wrap(note, WIDTH)]

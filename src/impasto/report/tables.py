@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from impasto.bench.reasons import KINDS
 from impasto.report.data import Run
-from impasto.report.words import DASH
+from impasto.report.words import DASH, at_budget, quantity, size
+from impasto.run.budget import Budgets, Entry
 from impasto.spec import COLORS
 
-__all__ = ["Cell", "Failures", "Table", "class_table", "color_table", "confusion", "failures"]
+__all__ = ["Cell", "Costs", "Failures", "Table", "at_cost", "class_table",
+           "color_table", "confusion", "failures"]  # fmt: skip
 
 HEATS = 5
 """Shades of a cell, `.heat-1` … in the style; 0 is none."""
@@ -46,6 +48,30 @@ class Failures:
 
     kinds: tuple[str, ...]
     tasks: tuple[tuple[str, tuple[tuple[Cell, ...], ...]], ...]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Runs at equal cost. groups: rows of (budget, per run (score, perfect chooser's or ""))."""
+
+    groups: tuple[tuple[tuple[str, tuple[tuple[str, str], ...]], ...], ...]
+    notes: tuple[str, ...]
+
+
+def at_cost(budgets: Budgets) -> Costs:
+    """Equal pictures, then equal FLOPs; notes: what is lacking, each once."""
+    samples = tuple((f"{size(k, 'picture')} drawn", tuple(map(_entry, row)))
+                    for k, row in budgets.equal_samples.items())  # fmt: skip
+    flops = tuple((quantity(spent, "FLOP"), tuple(map(_entry, row)))
+                  for spent, row in budgets.equal_flops.items())  # fmt: skip
+    rows = [*budgets.equal_samples.values(), *budgets.equal_flops.values()]
+    notes = dict.fromkeys(entry.note for row in rows for entry in row if entry.note)
+    return Costs((samples, flops), tuple(notes))
+
+
+def _entry(entry: Entry) -> tuple[str, str]:
+    perfect = "" if entry.perfect is None else f"any right {entry.perfect:.2f}"
+    return at_budget(entry), perfect
 
 
 def _count(number: int, most: int) -> Cell:

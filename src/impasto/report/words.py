@@ -9,17 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from impasto.run.budget import Entry
 from impasto.run.compare import Difference
+from impasto.score.power import Power
 from impasto.score.statistics import Interval
 
 __all__ = [
     "DASH",
+    "at_budget",
     "change",
     "digits",
+    "directions",
     "estimate",
     "excludes_zero",
     "interval_of",
     "not_independent",
+    "p_value",
+    "plan_text",
     "quantity",
     "result",
     "size",
@@ -55,6 +61,46 @@ def change(interval: Interval, decimals: int = 2) -> str:
 def excludes_zero(interval: Interval) -> bool:
     """Whether the interval says that there is a difference."""
     return interval.low > 0 or interval.high < 0
+
+
+def p_value(p: float) -> str:
+    """ ".012", at least "<.001". """
+    return "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0") if p < 1 else "1"
+
+
+def plan_text(plan: Power, label: str = "") -> str:
+    """How many prompts show the difference asked about, and what those that there are show."""
+    of = f" of {label}" if label else ""
+    return (f"To see a difference of {plan.x:g} in the overall score{of} "
+            f"({plan.power:.0%} power, alpha {plan.alpha:g}): {size(plan.prompts, 'prompt')}, by "
+            f"{plan.basis}; {size(plan.have, 'prompt')} show {plan.smallest:.2g}.")  # fmt: skip
+
+
+def directions(base: str, label: str, difference: Difference, scorers: Sequence[str]) -> list[str]:
+    """A warning wherever the verdicts and the second score do not point the same way.
+
+    scorers: the names of the verdicts' and the second scorer.
+    """
+    lines = []
+    for one in difference.disagreements:
+        where = "" if one.where == "overall" else f" in {one.where.replace('_', ' ')}"
+        up, down = scorers if one.verdicts.value > 0 else scorers[::-1]
+        sure = ("Neither interval excludes zero, so chance explains it.",
+                "One of the two intervals excludes zero.",
+                "Both intervals exclude zero: look at the pictures before believing either.")
+        lines.append(f"The scorers disagree{where}: {label} is above {base} by {up}, below by "
+                     f"{down} (verdicts {change(one.verdicts)}, second score "
+                     f"{change(one.second, digits(one.second.value))}). {sure[one.clear]}")
+    return lines
+
+
+def at_budget(entry: Entry) -> str:
+    """A run's score at a budget: with its interval, as a range, or a dash."""
+    if entry.score is not None:
+        return estimate(entry.score)
+    if entry.between is not None:
+        return f"{entry.between[0]:.2f} to {entry.between[1]:.2f}"
+    return DASH
 
 
 def quantity(number: float | None, unit: str) -> str:

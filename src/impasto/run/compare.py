@@ -11,12 +11,30 @@ from impasto.bench import IncompleteError, Record, outcomes, read_results
 from impasto.run.directory import RunDirectory, read_json
 from impasto.run.judge import read_second
 from impasto.run.provenance import SettingsDiffer, differing
-from impasto.score.statistics import Estimates, Outcome, paired_difference
+from impasto.score.power import Power, paired_spread, plan, spread_of_score
+from impasto.score.statistics import Estimates, Interval, Outcome, holm, paired_difference
 
-__all__ = ["Difference", "check_comparable", "compare"]
+__all__ = ["Difference", "Disagreement", "check_comparable", "compare", "planned"]
 
 SAME = ("bench", "texts", "rewriter", "scorer", "second", "seed")
 """What two runs must share for the difference to be the model's or the search's."""
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Where verdicts and second scores differ in opposite directions. where: "overall" or a task.
+
+    clear: how many of the two intervals exclude zero: with neither, chance explains it.
+    """
+
+    where: str
+    verdicts: Interval
+    second: Interval
+
+    @property
+    def clear(self) -> int:
+        return sum(interval.low > 0 or interval.high < 0
+                   for interval in (self.verdicts, self.second))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,16 +50,39 @@ class Difference:
     second: Estimates
     paired_by: str
 
+    @property
+    def holm(self) -> dict[str, float]:
+        """Each task's p of no difference in verdicts, adjusted for the number of tasks."""
+        return holm(self.verdicts.p)
+
+    @property
+    def disagreements(self) -> list[Disagreement]:
+        """Overall, and in tasks where an interval excludes zero: the two scorers' directions."""
+        pairs = [("overall", self.verdicts.overall, self.second.overall),
+                 *((task, value, self.second.tasks[task])
+                   for task, value in self.verdicts.tasks.items() if task in self.second.tasks)]
+        found = [Disagreement(*pair) for pair in pairs if pair[1].value * pair[2].value < 0]
+        return [one for one in found if one.where == "overall" or one.clear]
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: a, b, paired_by, overall, tasks, second; each [value, low, high]."""
+        """JSON-ready. Intervals are [value, low, high]; tasks, second_tasks, p (each task's own),
+        holm (adjusted over the tasks): by task; disagreements: where, verdicts, second, clear."""
         return {
             "a": str(self.a),
             "b": str(self.b),
             "paired_by": self.paired_by,
             "overall": list(self.verdicts.overall),
             "tasks": {task: list(v) for task, v in self.verdicts.tasks.items()},
+            "p": dict(self.verdicts.p),
+            "holm": self.holm,
             "second": list(self.second.overall),
-        }
+            "second_tasks": {task: list(v) for task, v in self.second.tasks.items()},
+            "disagreements": [
+                {"where": one.where, "verdicts": list(one.verdicts), "second": list(one.second),
+                 "clear": one.clear}
+                for one in self.disagreements
+            ],
+        }  # fmt: skip
 
 
 def check_comparable(a: RunDirectory, b: RunDirectory) -> str:
@@ -72,6 +113,24 @@ def compare(paths: Sequence[str | Path]) -> list[Difference]:
     a, *others = [RunDirectory.existing(path) for path in paths]
     pairings = [check_comparable(a, b) for b in others]
     return [_difference(a, b, pairing) for b, pairing in zip(others, pairings, strict=True)]
+
+
+def planned(paths: Sequence[str | Path], x: float) -> list[Power]:
+    """Prompts that show a difference of x in the overall score.
+
+    Of several runs, one plan for each further one, from its paired differences to the first; of
+    one alone, from its score, as if another scored x more. Errors: as `compare`, ValueError for
+    an x that is not above 0.
+    """
+    runs = [RunDirectory.existing(path) for path in paths]
+    (first, _), *others = [_values(run) for run in runs]
+    have = len({outcome.prompt for outcome in first})
+    if not others:
+        score = read_json(runs[0].summary)["overall"]["score"]
+        basis = f"a score of {score:.2f}, one picture a prompt and no pairing"
+        return [plan(spread_of_score(score, x), x, have, basis)]
+    return [plan(paired_spread(first, verdicts), x, have, "the paired differences of these runs")
+            for verdicts, _ in others]  # fmt: skip
 
 
 def _difference(a: RunDirectory, b: RunDirectory, paired_by: str) -> Difference:

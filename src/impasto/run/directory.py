@@ -45,6 +45,7 @@ class RunDirectory:
         self.images = self.path / "images"
         self.results = self.path / "results.jsonl"
         self.second = self.path / "second.jsonl"
+        self.seen = self.path / "seen.jsonl"
         self.summary = self.path / "summary.json"
         self.cost = self.path / "cost.json"
 

@@ -1,7 +1,7 @@
 """Judging the pictures of a run from their files, resumable at any picture.
 
-`second.jsonl` and `results.jsonl` are replaced whole after every batch, in that order; what both
-hold and is newer than the picture is not judged again.
+`seen.jsonl`, `second.jsonl` and `results.jsonl` are replaced whole after every batch, in that
+order; what all three hold and is newer than the picture is not judged again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from impasto.files import write_text
 from impasto.images import ImageError, read_image
 from impasto.run.batches import in_batches
 from impasto.run.directory import RunDirectory
-from impasto.score.base import Scorer
+from impasto.run.seen import line_of, objects_of, read_lines
+from impasto.score.base import Inspected, Inspector, Scorer
 from impasto.spec import Spec
 
 __all__ = ["Judged", "judge", "read_second"]
@@ -28,10 +29,14 @@ __all__ = ["Judged", "judge", "read_second"]
 
 @dataclass(frozen=True)
 class Judged:
-    """A picture's verdict, and its value by the second, independent scorer."""
+    """A picture's verdict, and its value by the second, independent scorer.
+
+    seen: its line of `seen.jsonl`.
+    """
 
     record: Record
     second: float
+    seen: str
 
 
 def read_second(path: Path) -> dict[str, float]:
@@ -54,20 +59,23 @@ class _Book:
         self.judged = dict(self._before())
 
     def _before(self) -> Iterator[tuple[str, Judged]]:
-        if not (self.run.results.is_file() and self.run.second.is_file()):
+        files = (self.run.results, self.run.second, self.run.seen)
+        if not all(path.is_file() for path in files):
             return
         time = self.run.results.stat().st_mtime_ns
-        second = read_second(self.run.second)
+        second, seen = read_second(self.run.second), read_lines(self.run.seen)
         for record in read_results(self.run.results):
             name = record.filename
-            if name in second and name in self.names and self._age(name) < time:
-                yield name, Judged(record, second[name])
+            known = name in second and name in seen and name in self.names
+            if known and self._age(name) < time:
+                yield name, Judged(record, second[name], seen[name])
 
     def _age(self, name: str) -> int:
         return (self.run.path / name).stat().st_mtime_ns
 
     def save(self) -> list[Record]:
         rows = [(name, self.judged[name]) for name in self.names if name in self.judged]
+        write_text(self.run.seen, "".join(judged.seen for _, judged in rows))
         text = "".join(_second_line(n, self.second_name, j.second) for n, j in rows)
         write_text(self.run.second, text)
         records = [judged.record for _, judged in rows]
@@ -85,7 +93,7 @@ def judge(
     batch_size: int,
     progress: Callable[[str, int, int], None],
 ) -> tuple[list[Record], list[ImageError]]:
-    """Judge `pictures`; writes the two files. Returns the records and what cannot be read.
+    """Judge `pictures`; writes the three files. Returns the records and what cannot be read.
 
     second: the second scorer with the name that its values are stored under.
     """
@@ -99,11 +107,13 @@ def judge(
         for readable in groups:
             images = torch.stack([image for _, image in readable])
             wanted = [specs[picture.spec] for picture, _ in readable]
-            pairs = zip(scorer.score(images, wanted), second[1].score(images, wanted), strict=True)
-            for (picture, _), (first, other) in zip(readable, pairs, strict=True):
+            pairs = zip(_inspect(scorer, images, wanted), second[1].score(images, wanted),
+                        strict=True)  # fmt: skip
+            for (picture, image), (first, other) in zip(readable, pairs, strict=True):
                 name = f"images/{picture.filename}"
-                record = Record.of(name, specs[picture.spec], first)
-                book.judged[name] = Judged(record, float(other.value))
+                record = Record.of(name, specs[picture.spec], first.score)
+                seen = line_of(name, image, first.objects)
+                book.judged[name] = Judged(record, float(other.value), seen)
         damaged.extend(unreadable)
         book.save()
         progress("judging", len(book.judged) + len(damaged), len(pictures))
@@ -111,6 +121,13 @@ def judge(
     progress("judging", len(book.judged), len(pictures))
     in_batches(left, batch_size, work)
     return book.save(), damaged
+
+
+def _inspect(scorer: Scorer, images: Tensor, specs: Sequence[Spec]) -> list[Inspected]:
+    """What the scorer says and saw; of one that cannot show it, the boxes of its details."""
+    if isinstance(scorer, Inspector):
+        return scorer.inspect(images, specs)
+    return [Inspected(score, objects_of(score)) for score in scorer.score(images, specs)]
 
 
 def _read(

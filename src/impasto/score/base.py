@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from impasto.spec import Spec
 
-__all__ = ["Found", "Score", "Scorer", "ScorerBroken", "Wanted"]
+__all__ = ["Found", "Inspected", "Inspector", "Score", "Scorer", "ScorerBroken", "Seen",
+           "Wanted"]  # fmt: skip
 
 
 class ScorerBroken(RuntimeError):
@@ -56,6 +57,28 @@ class Score:
     correct: bool | None = None
     reason: str = ""
     details: Mapping[str, list[list[float]]] = field(default_factory=dict)
+
+
+class Seen(NamedTuple):
+    """An object that counted. shares: probabilities of `COLORS`, where its colour was asked."""
+
+    found: Found
+    shares: tuple[float, ...] | None = None
+
+
+class Inspected(NamedTuple):
+    """A picture's score with the objects it comes from, class by class, best first."""
+
+    score: Score
+    objects: tuple[Seen, ...]
+
+
+@runtime_checkable
+class Inspector(Protocol):
+    """A scorer that can show what its verdict comes from."""
+
+    def inspect(self, images: Tensor, specs: Sequence[Spec]) -> list[Inspected]:
+        """`score`, with the objects that were seen."""
 
 
 class Scorer(ABC):

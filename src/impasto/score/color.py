@@ -4,6 +4,7 @@
              antialiased), centre square
     w_c      = normalise( mean over templates t of g(t(c, class)) )
     colour   = argmax_c <f(crop), w_c>
+    share_c  = softmax_c( scale <f(crop), w_c> )        scale: the model's own, 100 for OpenAI's
 
 f, g: CLIP's L2-normalised features. Resizing is Pillow's on 8 bits and the centre is
 torchvision's, as in the official script (Ghosh et al. 2023, `evaluate_images.py`), where the
@@ -15,63 +16,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, PreTrainedTokenizerFast
 
-from impasto.images import from_pil, to_pil
 from impasto.score.base import Found
 from impasto.score.clip import Normalisation, image_features, text_features, token_ids
+from impasto.score.crop import GREY, color_crop
 from impasto.spec import COLORS
 
 __all__ = ["GREY", "TEMPLATES", "ClipColorClassifier", "color_crop"]
 
 TEMPLATES = ("a photo of a {color} {cls}", "a photo of a {color}-colored {cls}",
              "a photo of a {color} object")  # fmt: skip
-GREY = 0.6
-"""#999, what is not the object."""
-
 Crop = tuple[Tensor, Found]
 """A picture (3, H, W) in [0, 1], and the object in it."""
-
-
-def _pixels(box: Sequence[float]) -> tuple[int, int, int, int]:
-    """Corners as Pillow's crop rounds them, at least one pixel wide and high."""
-    x1, y1, x2, y2 = (round(v) for v in box)
-    return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
-
-
-def _centre_square(image: Image.Image, size: int) -> Image.Image:
-    """torchvision's Resize(size, bicubic) and CenterCrop(size) of a PIL image."""
-    width, height = image.size
-    short = min(width, height)
-    image = image.resize((int(size * width / short), int(size * height / short)),
-                         Image.Resampling.BICUBIC)  # fmt: skip
-    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
-
-
-def color_crop(image: Tensor, found: Found, size: int) -> Tensor:
-    """(3, size, size) in [0, 1]: the object on grey, as the classifier looks at it.
-
-    image: (3, H, W) in [0, 1]. Long thin objects lose their ends. Raises ValueError when the mask
-    has another size than the picture.
-    """
-    if found.mask is None:
-        raise ValueError(f"the {found.cls!r} has no mask, which its colour needs; ask the "
-                         f"detector for masks of this class")  # fmt: skip
-    if found.mask.shape != image.shape[-2:]:
-        raise ValueError(f"the mask of {found.cls!r} is {tuple(found.mask.shape)}, its picture "
-                         f"{tuple(image.shape[-2:])}; masks have the picture's size")  # fmt: skip
-    x1, y1, x2, y2 = _pixels(found.box)
-    # Cut before compositing: the same pixels, without touching the rest of a large picture.
-    left, top = max(x1, 0), max(y1, 0)
-    region = slice(top, max(y2, top)), slice(left, max(x2, left))
-    cut, mask = image[:, *region].cpu(), found.mask[region].cpu()
-    on_grey = to_pil(torch.where(mask, cut, torch.full_like(cut, GREY)))
-    return from_pil(_centre_square(on_grey.crop((x1 - left, y1 - top, x2 - left, y2 - top)),
-                                   size))  # fmt: skip
 
 
 class ClipColorClassifier:
@@ -103,11 +62,17 @@ class ClipColorClassifier:
 
     def classify(self, crops: Sequence[Crop]) -> list[str]:
         """The colour of each object; all pictures' objects go through the model together."""
+        return [COLORS[row.index(max(row))] for row in self.shares(crops)]
+
+    @torch.inference_mode()
+    def shares(self, crops: Sequence[Crop]) -> list[tuple[float, ...]]:
+        """The probabilities of the ten colours for each object, in `COLORS`' order."""
         if not crops:
             return []
         cut = torch.stack([color_crop(image, found, self.size) for image, found in crops])
         seen = image_features(self.model, self.normalisation(cut))
         columns = self.columns(found.cls for _, found in crops)
         table = torch.stack([columns[found.cls] for _, found in crops])
-        best = torch.einsum("nd,ncd->nc", seen, table).argmax(-1)
-        return [COLORS[i] for i in best.tolist()]
+        cosines = torch.einsum("nd,ncd->nc", seen, table).double()
+        shares = (self.model.logit_scale.exp().double() * cosines).softmax(-1)
+        return [tuple(row) for row in shares.tolist()]

@@ -15,14 +15,15 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from impasto.score.base import Found, Score, Scorer, Wanted
+from impasto.score.base import Found, Inspected, Score, Scorer, Seen, Wanted
 from impasto.score.reward import Reward, reward
 from impasto.score.self_test import check_verdicts
 from impasto.score.verdict import Objects, Thresholds, judge, kept_objects, needs_color
 from impasto.score.verdict_plus import judge_plus
-from impasto.spec import Spec
+from impasto.spec import COLORS, Spec
 
-__all__ = ["RULES", "ColorClassifier", "Detector", "GenEvalScorer", "SelectiveDetector", "wanted"]
+__all__ = ["RULES", "ColorClassifier", "ColorShares", "Detector", "GenEvalScorer",
+           "SelectiveDetector", "wanted"]  # fmt: skip
 
 BATCH = 64
 """Pictures that the detector sees at once, at most."""
@@ -50,6 +51,14 @@ class ColorClassifier(Protocol):
 
     def classify(self, crops: Sequence[tuple[Tensor, Found]]) -> list[str]:
         """One of GenEval's ten colours for each (picture (3, H, W), object in it)."""
+
+
+@runtime_checkable
+class ColorShares(ColorClassifier, Protocol):
+    """A classifier that also says how sure it is."""
+
+    def shares(self, crops: Sequence[tuple[Tensor, Found]]) -> list[tuple[float, ...]]:
+        """Probabilities of the ten colours, in `COLORS`' order; the largest is `classify`'s."""
 
 
 def _batches(images: Tensor | Sequence[Tensor]) -> Iterator[list[int]]:
@@ -113,7 +122,13 @@ class GenEvalScorer(Scorer):
         images: (B, 3, H, W) in [0, 1], or B pictures (3, H, W) of any sizes. Raises ValueError
         when they differ in number, or for a demand that GenEval's rule has no verdict on.
         """
-        return self._each(images, specs, RULES[self.rule])
+        return [one.score for one in self.inspect(images, specs)]
+
+    def inspect(
+        self, images: Tensor | Sequence[Tensor], specs: Sequence[Spec]
+    ) -> list[Inspected]:
+        """`score`, with the objects that counted; the verdicts are the same."""
+        return [Inspected(*one) for one in self._each(images, specs, RULES[self.rule])]
 
     def rewards(
         self, images: Tensor | Sequence[Tensor], specs: Sequence[Spec], *,
@@ -127,16 +142,20 @@ class GenEvalScorer(Scorer):
         if self.rule != "GenEval":
             raise ValueError(f"scorer {self.name!r} judges by {self.rule}; a reward is defined "
                              f"for GenEval's rule only")  # fmt: skip
-        return self._each(images, specs, lambda spec, objects, color_of, limits, size:
-                          reward(spec, objects, color_of, limits, as_published=as_published))
+
+        def rule(spec: Spec, objects: Objects, color_of: ColorOf, limits: Thresholds,
+                 size: tuple[int, int]) -> Reward:  # fmt: skip
+            return reward(spec, objects, color_of, limits, as_published=as_published)
+
+        return [one for one, _ in self._each(images, specs, rule)]
 
     def _each(
         self, images: Tensor | Sequence[Tensor], specs: Sequence[Spec], rule: Rule[T]
-    ) -> list[T]:
-        """What `rule` says of each picture, in batches."""
+    ) -> list[tuple[T, tuple[Seen, ...]]]:
+        """What `rule` says of each picture, and the objects that it looked at, in batches."""
         if len(images) != len(specs):
             raise ValueError(f"{len(images)} pictures for {len(specs)} specs; give one for each")
-        results: dict[int, T] = {}
+        results: dict[int, tuple[T, tuple[Seen, ...]]] = {}
         for rows in _batches(images):
             # Pictures of one tensor lie side by side: a view of them is no copy.
             batch = (images[rows[0] : rows[-1] + 1] if isinstance(images, Tensor)
@@ -150,17 +169,34 @@ class GenEvalScorer(Scorer):
         hints = [wanted(spec, self.thresholds, self.details) for spec in specs]
         return self.detector.detect_wanted(images, hints)
 
-    def _batch(self, images: Tensor, specs: Sequence[Spec], rule: Rule[T]) -> list[T]:
+    def _batch(
+        self, images: Tensor, specs: Sequence[Spec], rule: Rule[T]
+    ) -> list[tuple[T, tuple[Seen, ...]]]:
         found = self._detected(images, specs)
         kept = [kept_objects(f, s, self.thresholds) for f, s in zip(found, specs, strict=True)]
         asked = [(image, one) for image, spec, objects in zip(images, specs, kept, strict=True)
                  for one in needs_color(spec, objects)]  # fmt: skip
-        answers = self.colors.classify(asked)
-        # By id: two objects may be equal in all but their masks.
-        names = {id(one): name for (_, one), name in zip(asked, answers, strict=True)}
+        names, shares = self._colors(asked)
         size = images.shape[-1], images.shape[-2]
-        return [rule(spec, objects, lambda one: names[id(one)], self.thresholds, size)
-                for spec, objects in zip(specs, kept, strict=True)]  # fmt: skip
+        return [
+            (rule(spec, objects, lambda one: names[id(one)], self.thresholds, size),
+             tuple(Seen(one, shares.get(id(one))) for group in objects.values() for one in group))
+            for spec, objects in zip(specs, kept, strict=True)
+        ]  # fmt: skip
+
+    def _colors(
+        self, asked: Sequence[tuple[Tensor, Found]]
+    ) -> tuple[dict[int, str], dict[int, tuple[float, ...]]]:
+        """Names and, of a classifier that tells them, probabilities of the objects' colours.
+
+        By id: two objects may be equal in all but their masks.
+        """
+        keys = [id(one) for _, one in asked]
+        if not isinstance(self.colors, ColorShares):
+            return dict(zip(keys, self.colors.classify(asked), strict=True)), {}
+        shares = self.colors.shares(asked)
+        names = [COLORS[row.index(max(row))] for row in shares]
+        return dict(zip(keys, names, strict=True)), dict(zip(keys, shares, strict=True))
 
     def self_test(self) -> None:
         """Judge golden pictures, by GenEval's rule: what can be damaged are the networks.

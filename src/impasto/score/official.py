@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from impasto.score.base import Seen
 from impasto.score.geneval import Details, GenEvalScorer, Rule, T
 from impasto.score.verdict import Thresholds
 from impasto.spec import Spec
@@ -94,7 +95,9 @@ class OfficialScorer(GenEvalScorer):
         self.precision = precision or exact_float32
         self.record = dict(record or {})
 
-    def _batch(self, images: Tensor, specs: Sequence[Spec], rule: Rule[T]) -> list[T]:
+    def _batch(
+        self, images: Tensor, specs: Sequence[Spec], rule: Rule[T]
+    ) -> list[tuple[T, tuple[Seen, ...]]]:
         with self.precision():
             return super()._batch(images, specs, rule)
 
