@@ -22,7 +22,8 @@ def evaluate(
         str | None, typer.Option(help="Model to draw with; see 'impasto ls models'.")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Judge this folder's pictures (GenEval's layout) instead.")
+        Path | None, typer.Option(help="Judge this folder's pictures instead: GenEval's "
+                                   "layout, or flat with a prompt file."),
     ] = None,
     search: Annotated[str, typer.Option(help="Search; see 'impasto ls searches'.")] = "none",
     scorer: Annotated[str, typer.Option(help="Scorer that gives the verdicts.")] = "sticker",

@@ -15,6 +15,7 @@ from impasto.run.directory import RunDirectory, opened
 from impasto.run.judge import judge
 from impasto.run.provenance import default_folder
 from impasto.run.settings import Settings, images_record, run_record
+from impasto.run.source import Source
 from impasto.sample.protocol import Cost, Generator
 from impasto.search.base import Draw, Drawn, Search
 
@@ -65,22 +66,21 @@ def evaluate_images(
     allow_incomplete: bool = False,
     progress: Progress = silent,
 ) -> RunDirectory:
-    """Judge pictures drawn elsewhere, in GenEval's layout, and write a run folder.
+    """Judge pictures drawn elsewhere and write a run folder.
 
-    out: as in `evaluate`; it refers to the pictures by a link, images/. With a limit or fewer
-    samples, that part of them is judged. Raises IncompleteError when pictures are missing or
+    images: in GenEval's layout, or flat with a prompt file (`impasto.bench.flat`). out: as in
+    `evaluate`; it refers to the pictures by links below images/. With a limit or fewer samples,
+    that part of them is judged. Raises IncompleteError when pictures are missing or
     damaged, unless `allow_incomplete`: the summary then says how many of how many; ValueError for
     prompts that are not the bench's.
     """
     settings.self_test()
     bench = settings.bench_part
-    pictures = scan(images, bench.specs, bench.samples_per_prompt,
-                    allow_incomplete=allow_incomplete,
-                    allow_extra=bench != settings.bench)  # fmt: skip
-    record = images_record(settings, images, pictures)
+    source = Source.found(images, bench, allow_incomplete=allow_incomplete,
+                          allow_extra=bench != settings.bench)  # fmt: skip
+    record = images_record(settings, images, source.pictures)
     with opened(out or default_folder("eval", record), record) as run:
-        if not run.images.is_symlink():
-            run.images.symlink_to(Path(images).resolve(), target_is_directory=True)
+        pictures = source.link(run, bench.specs)
         _judge(run, Meter(run, drawn=False), settings, pictures, batch_size=batch_size,
                progress=progress, allow_incomplete=allow_incomplete)  # fmt: skip
     return run
