@@ -23,7 +23,7 @@ from impasto.run.directory import RunDirectory
 from impasto.score.base import Scorer
 from impasto.spec import Spec
 
-__all__ = ["Judged", "judge", "read_second"]
+__all__ = ["JudgeBatch", "Judged", "Verdicts", "judge", "read_second"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,44 @@ class _Book:
         return records
 
 
+@dataclass(frozen=True)
+class Verdicts:
+    """By file name; and the errors of the pictures that cannot be read."""
+
+    judged: dict[str, Judged]
+    damaged: list[ImageError]
+
+
+@dataclass(frozen=True)
+class JudgeBatch:
+    """Judging some pictures of a run; in this process or, by pickle, in a worker."""
+
+    run: RunDirectory
+    specs: Sequence[Spec]
+    size: int
+
+    def __call__(self, judges: tuple[Scorer, Scorer], batch: Sequence[Picture]) -> Verdicts:
+        """What `judges`, the scorer and the second one, say of each picture."""
+        found = Verdicts({}, [])
+        in_batches(batch, self.size, lambda some, size: self.add(judges, some, found))
+        return found
+
+    def add(
+        self, judges: tuple[Scorer, Scorer], batch: Sequence[Picture], found: Verdicts
+    ) -> None:
+        """Judge `batch` all together, into `found`."""
+        groups, unreadable = _read(self.run, batch)
+        for readable in groups:
+            images = torch.stack([image for _, image in readable])
+            wanted = [self.specs[picture.spec] for picture, _ in readable]
+            pairs = zip(*(judge.score(images, wanted) for judge in judges), strict=True)
+            for (picture, _), (first, other) in zip(readable, pairs, strict=True):
+                name = f"images/{picture.filename}"
+                record = Record.of(name, self.specs[picture.spec], first)
+                found.judged[name] = Judged(record, float(other.value))
+        found.damaged.extend(unreadable)
+
+
 def judge(
     run: RunDirectory,
     pictures: Sequence[Picture],
@@ -84,33 +122,39 @@ def judge(
     *,
     batch_size: int,
     progress: Callable[[str, int, int], None],
+    over: Callable[[JudgeBatch, Sequence[Sequence[Picture]]], Iterator[Verdicts]] | None = None,
 ) -> tuple[list[Record], list[ImageError]]:
     """Judge `pictures`; writes the two files. Returns the records and what cannot be read.
 
-    second: the second scorer with the name that its values are stored under.
+    second: the second scorer with the name that its values are stored under. over: applies a
+    `JudgeBatch` to batches somewhere else, in any order; by default here, one after the other.
     """
     book = _Book(run, pictures, second[0])
     left = [picture for picture, name in zip(pictures, book.names, strict=True)
             if name not in book.judged]  # fmt: skip
     damaged: list[ImageError] = []
 
-    def work(batch: Sequence[Picture], size: int) -> None:
-        groups, unreadable = _read(run, batch)
-        for readable in groups:
-            images = torch.stack([image for _, image in readable])
-            wanted = [specs[picture.spec] for picture, _ in readable]
-            pairs = zip(scorer.score(images, wanted), second[1].score(images, wanted), strict=True)
-            for (picture, _), (first, other) in zip(readable, pairs, strict=True):
-                name = f"images/{picture.filename}"
-                record = Record.of(name, specs[picture.spec], first)
-                book.judged[name] = Judged(record, float(other.value))
-        damaged.extend(unreadable)
+    def take(verdicts: Verdicts) -> None:
+        book.judged.update(verdicts.judged)
+        damaged.extend(verdicts.damaged)
         book.save()
         progress("judging", len(book.judged) + len(damaged), len(pictures))
 
     progress("judging", len(book.judged), len(pictures))
-    in_batches(left, batch_size, work)
-    return book.save(), damaged
+    one = JudgeBatch(run, specs, batch_size)
+
+    def here(batch: Sequence[Picture], size: int) -> None:
+        verdicts = Verdicts({}, [])
+        one.add((scorer, second[1]), batch, verdicts)
+        take(verdicts)
+
+    if over is None:
+        in_batches(left, batch_size, here)
+    elif left:
+        batches = [left[i : i + batch_size] for i in range(0, len(left), batch_size)]
+        for verdicts in over(one, batches):
+            take(verdicts)
+    return book.save(), sorted(damaged, key=str)
 
 
 def _read(
