@@ -18,7 +18,8 @@ from torch import Tensor
 
 from impasto.files import write_bytes
 
-__all__ = ["MAX_PIXELS", "ImageError", "from_pil", "quantise", "read_image", "to_pil", "write_png"]
+__all__ = ["MAX_PIXELS", "ImageError", "decode", "from_pil", "quantise", "read_image", "to_pil",
+           "write_png"]  # fmt: skip
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 4096**2
@@ -69,17 +70,26 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
     truncated or damaged; FileNotFoundError when there is none.
     """
     path = Path(path)
-    # 8 bytes a pixel is 16-bit RGBA without compression: no honest file is larger.
-    if (size := path.stat().st_size) > 8 * max_pixels + 2**20:
-        raise ImageError(f"{path}: {size:,} bytes are too many for {max_pixels:,} pixels")
-    data = path.read_bytes()
+    _check_bytes(path.stat().st_size, path, max_pixels)
+    return decode(path.read_bytes(), path, max_pixels)
+
+
+def decode(data: bytes, name: object, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """`read_image` of bytes that came another way; `name` is what an error calls them."""
+    _check_bytes(len(data), name, max_pixels)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return _decode(data, max_pixels)
     # Whatever a decoder raises on foreign bytes means one thing here: this file is no use.
     except Exception as error:
-        raise ImageError(f"{path}: {_reason(error)}") from error
+        raise ImageError(f"{name}: {_reason(error)}") from error
+
+
+def _check_bytes(size: int, name: object, max_pixels: int) -> None:
+    # 8 bytes a pixel is 16-bit RGBA without compression: no honest file is larger.
+    if size > 8 * max_pixels + 2**20:
+        raise ImageError(f"{name}: {size:,} bytes are too many for {max_pixels:,} pixels")
 
 
 def _decode(data: bytes, max_pixels: int) -> Tensor:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from impasto.models.foreign import DiffusersGenerator
+from impasto.models.foreign import DiffusersGenerator, ImageAPI
 from impasto.models.mmdit import MMDiTGenerator
 from impasto.models.mmdit.storage import read_json
 from impasto.sample.protocol import Generator
 from impasto.zoo.registry import MODELS, nearest
 
-__all__ = ["FAMILIES", "DiffusersGenerator", "MMDiTGenerator", "load_generator"]
+__all__ = ["FAMILIES", "DiffusersGenerator", "ImageAPI", "MMDiTGenerator", "load_generator"]
 
 FAMILIES = {"MMDiTGenerator": MMDiTGenerator}
 """Classes that a model folder's index may name."""

@@ -74,7 +74,7 @@ class Workers:
             _Worker, fn_constructor_args=(make, task, torch.get_num_threads()),
             compute=ray.data.ActorPoolStrategy(size=size), num_cpus=1,
             num_gpus=min(1.0, self.gpus / self.count),
-            max_restarts=RETRIES, max_task_retries=RETRIES,
+            ray_remote_args_fn=_bounded,
         )  # fmt: skip
         try:
             for row in data.iter_rows():
@@ -109,6 +109,11 @@ class _Worker:
         except Exception as error:
             result = _Failure(error)
         return {"result": pickle.dumps((peak_memory(), result))}
+
+
+def _bounded() -> dict[str, Any]:
+    """Ray Data's own default is to start a worker anew for ever."""
+    return {"max_restarts": RETRIES, "max_task_retries": RETRIES}
 
 
 def _same(parts: Any) -> Any:
