@@ -1,4 +1,4 @@
-"""A diffusers pipeline as a generator: diffusers' own pictures, row by row, and what is refused."""
+"""A diffusers pipeline as a generator: its own pictures, row by row, and what is refused."""
 
 import json
 import pickle

@@ -148,7 +148,8 @@ class ImageAPI(OpaqueGenerator):
         """Address, model and whether seeds were sent; the weights are the server's secret."""
         return {"id": self.model, "base_url": self.base_url, "sha256": None, "sampler": None,
                 "dtype": None, "device": "server", "seeded": self.seeded,
-                "seed_modulus": SEEDS if self.seeded else None, "preview": False, "flops_known": False, "defaults": {}}  # fmt: skip
+                "seed_modulus": SEEDS if self.seeded else None, "preview": False,
+                "flops_known": False, "defaults": {}}  # fmt: skip
 
 
 def _check_url(url: str) -> None:
