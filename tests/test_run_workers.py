@@ -6,6 +6,8 @@ Ray starts a process with torch in it for every worker, so all but the most tell
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,22 @@ def test_pictures_from_elsewhere_are_judged_by_workers(tmp_path):
                                    workers=Workers(count))  # fmt: skip
         files.append(tiny.tree(done.path))
     assert files[0] == files[1]
+
+
+@pytest.mark.slow
+def test_the_command_lines_workers_build_their_models_from_names(tmp_path):
+    command = [sys.executable, "-m", "impasto", "eval", "geneval", "--limit", "2", "--samples",
+               "1", "--steps", "1", "--batch-size", "1", "--model", "sticker-mmdit", "--json"]
+    for count in ("1", "2"):
+        subprocess.run([*command, "--workers", count, "--out", tmp_path / count], check=True)
+    assert tiny.tree(tmp_path / "1") == tiny.tree(tmp_path / "2")
+
+
+@pytest.mark.slow
+def test_sigterm_stays_the_callers(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    run(tmp_path / "run", workers=Workers(2))
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_without_ray_one_worker_does_and_more_say_what_to_install(tmp_path, whole, monkeypatch):

@@ -11,10 +11,13 @@ and the same command goes on. On several hosts the run's folder must be on a sha
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
 import pickle
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -138,5 +141,15 @@ def _started(count: int) -> Any:
         own: dict[str, Any] = {}
         if "RAY_ADDRESS" not in os.environ:
             own = {"num_cpus": max(count + 1, os.cpu_count() or 1), "include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
+        with _own_sigterm():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
     return ray
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the caller's way to end on SIGTERM: `ray.init` puts its own in its place."""
+    ours = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ours)
