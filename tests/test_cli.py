@@ -138,6 +138,25 @@ def test_bad_input_is_exit_code_2_with_a_message(here, arguments, message):
 # eval, compare
 
 
+@pytest.mark.parametrize("arguments, message", [
+    (["--workers", "0"], "--workers"),
+    (["--workers", "2"], "2 workers need Ray: pip install 'impasto[ray]'"),
+])  # fmt: skip
+def test_workers_are_never_ignored(here, monkeypatch, arguments, message):
+    monkeypatch.setattr("impasto.run.workers.importlib.util.find_spec", lambda name: None)
+    done = call(*EVAL, *arguments)
+    assert done.exit_code == 2 and message in re.sub(r"[\s│]+", " ", done.stderr)
+    assert not Path("runs").exists()
+
+
+def test_a_flat_folder_is_judged(here):
+    call("generate", *[spec.prompt for spec in tiny.SPECS], "--model", "fake", "--out", "x",
+         "-n", 2)  # fmt: skip
+    done = call("eval", "fake", "--images", "x", *JUDGES, "--out", "run", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads((here / "run/summary.json").read_text())["coverage"]["images"] == 12
+
+
 def test_eval_prints_a_table_and_writes_a_page(here):
     done = call(*EVAL, "--out", "run", "--limit", 3)
     assert done.exit_code == 0, done.output

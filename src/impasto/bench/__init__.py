@@ -1,9 +1,10 @@
 """Sets of specs, how their pictures lie on disk, and how verdicts are summed up."""
 
 from impasto.bench.base import Bench
+from impasto.bench.flat import scan_flat
 from impasto.bench.geneval_plus import geneval_plus, sticker_plus
 from impasto.bench.geneval_prompts import geneval, geneval_specs
-from impasto.bench.layout import IncompleteError, Picture, scan
+from impasto.bench.layout import IncompleteError, Picture, is_geneval, scan
 from impasto.bench.results import Record, outcomes, read_results, write_results
 from impasto.bench.sticker import sticker
 from impasto.bench.summary import summarise, summary_text
@@ -16,9 +17,11 @@ __all__ = [
     "geneval",
     "geneval_plus",
     "geneval_specs",
+    "is_geneval",
     "outcomes",
     "read_results",
     "scan",
+    "scan_flat",
     "sticker",
     "sticker_plus",
     "summarise",

@@ -20,7 +20,8 @@ from typing import NamedTuple
 from impasto.files import write_text
 from impasto.spec import Spec
 
-__all__ = ["IncompleteError", "Picture", "metadata_name", "picture_name", "scan", "write_metadata"]
+__all__ = ["PICTURE_SUFFIXES", "IncompleteError", "Picture", "is_geneval", "listed",
+           "metadata_name", "picture_name", "scan", "write_metadata"]  # fmt: skip
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
 SHOWN = 5
@@ -34,7 +35,7 @@ class IncompleteError(RuntimeError):
                  note: str = "") -> None:  # fmt: skip
         self.found, self.expected, self.missing = found, expected, tuple(missing)
         super().__init__(
-            f"{found}/{expected} {what}; missing: {_listed(self.missing)}.{note} Finish the run, "
+            f"{found}/{expected} {what}; missing: {listed(self.missing)}.{note} Finish the run, "
             f"or allow incomplete sets to get a score that says so"
         )
 
@@ -47,9 +48,16 @@ class Picture(NamedTuple):
     sample: int
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
+
+
+def is_geneval(images: str | Path) -> bool:
+    """Whether the folder holds folders named by digits, which GenEval would read."""
+    return any(path.is_dir() and re.fullmatch("[0-9]+", path.name)
+               for path in Path(images).iterdir())  # fmt: skip
 
 
 def metadata_name(index: int) -> str:
@@ -170,9 +178,9 @@ def scan(
     refused = found.wrong + ([] if allow_extra else found.foreign)
     missing = found.missing()
     if missing and not refused and not allow_incomplete:
-        note = f" Also: {_listed(extra)}." if extra else ""
+        note = f" Also: {listed(extra)}." if extra else ""
         raise IncompleteError(len(found.pictures), len(specs) * samples, missing, note=note)
     if refused + extra:
-        raise ValueError(f"{root}: {_listed(refused + extra)}; mend, rename or move what is not "
+        raise ValueError(f"{root}: {listed(refused + extra)}; mend, rename or move what is not "
                          f"part of the set")  # fmt: skip
     return [Picture(name, *place) for place, name in sorted(found.pictures.items())]

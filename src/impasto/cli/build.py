@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from impasto.zoo.registry import BENCHES, MODELS, SCORERS, SEARCHES, Registry
 
 if TYPE_CHECKING:
     from impasto.bench import Bench
+    from impasto.run.workers import Workers
     from impasto.sample.protocol import Generator
     from impasto.score.base import Scorer
     from impasto.search import Search
 
-__all__ = ["REGISTRIES", "bench", "device_of", "filled", "model", "scorer", "search"]
+__all__ = ["REGISTRIES", "bench", "device_of", "filled", "model", "parts", "scorer", "search",
+           "workers"]  # fmt: skip
 
 REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
     "models": ("impasto.models", MODELS),
@@ -57,6 +60,15 @@ def scorer(text: str, device: str) -> Scorer:
     return filled("scorers").create(text, device=device)
 
 
+def parts(
+    role: str, *, model_name: str | None, search_name: str, scorers: tuple[str, str], device: str
+) -> tuple[Any, Any]:
+    """What a worker process needs for a role of `impasto.run.workers`, built from names."""
+    if role == "judges":
+        return scorer(scorers[0], device), scorer(scorers[1], device)
+    return model(str(model_name), device), search(search_name, device)
+
+
 def bench(text: str) -> Bench:
     """The bench called `text`."""
     return filled("benches").create(text)
@@ -65,3 +77,15 @@ def bench(text: str) -> Bench:
 def search(text: str, device: str) -> Search:
     """The search called `text`; the scorer that it asks for is built on `device`."""
     return filled("searches").create(text, scorers=lambda name: scorer(name, device))
+
+
+def workers(count: int, device: str, **names: Any) -> Workers:
+    """`count` processes that build what `names` say, sharing out the GPUs that `device` means."""
+    import torch
+
+    from impasto.run.workers import Workers
+
+    if count > 1 and device.startswith("cuda:"):
+        raise ValueError(f"several workers share out the GPUs: give --device cuda, not {device}")
+    gpus = torch.cuda.device_count() if device == "cuda" else 0
+    return Workers(count, partial(parts, device=device, **names), gpus)

@@ -36,6 +36,7 @@ def exit_code(error: BaseException) -> int | None:
         (IncompleteError, 3),
         (ScorerBroken, 5),
         ((FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError), 2),
+        (ChildProcessError, 1),
         (OSError, 4),
         (torch.OutOfMemoryError, 1),
     ]

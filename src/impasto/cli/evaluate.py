@@ -22,7 +22,8 @@ def evaluate(
         str | None, typer.Option(help="Model to draw with; see 'impasto ls models'.")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Judge this folder's pictures (GenEval's layout) instead.")
+        Path | None, typer.Option(help="Judge this folder's pictures instead: GenEval's "
+                                   "layout, or flat with a prompt file."),
     ] = None,
     search: Annotated[str, typer.Option(help="Search; see 'impasto ls searches'.")] = "none",
     scorer: Annotated[str, typer.Option(help="Scorer that gives the verdicts.")] = "sticker",
@@ -35,6 +36,7 @@ def evaluate(
     height: options.Height = None,
     width: options.Width = None,
     batch_size: options.BatchSize = 8,
+    workers: options.Workers = 1,
     device: options.Device = "auto",
     out: options.OutFolder = None,
     allow_incomplete: Annotated[
@@ -55,6 +57,8 @@ def evaluate(
     from impasto.sample.protocol import Sampling
 
     at = build.device_of(device)
+    crew = build.workers(workers, at, model_name=model, search_name=search,
+                         scorers=(scorer, second))  # fmt: skip
     names = {"model": model, "search": search, "scorer": scorer, "second": second}
     settings = Settings(
         bench=build.bench(bench),
@@ -69,10 +73,10 @@ def evaluate(
     with progress(quiet=as_json) as report:
         if images is not None:
             run = evaluate_images(settings, images, out, batch_size=batch_size, progress=report,
-                                  allow_incomplete=allow_incomplete)  # fmt: skip
+                                  workers=crew, allow_incomplete=allow_incomplete)  # fmt: skip
         else:
             run = run_model(settings, build.model(str(model), at), build.search(search, at), out,
-                            batch_size=batch_size, progress=report)  # fmt: skip
+                            batch_size=batch_size, workers=crew, progress=report)  # fmt: skip
     page = run.path / "report.html"
     show([run.path], write_page([run.path], page), page, as_json)
 

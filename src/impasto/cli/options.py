@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 __all__ = ["BatchSize", "Device", "Guidance", "Height", "Json", "Limit", "Model", "OutFolder",
-           "Samples", "Seed", "Steps", "Width"]  # fmt: skip
+           "Samples", "Seed", "Steps", "Width", "Workers"]  # fmt: skip
 
 Model = Annotated[str, typer.Option(help="Model to draw with; see 'impasto ls models'.")]
 Seed = Annotated[int, typer.Option(help="Seed; every picture's own seed follows from it.")]
@@ -29,6 +29,10 @@ Width = Annotated[int | None, typer.Option(help="Width in pixels (default: the m
 BatchSize = Annotated[
     int, typer.Option(min=1, help="Pictures drawn together; changes the speed, not the pictures.")
 ]
+Workers = Annotated[
+    int, typer.Option(min=1, help="Processes that draw and judge, a GPU each where there are "
+                                  "several; more than 1 need impasto[ray]."),
+]  # fmt: skip
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 OutFolder = Annotated[
     Path | None, typer.Option(help="Folder to write (default: one under runs/, named after the "

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
+from impasto.models.foreign import DiffusersGenerator, ImageAPI
 from impasto.models.mmdit import MMDiTGenerator
 from impasto.models.mmdit.storage import read_json
+from impasto.sample.protocol import Generator
 from impasto.zoo.registry import MODELS, nearest
 
-__all__ = ["FAMILIES", "MMDiTGenerator", "load_generator"]
+__all__ = ["FAMILIES", "DiffusersGenerator", "ImageAPI", "MMDiTGenerator", "load_generator"]
 
 FAMILIES = {"MMDiTGenerator": MMDiTGenerator}
 """Classes that a model folder's index may name."""
@@ -21,7 +23,7 @@ def load_generator(
     *,
     torch_dtype: torch.dtype | str = torch.float32,
     device: torch.device | str = "cpu",
-) -> MMDiTGenerator:
+) -> Generator:
     """A generator by its registered name ("sticker-mmdit"), or from a folder it was saved to.
 
     Raises ValueError for something that is neither, or a folder of an unknown family.
@@ -35,5 +37,6 @@ def load_generator(
                          f"{nearest(text, list(MODELS))}")  # fmt: skip
     family = read_json(folder / "model_index.json").get("_class_name")
     if family not in FAMILIES:
-        raise ValueError(f"{folder} holds a {family}; allowed: {', '.join(FAMILIES)}")
+        raise ValueError(f"{folder} holds a {family}; allowed: {', '.join(FAMILIES)}, and any "
+                         f"pipeline of diffusers as diffusers:id={folder}")  # fmt: skip
     return FAMILIES[family].from_pretrained(folder, torch_dtype=torch_dtype, device=device)

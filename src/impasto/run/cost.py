@@ -10,7 +10,7 @@ import contextlib
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -67,10 +67,13 @@ class Meter:
             self.seconds[phase] += time.perf_counter() - start
             self.save()
 
+    def seen(self, peak: Mapping[str, int]) -> None:
+        """Take in a process's peak memory: the record has the largest of any one process."""
+        self.peak |= {key: max(value, self.peak.get(key, 0)) for key, value in peak.items()}
+
     def save(self) -> None:
         """Write `cost.json`."""
-        now = peak_memory()
-        self.peak = {key: max(now[key], self.peak.get(key, 0)) for key in now}
+        self.seen(peak_memory())
         values: dict[str, Any] = {
             "seconds": {phase: round(value, 3) for phase, value in self.seconds.items()},
             **{key: value if self.drawn else None for key, value in asdict(self.spent).items()},

@@ -24,7 +24,7 @@ from impasto.run.seen import line_of, objects_of, read_lines
 from impasto.score.base import Inspected, Inspector, Scorer
 from impasto.spec import Spec
 
-__all__ = ["Judged", "judge", "read_second"]
+__all__ = ["JudgeBatch", "Judged", "Verdicts", "judge", "read_second"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,46 @@ class _Book:
         return records
 
 
+@dataclass(frozen=True)
+class Verdicts:
+    """By file name; and the errors of the pictures that cannot be read."""
+
+    judged: dict[str, Judged]
+    damaged: list[ImageError]
+
+
+@dataclass(frozen=True)
+class JudgeBatch:
+    """Judging some pictures of a run; in this process or, by pickle, in a worker."""
+
+    run: RunDirectory
+    specs: Sequence[Spec]
+    size: int
+
+    def __call__(self, judges: tuple[Scorer, Scorer], batch: Sequence[Picture]) -> Verdicts:
+        """What `judges`, the scorer and the second one, say of each picture."""
+        found = Verdicts({}, [])
+        in_batches(batch, self.size, lambda some, size: self.add(judges, some, found))
+        return found
+
+    def add(
+        self, judges: tuple[Scorer, Scorer], batch: Sequence[Picture], found: Verdicts
+    ) -> None:
+        """Judge `batch` all together, into `found`."""
+        groups, unreadable = _read(self.run, batch)
+        for readable in groups:
+            images = torch.stack([image for _, image in readable])
+            wanted = [self.specs[picture.spec] for picture, _ in readable]
+            pairs = zip(_inspect(judges[0], images, wanted), judges[1].score(images, wanted),
+                        strict=True)  # fmt: skip
+            for (picture, image), (first, other) in zip(readable, pairs, strict=True):
+                name = f"images/{picture.filename}"
+                record = Record.of(name, self.specs[picture.spec], first.score)
+                seen = line_of(name, image, first.objects)
+                found.judged[name] = Judged(record, float(other.value), seen)
+        found.damaged.extend(unreadable)
+
+
 def judge(
     run: RunDirectory,
     pictures: Sequence[Picture],
@@ -92,35 +132,39 @@ def judge(
     *,
     batch_size: int,
     progress: Callable[[str, int, int], None],
+    over: Callable[[JudgeBatch, Sequence[Sequence[Picture]]], Iterator[Verdicts]] | None = None,
 ) -> tuple[list[Record], list[ImageError]]:
     """Judge `pictures`; writes the three files. Returns the records and what cannot be read.
 
-    second: the second scorer with the name that its values are stored under.
+    second: the second scorer with the name that its values are stored under. over: applies a
+    `JudgeBatch` to batches somewhere else, in any order; by default here, one after the other.
     """
     book = _Book(run, pictures, second[0])
     left = [picture for picture, name in zip(pictures, book.names, strict=True)
             if name not in book.judged]  # fmt: skip
     damaged: list[ImageError] = []
 
-    def work(batch: Sequence[Picture], size: int) -> None:
-        groups, unreadable = _read(run, batch)
-        for readable in groups:
-            images = torch.stack([image for _, image in readable])
-            wanted = [specs[picture.spec] for picture, _ in readable]
-            pairs = zip(_inspect(scorer, images, wanted), second[1].score(images, wanted),
-                        strict=True)  # fmt: skip
-            for (picture, image), (first, other) in zip(readable, pairs, strict=True):
-                name = f"images/{picture.filename}"
-                record = Record.of(name, specs[picture.spec], first.score)
-                seen = line_of(name, image, first.objects)
-                book.judged[name] = Judged(record, float(other.value), seen)
-        damaged.extend(unreadable)
+    def take(verdicts: Verdicts) -> None:
+        book.judged.update(verdicts.judged)
+        damaged.extend(verdicts.damaged)
         book.save()
         progress("judging", len(book.judged) + len(damaged), len(pictures))
 
     progress("judging", len(book.judged), len(pictures))
-    in_batches(left, batch_size, work)
-    return book.save(), damaged
+    one = JudgeBatch(run, specs, batch_size)
+
+    def here(batch: Sequence[Picture], size: int) -> None:
+        verdicts = Verdicts({}, [])
+        one.add((scorer, second[1]), batch, verdicts)
+        take(verdicts)
+
+    if over is None:
+        in_batches(left, batch_size, here)
+    elif left:
+        batches = [left[i : i + batch_size] for i in range(0, len(left), batch_size)]
+        for verdicts in over(one, batches):
+            take(verdicts)
+    return book.save(), sorted(damaged, key=str)
 
 
 def _inspect(scorer: Scorer, images: Tensor, specs: Sequence[Spec]) -> list[Inspected]:

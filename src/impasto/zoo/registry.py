@@ -61,17 +61,27 @@ class Registry(Generic[T]):
     def create(self, text: str, **context: Any) -> T:
         """Build from "name" or "name:key=value,key=value"; `context` goes in beside the options.
 
-        Raises ValueError for an unknown name, an unknown key or a key given twice.
+        Raises ValueError for an unknown name, an unknown key, one given twice or one that is
+        needed and not given.
         """
         name, _, rest = text.partition(":")
         factory = self.factory(name)
         options = parse_options(rest, where=f"{self.kind} {name!r}")
-        allowed = [p for p in inspect.signature(factory).parameters if p not in context]
+        parameters = inspect.signature(factory).parameters
+        allowed = [p for p in parameters if p not in context]
         for key in options:
             if key not in allowed:
                 raise ValueError(f"unknown key {key!r} for {self.kind} {name!r}: "
                                  f"{nearest(key, allowed)}")  # fmt: skip
+        for key in allowed:
+            if _required(parameters[key]) and key not in options:
+                raise ValueError(f"{self.kind} {name!r} needs {key!r}: {name}:{key}=…")
         return factory(**context, **options)
+
+
+def _required(parameter: inspect.Parameter) -> bool:
+    variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and not variadic
 
 
 def parse_options(text: str, where: str) -> dict[str, Any]:
