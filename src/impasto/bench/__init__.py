@@ -1,11 +1,13 @@
 """Sets of specs, how their pictures lie on disk, and how verdicts are summed up."""
 
 from impasto.bench.base import Bench
+from impasto.bench.geneval2 import geneval2
 from impasto.bench.geneval_plus import geneval_plus, sticker_plus
 from impasto.bench.geneval_prompts import geneval, geneval_specs
 from impasto.bench.layout import IncompleteError, Picture, scan
 from impasto.bench.results import Record, outcomes, read_results, write_results
 from impasto.bench.sticker import sticker
+from impasto.bench.sticker_tifa import sticker_tifa
 from impasto.bench.summary import summarise, summary_text
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "Picture",
     "Record",
     "geneval",
+    "geneval2",
     "geneval_plus",
     "geneval_specs",
     "outcomes",
@@ -21,6 +24,7 @@ __all__ = [
     "scan",
     "sticker",
     "sticker_plus",
+    "sticker_tifa",
     "summarise",
     "summary_text",
     "write_results",

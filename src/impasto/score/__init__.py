@@ -1,8 +1,10 @@
 """Scorers: pictures and specs in, scores out. Importing this registers them by name."""
 
 from impasto.score.base import Found, Score, Scorer, ScorerBroken, Wanted
+from impasto.score.geneval2 import geneval2_scorer
 from impasto.score.official import OfficialScorer, geneval
 from impasto.score.sticker import sticker, sticker_clip
+from impasto.score.tifa_detector import sticker_tifa
 
 __all__ = [
     "Found",
@@ -12,6 +14,8 @@ __all__ = [
     "ScorerBroken",
     "Wanted",
     "geneval",
+    "geneval2_scorer",
     "sticker",
     "sticker_clip",
+    "sticker_tifa",
 ]

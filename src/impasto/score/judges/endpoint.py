@@ -24,7 +24,8 @@ __all__ = ["EndpointJudge", "data_url"]
 
 TOP = 20
 """The protocol's most."""
-FORMATS: dict[str, dict[str, Any]] = {"png": {"format": "PNG"}, "jpeg": {"format": "JPEG", "quality": 75}}
+FORMATS: dict[str, dict[str, Any]] = {"png": {"format": "PNG"},
+                                      "jpeg": {"format": "JPEG", "quality": 75}}  # fmt: skip
 
 
 def data_url(image: Tensor, form: str = "png") -> str:
