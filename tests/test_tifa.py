@@ -128,7 +128,7 @@ def test_questions_of_a_spec():
         ("Are the cups in the left half of the picture?", "region"),
         ("Is there a pair of skis in the picture?", "object"),
         ("Is there a dog in the picture?", "object"),
-        ("Are there exactly one dog in the picture?", "count"),
+        ("Is there exactly one dog in the picture?", "count"),
         ("Is the dog above the pair of skis?", "position"),
         ("Is the pair of skis larger than the dog?", "size"),
     ]

@@ -45,7 +45,8 @@ def _of_item(item: Item, spec: Spec) -> Iterator[Ask]:
     yield Ask(f"Is there {name} in the picture?", "yes", "object", item)
     if item.count > 1 or any(e.cls == item.cls for e in spec.exclude):
         many = english_singular(item.cls) if item.count == 1 else english_plural(item.cls)
-        text = f"Are there exactly {NUMBER_WORDS[item.count]} {many} in the picture?"
+        verb = "Is" if item.count == 1 else "Are"
+        text = f"{verb} there exactly {NUMBER_WORDS[item.count]} {many} in the picture?"
         yield Ask(text, "yes", "count", item)
     if item.color is not None:
         yield Ask(f"{_the(item)} {item.color}?", "yes", "attribute", item)
