@@ -1,6 +1,7 @@
 """Sets of specs, how their pictures lie on disk, and how verdicts are summed up."""
 
 from impasto.bench.base import Bench
+from impasto.bench.dpg import dpg
 from impasto.bench.geneval2 import geneval2
 from impasto.bench.geneval_plus import geneval_plus, sticker_plus
 from impasto.bench.geneval_prompts import geneval, geneval_specs
@@ -15,6 +16,7 @@ __all__ = [
     "IncompleteError",
     "Picture",
     "Record",
+    "dpg",
     "geneval",
     "geneval2",
     "geneval_plus",
