@@ -13,7 +13,7 @@ from impasto.score.geneval import GenEvalScorer
 from impasto.score.geneval2 import parse_items, read_items
 from impasto.score.judges.local import LocalJudge
 from impasto.score.tifa import Ask, TifaScorer, VlmAnswerer, probabilities, soft_tifa
-from impasto.score.tifa_detector import DetectorAnswerer, asks_of, exactly
+from impasto.score.tifa_detector import DetectorAnswerer, asks_of, confidence, exactly
 from impasto.spec import Item, Spec
 from impasto.world import Sprites, alter, compose, render, sample_spec
 from impasto.zoo.registry import BENCHES, SCORERS
@@ -147,7 +147,7 @@ class LeftIsRed:
 
 def test_answers_by_hand():
     """Two cups of .8 (right, blue) and .5 (left, red), a dog of .9 below; a picture of 128 px."""
-    answerer = DetectorAnswerer(GenEvalScorer(Objects(), LeftIsRed()))
+    answerer = DetectorAnswerer(GenEvalScorer(Objects(), LeftIsRed()), lambda d, t: d)
 
     def p(skill, item, other=None):
         return answerer.answer(PICTURE, [Ask("", "yes", skill, item, other)])[0]
@@ -171,6 +171,13 @@ def test_answers_by_hand():
         answerer.answer(PICTURE, [Ask("Is it red?", "yes", "attribute")])
 
 
+def test_confidence_by_hand():
+    """1/2 at the threshold; odds 1 against 3/7, a ratio of 7/3, to the fourth: 29.64."""
+    assert confidence(0.3, 0.3) == pytest.approx(0.5)
+    assert confidence(0.5, 0.3) == pytest.approx(29.6420 / 30.6420, rel=1e-5)
+    assert 0 <= confidence(0.0, 0.3) < 1e-6 and confidence(1.0, 0.3) <= 1
+
+
 def test_exactly_is_the_binomial_law_for_equal_scores():
     """C(4, 2) .3^2 .7^2 = 0.2646."""
     assert exactly(2, [0.3] * 4) == pytest.approx(0.2646)
@@ -192,7 +199,7 @@ def test_the_sticker_bench_tells_true_scenes_from_altered_ones():
     specs = [scene.spec for scene in scenes]
     true = [s.value for s in scorer.score(render(scenes, sprites).images, specs)]
     false = [s.value for s in scorer.score(render(broken, sprites).images, specs)]
-    assert np.mean(true) > 0.6 and np.mean(false) < np.mean(true) - 0.35
+    assert np.mean(true) > 0.75 and np.mean(false) < np.mean(true) - 0.35
 
 
 def test_the_sticker_bench_has_its_name_and_rule():

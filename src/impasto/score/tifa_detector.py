@@ -2,7 +2,11 @@
 
 Questions are yes/no, of DSG's kind (Cho et al. 2024, arXiv 2310.18235): one for every object,
 number, colour, place and size that a spec demands, the right answer always "yes". The answers come
-from the picture alone: objects of the class found, scores s_1 >= s_2 >= …, n demanded:
+from the picture alone: objects of the class found, n demanded, detector's scores d turned into
+
+    s = sigmoid((logit d - logit t) / T)          t = 0.3, the sticker scorer's threshold; T = 1/4
+
+so that s is 1/2 where the hard rule changes its mind; s_1 >= s_2 >= …:
 
     there is one        s_1
     exactly n           P(n of the objects are there), each one independently with its score
@@ -14,7 +18,9 @@ Impasto's own questions and answers: comparable among themselves, not with GenEv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -27,7 +33,7 @@ from impasto.spec import NUMBER_WORDS, Item, Spec, article, relations
 from impasto.world.words import english_plural, english_singular
 from impasto.zoo.registry import SCORERS
 
-__all__ = ["DetectorAnswerer", "asks_of", "exactly", "sticker_tifa"]
+__all__ = ["DetectorAnswerer", "asks_of", "confidence", "exactly", "sticker_tifa"]
 
 _WHERE = {"left": "left half", "right": "right half", "above": "upper half", "below": "lower half"}
 _BESIDE = {"left of": "to the left of", "right of": "to the right of"}
@@ -88,16 +94,32 @@ def _lies_in(one: Found, region: str, image: Tensor) -> bool:
     return sign * (one.box[axis] + one.box[axis + 2] - side) > 0
 
 
-class DetectorAnswerer:
-    """The detector and colour classifier of `judge`; its thresholds are not used."""
+TEMPERATURE = 0.25
 
-    def __init__(self, judge: GenEvalScorer) -> None:
-        self.judge = judge
+
+def confidence(d: float, t: float) -> float:
+    """s of the module's equation: a detector's score as a probability, 1/2 at the threshold t."""
+    d = min(max(d, 1e-6), 1 - 1e-6)
+    gap = math.log(d / (1 - d)) - math.log(t / (1 - t))
+    return 1 / (1 + math.exp(-gap / TEMPERATURE))
+
+
+class DetectorAnswerer:
+    """The detector, colour classifier and threshold t of `judge`.
+
+    confidence: score and threshold -> probability that the object is there.
+    """
+
+    def __init__(self, judge: GenEvalScorer,
+                 confidence: Callable[[float, float], float] = confidence) -> None:  # fmt: skip
+        self.judge, self.confidence = judge, confidence
 
     def answer(self, image: Tensor, asks: Sequence[Ask]) -> list[float]:
         """p of each of `asks_of`'s questions. Raises ValueError for a question in words only."""
         (objects,) = self.judge.detector.detect(image[None])
-        ordered = sorted(objects, key=lambda one: -one.score)
+        t = self.judge.thresholds.threshold
+        ordered = sorted((replace(one, score=self.confidence(one.score, t)) for one in objects),
+                         key=lambda one: -one.score)  # fmt: skip
         return [self._one(image, ask, ordered) for ask in asks]
 
     def _one(self, image: Tensor, ask: Ask, objects: Sequence[Found]) -> float:
@@ -140,7 +162,9 @@ class DetectorAnswerer:
 
     def provenance(self) -> dict[str, Any]:
         record = self.judge.provenance()
-        return {"judge": {key: record[key] for key in ("id", "sha256", "preprocessing")},
+        kept = ("id", "sha256", "thresholds", "preprocessing")
+        return {"judge": {key: record[key] for key in kept},
+                "temperature": TEMPERATURE,
                 "questions": "impasto's own, from the spec"}  # fmt: skip
 
 
