@@ -1,8 +1,11 @@
 """Scorers: pictures and specs in, scores out. Importing this registers them by name."""
 
 from impasto.score.base import Found, Score, Scorer, ScorerBroken, Wanted
+from impasto.score.dpg import dpg_scorer
+from impasto.score.geneval2 import geneval2_scorer
 from impasto.score.official import OfficialScorer, geneval
 from impasto.score.sticker import sticker, sticker_clip
+from impasto.score.tifa_detector import sticker_tifa
 
 __all__ = [
     "Found",
@@ -11,7 +14,10 @@ __all__ = [
     "Scorer",
     "ScorerBroken",
     "Wanted",
+    "dpg_scorer",
     "geneval",
+    "geneval2_scorer",
     "sticker",
     "sticker_clip",
+    "sticker_tifa",
 ]

@@ -203,9 +203,17 @@ def _range(outcomes: Sequence[Outcome]) -> tuple[float, float]:
     return (0.0, 1.0) if values <= {0.0, 1.0} else (min(values), max(values))
 
 
-def bootstrap(outcomes: Sequence[Outcome], draws: int = DRAWS, seed: int = 0) -> Estimates:
-    """Scores of one run with their intervals. Raises ValueError when there are no outcomes."""
-    bounds = _range(outcomes)
+def bootstrap(
+    outcomes: Sequence[Outcome], draws: int = DRAWS, seed: int = 0,
+    bounds: tuple[float, float] | None = None,
+) -> Estimates:  # fmt: skip
+    """Scores of one run with their intervals. Raises ValueError when there are no outcomes.
+
+    bounds: lowest and highest value that the scale has; default 0 and 1 for verdicts, else those
+    that occur.
+    """
+    occurring = _range(outcomes)
+    bounds = bounds or occurring
     return stratified_bootstrap(_grouped(outcomes), bounds, bounds, draws, seed)
 
 

@@ -1,0 +1,148 @@
+"""How much of a picture a tokenizer keeps: PSNR, SSIM, Fréchet distance, use of the codebook.
+
+    PSNR   10 log10(1 / MSE) on [0, 1], per picture
+    SSIM   mean of (2 m_x m_y + C1)(2 s_xy + C2) / ((m_x^2 + m_y^2 + C1)(s_x^2 + s_y^2 + C2)),
+           C1 = (.01 L)^2, C2 = (.03 L)^2, over windows wholly inside, per channel, then its mean
+    FD     |m1 - m2|^2 + tr S1 + tr S2 - 2 sum sqrt(eig(R S2 R)),   S1 = V w V^T, R = V sqrt(w) V^T
+
+Three SSIMs are in use and never to be mixed, so each is named:
+
+    skimage_dr1   7 x 7 uniform windows, sample covariance, L = 1
+    skimage_dr2   the same with L = 2 on [0, 1] pictures, as LlamaGen and TokenFlow call it: higher
+    gaussian      11 x 11 Gaussian, sigma 1.5, L = 1 (Wang et al. 2004)
+
+A Fréchet distance is named after its features, "fd_<extractor>"; FID is that of one published
+Inception only (Heusel et al. 2017), with its own resize.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["SSIMS", "CodebookUse", "Moments", "codebook_use", "frechet", "moments",
+           "named_frechet", "psnr", "ssim"]  # fmt: skip
+
+
+class _Window(NamedTuple):
+    """weights: (k,) of one axis. sample: covariance over n - 1 instead of n. L: data range."""
+
+    weights: Tensor
+    sample: bool
+    L: float
+
+
+def _gaussian(sigma: float = 1.5, radius: int = 5) -> Tensor:
+    x = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    weights = torch.exp(-(x**2) / (2 * sigma**2))
+    return weights / weights.sum()
+
+
+_UNIFORM = torch.full((7,), 1 / 7, dtype=torch.float64)
+SSIMS = {
+    "skimage_dr1": _Window(_UNIFORM, True, 1.0),
+    "skimage_dr2": _Window(_UNIFORM, True, 2.0),
+    "gaussian": _Window(_gaussian(), False, 1.0),
+}
+
+
+def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    if x.shape != y.shape or x.ndim != 4:
+        raise ValueError(f"pictures must be two of (B, C, H, W), given {tuple(x.shape)} and "
+                         f"{tuple(y.shape)}")  # fmt: skip
+    return x.double(), y.double()
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """(B,) decibels of pictures (B, C, H, W) in [0, 1]; infinite for equal ones."""
+    x, y = _pair(x, y)
+    return -10 * torch.log10((x - y).square().mean(dim=(1, 2, 3)))
+
+
+def _filtered(x: Tensor, weights: Tensor) -> Tensor:
+    """Separable filter over (B, C, H, W), windows wholly inside."""
+    b, c, h, w = x.shape
+    kernel = weights.to(x.device)[None, None]
+    x = F.conv2d(x.reshape(b * c, 1, h, w), kernel[..., None])
+    return F.conv2d(x, kernel[:, :, None]).reshape(b, c, *(s - len(weights) + 1 for s in (h, w)))
+
+
+def ssim(x: Tensor, y: Tensor, variant: str) -> Tensor:
+    """(B,) SSIM of pictures (B, C, H, W) in [0, 1]. variant: one of `SSIMS`.
+
+    Raises ValueError for another variant and for pictures smaller than its window.
+    """
+    if variant not in SSIMS:
+        raise ValueError(f"unknown SSIM {variant!r}; name one of {', '.join(SSIMS)}")
+    (weights, sample, span), (x, y) = SSIMS[variant], _pair(x, y)
+    if min(x.shape[-2:]) < (n := len(weights)):
+        raise ValueError(f"{variant} needs pictures of at least {n} x {n} pixels")
+    mx, my = _filtered(x, weights), _filtered(y, weights)
+    norm = n * n / (n * n - 1) if sample else 1.0
+    sx, sy, sxy = (norm * (_filtered(a * b, weights) - ma * mb)
+                   for a, b, ma, mb in ((x, x, mx, mx), (y, y, my, my), (x, y, mx, my)))
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+    value = (2 * mx * my + c1) * (2 * sxy + c2) / ((mx**2 + my**2 + c1) * (sx + sy + c2))
+    return value.mean(dim=(1, 2, 3))
+
+
+class Moments(NamedTuple):
+    """mean (D,) and unbiased covariance (D, D) of features, float64."""
+
+    mean: Tensor
+    covariance: Tensor
+
+
+def moments(features: Tensor) -> Moments:
+    """Of (N, D) features. Raises ValueError for fewer than two, or values that are not finite."""
+    if features.ndim != 2 or len(features) < 2 or not torch.isfinite(features).all():
+        raise ValueError(f"features must be (N >= 2, D) and finite, given {tuple(features.shape)}")
+    features = features.double()
+    return Moments(features.mean(0), torch.cov(features.T).reshape(features.shape[1], -1))
+
+
+def _root(matrix: Tensor) -> Tensor:
+    """The symmetric square root of a covariance; rounding's negative eigenvalues are 0."""
+    w, v = torch.linalg.eigh(matrix)
+    return v * w.clamp(min=0).sqrt() @ v.T
+
+
+def frechet(a: Moments, b: Moments) -> float:
+    """Squared Fréchet distance of the two Gaussians. Also right for N < D."""
+    root = _root(a.covariance)
+    cross = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0).sqrt().sum()
+    gap = (a.mean - b.mean).square().sum()
+    return float(gap + a.covariance.trace() + b.covariance.trace() - 2 * cross)
+
+
+def named_frechet(x: Tensor, y: Tensor, extractor: str) -> dict[str, float]:
+    """{"fd_<extractor>": distance} of features (N, D) and (M, D).
+
+    Raises ValueError for a name that is not lower-case letters, digits and "_", or calls itself
+    FID.
+    """
+    if not re.fullmatch("[a-z0-9_]+", extractor) or "fid" in extractor:
+        raise ValueError(f"name the extractor in a-z, 0-9 and _, not {extractor!r}; FID is the "
+                         f"published Inception's alone")  # fmt: skip
+    return {f"fd_{extractor}": frechet(moments(x), moments(y))}
+
+
+class CodebookUse(NamedTuple):
+    """share of codes that occur at all, and perplexity exp(H) of their frequencies (1 to K)."""
+
+    share: float
+    perplexity: float
+
+
+def codebook_use(codes: Tensor, size: int) -> CodebookUse:
+    """Of integer codes of any shape, 0 to size - 1. Raises ValueError for others or for none."""
+    flat = codes.reshape(-1).long()
+    if not len(flat) or int(flat.min()) < 0 or int(flat.max()) >= size:
+        raise ValueError(f"codes must be from 0 to {size - 1}, at least one")
+    p = torch.bincount(flat, minlength=size).double() / len(flat)
+    entropy = -torch.special.xlogy(p, p).sum()
+    return CodebookUse(float((p > 0).double().mean()), float(entropy.exp()))
