@@ -172,6 +172,33 @@ def test_verdict_filters_part_the_prompts(page):
     assert set(found["disagree"]) <= set(found["wrong"])
 
 
+def test_a_failures_number_leads_to_its_pictures(page):
+    page.execute_script("document.querySelector('#failures td a[href*=colors]').click()")
+    time.sleep(0.2)
+    assert find(page, "[name=kind]").get_attribute("value") == "missing"
+    assert find(page, "[name=task]").get_attribute("value") == "colors"
+    prompts = shown(page)
+    assert prompts and set(prompts) <= {spec.prompt for spec in SPECS if spec.tag == "colors"}
+    places = page.find_elements("css selector", "article:not([hidden]) .shot")
+    assert all(("aside" in p.get_attribute("class")) == (not p.get_attribute("data-kinds"))
+               for p in places)  # fmt: skip
+    assert any("aside" in p.get_attribute("class") for p in places), "or nothing was told apart"
+    assert page.find_elements("css selector", ".boxed")
+    page.execute_script("document.querySelector('.reset').click()")
+    assert not page.find_elements("css selector", ".gallery .aside")
+
+
+def test_where_the_scorers_disagree_most_comes_first(page):
+    before = shown(page)
+    page.execute_script("document.querySelector('[value=scorers]').click()")
+    doubts = page.execute_script("""return [...document.querySelectorAll(
+        '.gallery > article:not([hidden])')].map(a => Number(a.dataset.doubt))""")
+    assert len(doubts) > 0 and doubts == sorted(doubts, reverse=True) and min(doubts) >= 0.75
+    assert len(page.find_elements("css selector", "article:not([hidden]) .doubt")) >= len(doubts)
+    page.execute_script("document.querySelector('.reset').click()")
+    assert shown(page) == before
+
+
 def test_the_address_keeps_the_filters(page, report):
     page.get("about:blank")
     page.get(f"{report.as_uri()}#q=cups&boxes=1")
