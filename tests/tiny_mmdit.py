@@ -37,4 +37,5 @@ def tiny(seed: int = 0) -> MMDiTGenerator:
 
 
 def sticker() -> MMDiTGenerator:
-    return enliven(MMDiTGenerator.from_config(PRESETS["sticker"](), tokenizer(40)))
+    config = PRESETS["sticker"]()
+    return enliven(MMDiTGenerator.from_config(config, tokenizer(config.max_tokens)))

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from impasto.images import quantise
 from impasto.sample.pictures import Pipeline
-from impasto.sample.protocol import Cost, Request, Sampling
+from impasto.sample.protocol import Cost, Request, Sampling, one_text
 from impasto.sample.protocol import State as _State
 from impasto.sample.seeds import check_seeds
 
-__all__ = ["OpaqueGenerator", "OpaqueState", "one_text"]
+__all__ = ["OpaqueGenerator", "OpaqueState"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +32,6 @@ class OpaqueState(_State):
     prompts: tuple[str, ...]
     sampling: Sampling
     images: Tensor | None = None
-
-
-def one_text(requests: Sequence[Request], seeds: Sequence[int]) -> tuple[str, ...]:
-    """The one text of each request. Raises ValueError for anything else."""
-    if not requests or len(requests) != len(seeds):
-        raise ValueError(f"there must be as many seeds as requests, and at least one: given "
-                         f"{len(requests)} requests and {len(seeds)} seeds")  # fmt: skip
-    for request in requests:
-        if [part.kind for part in request.parts] != ["text"]:
-            kinds = ", ".join(part.kind for part in request.parts) or "nothing"
-            raise ValueError(f"this model draws from exactly one text, given: {kinds}")
-    return tuple(request.prompt for request in requests)
 
 
 class OpaqueGenerator(Pipeline):

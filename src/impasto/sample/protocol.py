@@ -25,7 +25,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-__all__ = ["Cost", "Generator", "Part", "Request", "Sampling", "State", "generate", "row_seed"]
+__all__ = ["Cost", "Generator", "Part", "Request", "Sampling", "State", "generate", "one_text",
+           "row_seed"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,18 @@ class State:
 
     def with_cost(self, extra: Cost) -> State:
         return replace(self, cost=self.cost + extra)
+
+
+def one_text(requests: Sequence[Request], seeds: Sequence[int]) -> tuple[str, ...]:
+    """The one text of each request. Raises ValueError for anything else."""
+    if not requests or len(requests) != len(seeds):
+        raise ValueError(f"there must be as many seeds as requests, and at least one: given "
+                         f"{len(requests)} requests and {len(seeds)} seeds")  # fmt: skip
+    for request in requests:
+        if [part.kind for part in request.parts] != ["text"]:
+            kinds = ", ".join(part.kind for part in request.parts) or "nothing"
+            raise ValueError(f"this model draws from exactly one text, given: {kinds}")
+    return tuple(request.prompt for request in requests)
 
 
 class Generator(ABC):

@@ -29,7 +29,7 @@ from impasto.models.mmdit.sampler import (
 from impasto.models.mmdit.text import Encoding, encode, null_ids, token_ids
 from impasto.sample.flops import count_flops
 from impasto.sample.pictures import Pipeline
-from impasto.sample.protocol import Cost, Request, Sampling
+from impasto.sample.protocol import Cost, Request, Sampling, one_text
 from impasto.sample.rowwise import in_rows, rowwise_products
 from impasto.sample.seeds import check_seeds, row_noise
 from impasto.zoo.weights import shipped_folder
@@ -168,7 +168,7 @@ class MMDiTGenerator(Pipeline):
 
         Raises ValueError for settings or requests that this family cannot draw.
         """
-        prompts = _prompts(requests, seeds)
+        prompts = one_text(requests, seeds)
         steps, guidance, height, width = self._settings(sampling)
         distinct = list(dict.fromkeys(prompts))
         ids = torch.cat([null_ids(self.tokenizer), token_ids(self.tokenizer, distinct)])
@@ -289,15 +289,3 @@ class MMDiTGenerator(Pipeline):
             "device": str(self.device),
             "defaults": self.defaults.to_dict() | {"height": side, "width": side},
         }
-
-
-def _prompts(requests: Sequence[Request], seeds: Sequence[int]) -> list[str]:
-    """The one text of each request. Raises ValueError for anything else."""
-    if not requests or len(requests) != len(seeds):
-        raise ValueError(f"there must be as many seeds as requests, and at least one: given "
-                         f"{len(requests)} requests and {len(seeds)} seeds")  # fmt: skip
-    for request in requests:
-        if [part.kind for part in request.parts] != ["text"]:
-            kinds = ", ".join(part.kind for part in request.parts) or "nothing"
-            raise ValueError(f"this model draws from exactly one text, given: {kinds}")
-    return [request.prompt for request in requests]
