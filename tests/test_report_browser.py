@@ -189,7 +189,9 @@ def test_a_failures_number_leads_to_its_pictures(page):
 
 
 def test_where_the_scorers_disagree_most_comes_first(page):
+    page.execute_script("document.querySelector('.reset').click()")
     before = shown(page)
+    assert len(before) == 9
     page.execute_script("document.querySelector('[value=scorers]').click()")
     doubts = page.execute_script("""return [...document.querySelectorAll(
         '.gallery > article:not([hidden])')].map(a => Number(a.dataset.doubt))""")
