@@ -1,10 +1,20 @@
 """results.jsonl: the official bytes, both ways."""
 
 import dataclasses
+import json
+import math
 
 import pytest
 
-from impasto.bench import Record, geneval_specs, outcomes, read_results, write_results
+from impasto.bench import (
+    Bench,
+    IncompleteError,
+    Record,
+    geneval_specs,
+    outcomes,
+    read_results,
+    write_results,
+)
 from impasto.score.base import Score
 from impasto.spec import Item, Spec
 
@@ -26,7 +36,7 @@ def some_records():
 def test_the_bytes_are_pandas_own(tmp_path):
     pandas = pytest.importorskip("pandas")
     write_results(tmp_path / "ours.jsonl", some_records())
-    frame = pandas.DataFrame([dataclasses.asdict(r) for r in some_records()])
+    frame = pandas.DataFrame([{key: getattr(r, key) for key in KEYS} for r in some_records()])
     with open(tmp_path / "theirs.jsonl", "w") as file:
         frame.to_json(file, orient="records", lines=True)
     assert (tmp_path / "ours.jsonl").read_bytes() == (tmp_path / "theirs.jsonl").read_bytes()
@@ -63,9 +73,37 @@ def test_what_a_record_holds():
     assert outcomes([record])[0] == ("single_object", record.metadata, 0, 1.0)
 
 
-def test_a_score_without_a_verdict_is_no_record():
+def test_a_number_its_parts_and_an_answer_follow_the_seven_keys(tmp_path):
+    """{value} only without a verdict, {scores} and {answer} only where there are any."""
+    spec = geneval_specs()[0]
+    number = Record.of("0.png", spec, Score(value=7.5, scores={"sc.1": 9.0}))
+    unread = Record.of("1.png", spec, Score(value=math.nan))
+    said = Record.of("2.png", spec, Score(value=1.0, correct=True), answer="a/b")
+    write_results(tmp_path / "r.jsonl", [number, unread, said])
+    lines = (tmp_path / "r.jsonl").read_text().splitlines()
+    assert [list(json.loads(line))[7:] for line in lines] == [["value", "scores"], ["value"],
+                                                              ["answer"]]
+    assert lines[0].endswith(',"value":7.5,"scores":{"sc.1":9.0}}') and r"a\/b" in lines[2]
+    assert '"correct":null' in lines[0] and '"value":null' in lines[1]
+    assert read_results(tmp_path / "r.jsonl") == [number, unread, said]
+    assert [r.number for r in (number, unread, said)] == [7.5, None, 1.0]
+    assert [o.value for o in outcomes([number, unread, said])] == [7.5, 1.0]
+
+
+def test_unreadable_results_are_counted_and_a_verdicts_bench_takes_no_numbers():
+    bench = Bench(name="b", specs=geneval_specs()[:3], samples_per_prompt=1, verdicts=False,
+                  rule=lambda records: {"mean": sum(r.value for r in records) / len(records)})
+    values = [Score(value=4.0), Score(value=math.nan), Score(value=8.0)]
+    records = [Record.of(f"{i}/0.png", spec, score)
+               for i, (spec, score) in enumerate(zip(bench.specs, values, strict=True))]
+    with pytest.raises(IncompleteError, match=r"2/3 readable judgements; missing: 1/0\.png"):
+        bench.summarise(records)
+    found = bench.summarise(records, allow_incomplete=True)
+    assert found["mean"] == 6 and found["coverage"] == {"images": 2, "of": 3, "unreadable": 1}
+    with pytest.raises(ValueError, match="nothing to sum up"):
+        bench.summarise(records[1:2], allow_incomplete=True)
     with pytest.raises(ValueError, match="no verdict"):
-        Record.of("0.png", geneval_specs()[0], Score(value=0.4))
+        dataclasses.replace(bench, verdicts=True).summarise(records, allow_incomplete=True)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +113,9 @@ def test_a_score_without_a_verdict_is_no_record():
         (lambda line: line.replace('"reason"', '"why"'), "'reason' is None"),
         (lambda line: line.replace('"correct":true', '"correct":1'), "'correct' is 1"),
         (lambda line: "[1]", "'filename' is None"),
+        (lambda line: line.replace('"correct":true', '"correct":null'), "'correct' is None"),
+        (lambda line: line[:-1] + ',"scores":{"a":"b"}}', "'scores' is"),
+        (lambda line: line[:-1] + ',"answer":1}', "'answer' is 1"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, damage, words):

@@ -124,22 +124,27 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """A prompt with its demands: all of `include`, and none of `exclude` reached."""
+    """A prompt with its demands: all of `include`, and none of `exclude` reached.
+
+    key: the item's own name in its bench, where two items may have the same words (an edit's
+    instruction, a question); "" in GenEval.
+    """
 
     tag: str
     include: tuple[Item, ...]
     prompt: str
     exclude: tuple[Item, ...] = ()
+    key: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """GenEval's metadata: keys tag, include, [exclude], prompt, in that order."""
+        """GenEval's metadata: keys tag, include, [exclude], prompt, [key], in that order."""
         values: dict[str, Any] = {
             "tag": self.tag,
             "include": [item.to_dict() for item in self.include],
         }
         if self.exclude:
             values["exclude"] = [item.to_dict() for item in self.exclude]
-        return values | {"prompt": self.prompt}
+        return values | {"prompt": self.prompt} | ({"key": self.key} if self.key else {})
 
     def to_json(self) -> str:
         """One line of `evaluation_metadata.jsonl`, byte for byte."""
@@ -153,4 +158,5 @@ class Spec:
             include=tuple(Item.from_dict(item) for item in values["include"]),
             exclude=tuple(Item.from_dict(item) for item in values.get("exclude", ())),
             prompt=values["prompt"],
+            key=values.get("key", ""),
         )

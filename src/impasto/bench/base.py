@@ -29,12 +29,17 @@ class Bench:
     """A named set of prompts with their demands.
 
     name: its registry text, "geneval:seed=44,limit=12". rule: records -> scores and tables.
+    scorer, second: names of the scorers that judge it unless others are named; "" for none.
+    verdicts: whether its results are right or wrong; else they are numbers.
     """
 
     name: str
     specs: tuple[Spec, ...]
     samples_per_prompt: int = 4
     rule: Callable[[Sequence[Record]], dict[str, Any]] = summarise
+    scorer: str = "sticker"
+    second: str = "sticker-clip"
+    verdicts: bool = True
 
     @cached_property
     def metadata_text(self) -> str:
@@ -100,8 +105,9 @@ class Bench:
     ) -> dict[str, Any]:
         """The rule's scores and tables, with the bench's provenance and the coverage beside them.
 
-        Raises IncompleteError below full coverage unless `allow_incomplete`, and ValueError for a
-        record that is not of this bench or is there twice.
+        What could not be read is left out and counted. Raises IncompleteError below full coverage
+        or for anything unreadable unless `allow_incomplete`, and ValueError for a record that is
+        not of this bench or is there twice, or where nothing can be read.
         """
         expected = len(self.specs) * self.samples_per_prompt
         self._check(records)
@@ -109,8 +115,17 @@ class Bench:
             have = Counter(record.metadata for record in records)
             short = [s.prompt for s in self.specs if have[s.to_json()] < self.samples_per_prompt]
             raise IncompleteError(len(records), expected, short, what="judged pictures")
-        coverage = {"images": len(records), "of": expected}
-        return {"bench": self.provenance(), "coverage": coverage} | self.rule(records)
+        readable = [record for record in records if record.number is not None]
+        unread = [record for record in records if record.number is None]
+        if unread and not allow_incomplete:
+            raise IncompleteError(len(readable), expected, [r.filename for r in unread],
+                                  what="readable judgements")  # fmt: skip
+        if unread and not readable:
+            raise ValueError("no answer of the judge could be read: there is nothing to sum up")
+        coverage = {"images": len(readable), "of": expected}
+        if unread:
+            coverage["unreadable"] = len(unread)
+        return {"bench": self.provenance(), "coverage": coverage} | self.rule(readable)
 
     def _check(self, records: Sequence[Record]) -> None:
         known = {spec.to_json() for spec in self.specs}
@@ -123,6 +138,10 @@ class Bench:
             if not 0 <= record.sample < self.samples_per_prompt:
                 raise ValueError(f"{record.filename}: {self.name} has samples 0 to "
                                  f"{self.samples_per_prompt - 1} only")  # fmt: skip
+            if self.verdicts and record.correct is None and record.value is not None:
+                raise ValueError(f"{record.filename} has the value {record.value} but no verdict, "
+                                 f"which {self.name} needs; take a scorer that says correct or "
+                                 f"not")  # fmt: skip
             if key in seen:
                 raise ValueError(f"{record.filename} and {seen[key]} are the same sample of "
                                  f"{record.prompt!r}; keep one")  # fmt: skip

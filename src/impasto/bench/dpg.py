@@ -121,7 +121,7 @@ def _rule(records: Sequence[Record], items: Sequence[DpgItem], compatible: bool
 def dpg_bench(items: Sequence[DpgItem], compatible: bool = False, name: str = "dpg") -> Bench:
     """The bench of these items; judged by scorer dpg."""
     specs = tuple(Spec(tag=TAG, include=(), prompt=item.prompt) for item in items)
-    return Bench(name=name, specs=specs,
+    return Bench(name=name, specs=specs, scorer="",
                  rule=partial(_rule, items=tuple(items), compatible=compatible))  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def geneval2_bench(items: Sequence[Item2], name: str = "geneval2") -> Bench:
 
     specs = tuple(Spec(tag=f"{item.atoms} atoms", include=(), prompt=item.prompt)
                   for item in items)  # fmt: skip
-    return Bench(name=name, specs=specs, samples_per_prompt=1,
+    return Bench(name=name, specs=specs, samples_per_prompt=1, scorer="",
                  rule=partial(tifa_summary, asks_of=asks_of, atoms_of=atoms_of))  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def _rule(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _bench(name: str, specs: tuple[Spec, ...]) -> Bench:
-    return Bench(name=name, specs=specs, samples_per_prompt=1, rule=_rule)
+    return Bench(name=name, specs=specs, samples_per_prompt=1, rule=_rule, scorer="sticker-plus")
 
 
 @BENCHES.register("geneval-plus")

@@ -36,4 +36,5 @@ def sticker_tifa(seed: int = 0, per_task: int = PER_TASK) -> Bench:
     Raises ValueError for per_task outside 1 to 500.
     """
     bench = sticker_plus(seed, per_task)
-    return replace(bench, name=f"sticker-tifa:seed={seed},per_task={per_task}", rule=_rule)
+    return replace(bench, name=f"sticker-tifa:seed={seed},per_task={per_task}", rule=_rule,
+                   scorer="sticker-tifa")  # fmt: skip

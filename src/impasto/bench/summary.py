@@ -34,7 +34,7 @@ def overall_label(tasks: Sequence[str], whole: Sequence[str] = TASKS) -> str:
 def _by(records: Sequence[Record], key: str) -> dict[str, list[bool]]:
     groups: dict[str, list[bool]] = defaultdict(list)
     for record in records:
-        groups[getattr(record, key)].append(record.correct)
+        groups[getattr(record, key)].append(bool(record.correct))
     return groups
 
 
@@ -138,7 +138,7 @@ def class_table(records: Sequence[Record]) -> dict[str, dict[str, int]]:
         failures = _failures(record)
         for item in record.spec.include:
             found = _found(item, failures)
-            table[item.cls].update(asked=1, found=int(found), correct=int(record.correct))
+            table[item.cls].update(asked=1, found=int(found), correct=int(bool(record.correct)))
     return {cls: dict(table[cls]) for cls in sorted(table)}
 
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from impasto.score.base import Scorer
     from impasto.search import Search
 
-__all__ = ["REGISTRIES", "bench", "device_of", "filled", "model", "parts", "scorer", "search",
-           "workers"]  # fmt: skip
+__all__ = ["REGISTRIES", "bench", "device_of", "filled", "judges_of", "model", "parts", "scorer",
+           "search", "second", "workers"]  # fmt: skip
 
 REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
     "models": ("impasto.models", MODELS),
@@ -60,12 +60,32 @@ def scorer(text: str, device: str) -> Scorer:
     return filled("scorers").create(text, device=device)
 
 
+def second(text: str | None, device: str) -> Scorer | None:
+    """The second scorer called `text`, on `device`; None for None."""
+    return None if text is None else scorer(text, device)
+
+
+def judges_of(bench: Bench, scorer: str | None, second: str | None) -> tuple[str, str | None]:
+    """Names of the scorer and the second one: as given, else the bench's own; None for no second.
+
+    Raises ValueError where neither names a scorer.
+    """
+    first = scorer or bench.scorer
+    if not first:
+        name = bench.name.partition(":")[0]
+        raise ValueError(f"{name} is scored by a judge that you choose: give --scorer, such as "
+                         f"{name}:path=FILE,vlm=FOLDER; docs/benches.md has them")  # fmt: skip
+    other = bench.second if second is None else second
+    return first, other if other and other != "none" else None
+
+
 def parts(
-    role: str, *, model_name: str | None, search_name: str, scorers: tuple[str, str], device: str
-) -> tuple[Any, Any]:
+    role: str, *, model_name: str | None, search_name: str, scorers: tuple[str, str | None],
+    device: str,
+) -> tuple[Any, Any]:  # fmt: skip
     """What a worker process needs for a role of `impasto.run.workers`, built from names."""
     if role == "judges":
-        return scorer(scorers[0], device), scorer(scorers[1], device)
+        return scorer(scorers[0], device), second(scorers[1], device)
     return model(str(model_name), device), search(search_name, device)
 
 

@@ -36,11 +36,13 @@ def compare(
     """
     from impasto.cli.page import show, write_page
     from impasto.run.budget import budgets
-    from impasto.run.compare import planned
+    from impasto.run.compare import planned, verdicts_only
+    from impasto.run.directory import RunDirectory
 
     names = "-".join(run.resolve().name for run in runs)
     page = out or runs[0].resolve().parent / f"compare-{names}.html"
     plans = planned(runs, power)
-    costs = budgets(runs) if len(runs) > 1 else None
+    counts = all(verdicts_only(RunDirectory(run)) for run in runs)
+    costs = budgets(runs) if len(runs) > 1 and counts else None
     differences = write_page(runs, page, costs, plans)
     show(runs, differences, page, as_json, budgets=costs, plans=plans)

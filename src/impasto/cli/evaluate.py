@@ -26,8 +26,13 @@ def evaluate(
                                    "layout, or flat with a prompt file."),
     ] = None,
     search: Annotated[str, typer.Option(help="Search; see 'impasto ls searches'.")] = "none",
-    scorer: Annotated[str, typer.Option(help="Scorer that gives the verdicts.")] = "sticker",
-    second: Annotated[str, typer.Option(help="Second, independent scorer.")] = "sticker-clip",
+    scorer: Annotated[
+        str | None, typer.Option(help="Scorer of the pictures (default: the bench's own).")
+    ] = None,
+    second: Annotated[
+        str | None, typer.Option(help="Second, independent scorer, or none (default: the bench's "
+                                      "own).")
+    ] = None,
     limit: options.Limit = None,
     samples: options.Samples = None,
     seed: options.Seed = 0,
@@ -57,13 +62,15 @@ def evaluate(
     from impasto.sample.protocol import Sampling
 
     at = build.device_of(device)
+    what = build.bench(bench)
+    scorer, second = build.judges_of(what, scorer, second)
     crew = build.workers(workers, at, model_name=model, search_name=search,
                          scorers=(scorer, second))  # fmt: skip
     names = {"model": model, "search": search, "scorer": scorer, "second": second}
     settings = Settings(
-        bench=build.bench(bench),
+        bench=what,
         scorer=build.scorer(scorer, at),
-        second=build.scorer(second, at),
+        second=build.second(second, at),
         limit=limit,
         samples=samples,
         seed=seed,

@@ -24,9 +24,9 @@ class Run:
     """One finished run.
 
     label: its short name beside the others. record, summary, cost: its `run.json`, `summary.json`
-    and `cost.json` ({} without one). records: the verdicts, one per picture. second: the second
-    scorer's value by the picture's file name; seen: what the verdicts' scorer saw, by the same
-    ({} for a run judged before that was kept).
+    and `cost.json` ({} without one). records: the results, one per picture. second: the second
+    scorer's value by the picture's file name, {} where the run has no second scorer; seen: what
+    the results' scorer saw, by the same ({} for a run judged before that was kept).
     """
 
     folder: RunDirectory
@@ -49,8 +49,21 @@ class Run:
         done, of = (self.summary["coverage"][key] for key in ("images", "of"))
         return f"{done:,} of {of:,} pictures" if done < of else ""
 
-    def second_score(self) -> Interval:
+    @property
+    def verdicts(self) -> bool:
+        """Whether the results are right or wrong; else some are numbers."""
+        return all(record.correct is not None for record in self.records)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Lowest and highest score of the bench."""
+        low, high = self.summary.get("scale", (0.0, 1.0))
+        return low, high
+
+    def second_score(self) -> Interval | None:
         """Mean of the second scorer's values over tasks, with its interval over prompts."""
+        if not self.second:
+            return None
         values = [Outcome(r.tag, r.metadata, r.sample, self.second[r.filename])
                   for r in self.records]  # fmt: skip
         return bootstrap(values).overall
@@ -59,8 +72,11 @@ class Run:
         """How far the second scorer stands from each verdict, 0 to 1, by file name.
 
         With r, the share of the run's other pictures that have a lower second score (and half of
-        the equal ones): 1 - r of a picture judged right, r of one judged wrong.
+        the equal ones): 1 - r of a picture judged right, r of one judged wrong. {} without
+        verdicts or second scores.
         """
+        if not (self.second and self.verdicts):
+            return {}
         values = sorted(self.second[record.filename] for record in self.records)
         others = len(values) - 1
         rank = {v: (bisect_left(values, v) + bisect_right(values, v) - 1) / 2 / others
@@ -72,7 +88,7 @@ class Run:
         """Share of prompts whose verdicts fulfil `rule` (any, all), with its interval."""
         verdicts: dict[str, list[bool]] = {}
         for record in self.records:
-            verdicts.setdefault(record.metadata, []).append(record.correct)
+            verdicts.setdefault(record.metadata, []).append(bool(record.correct))
         return bootstrap([Outcome("prompts", prompt, 0, float(rule(correct)))
                           for prompt, correct in verdicts.items()]).overall  # fmt: skip
 
@@ -104,9 +120,11 @@ def _run(folder: RunDirectory, label: str, record: dict[str, Any]) -> Run:
         raise IncompleteError(0, 1, [str(folder.summary)], what=f"summary of {folder.path}")
     summary = read_json(folder.summary)
     records, second = read_results(folder.results), read_second(folder.second)
-    if len(records) != summary["images"] or any(r.filename not in second for r in records):
+    known = record["second"] is None or all(r.filename in second for r in records)
+    readable = sum(r.number is not None for r in records)
+    if readable != summary["images"] or not known:
         raise ValueError(f"{folder.path}: summary.json is of {summary['images']} pictures, "
-                         f"results.jsonl has {len(records)} and second.jsonl {len(second)}; "
+                         f"results.jsonl has {readable} and second.jsonl {len(second)}; "
                          f"finish the run by its own command again")  # fmt: skip
     cost = read_json(folder.cost) if folder.cost.is_file() else {}
     seen = read_seen(folder.seen) if folder.seen.is_file() else {}

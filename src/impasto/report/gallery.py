@@ -49,8 +49,10 @@ class Box:
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture with its verdict.
+    """One picture with its result.
 
+    correct: the verdict, None where the result is a number: value, None where no answer could be
+    read. scores: (name, number) of its parts. answer: in words, None where none was asked.
     reasons: a line per failure. drawn: the sample's own record (seed, candidates, chosen), None
     for pictures drawn elsewhere. second: the second scorer's value; doubt: how far it stands from
     the verdict (`Run.doubts`). crops: the objects whose colour was asked.
@@ -58,13 +60,16 @@ class Shot:
 
     picture: Embedded
     sample: int
-    correct: bool
+    correct: bool | None
     reasons: tuple[str, ...]
     boxes: tuple[Box, ...]
-    second: float
+    second: float | None
     drawn: dict[str, Any] | None
     doubt: float = 0.0
     crops: tuple[Crop, ...] = ()
+    value: float | None = None
+    scores: tuple[tuple[str, float], ...] = ()
+    answer: str | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -90,7 +95,7 @@ class Shot:
 
     @property
     def second_text(self) -> str:
-        return f"{self.second:.{digits(self.second)}f}"
+        return "" if self.second is None else f"{self.second:.{digits(self.second)}f}"
 
     @property
     def unit(self) -> float:
@@ -115,8 +120,9 @@ class Row:
         samples = set().union(*verdicts)
         disagree = any(len({side[s] for side in verdicts if s in side}) > 1 for s in samples)
         scorers = any(shot.doubted for side in self.sides for shot in side)
-        found = {"right": all(every), "wrong": not all(every), "disagree": disagree,
-                 "scorers": scorers}  # fmt: skip
+        known = None not in every
+        found = {"right": known and all(every), "wrong": known and not all(every),
+                 "disagree": disagree, "scorers": scorers}  # fmt: skip
         return tuple(flag for flag, holds in found.items() if holds)
 
 
@@ -228,10 +234,13 @@ def _shot(run: Run, record: Record, doubts: dict[str, float]) -> Shot:
         correct=record.correct,
         reasons=tuple(line for line in record.reason.split("\n") if line),
         boxes=tuple(_boxes(record) if view is None else _overlays(view)),
-        second=run.second[record.filename],
+        second=run.second.get(record.filename),
         drawn=read_json(path.with_suffix(".json")) if run.drawn else None,
-        doubt=doubts[record.filename],
+        doubt=doubts.get(record.filename, 0.0),
         crops=() if view is None else crops(path, view),
+        value=record.value,
+        scores=tuple(record.scores.items()),
+        answer=record.answer,
     )
 
 

@@ -92,7 +92,8 @@ def _content(
     return {
         "runs": runs,
         "version": version("impasto"),
-        "result": words.result(names, runs[0].summary["overall"], differences),
+        "result": words.result(names, runs[0].summary["overall"], differences,
+                               None if _drawn(runs) else runs[0].scale),
         "paired_by": differences[0].paired_by if differences else "",
         "kicker": _kicker(runs),
         "reach": scores.axis(differences),
@@ -100,9 +101,12 @@ def _content(
         "second": scores.second(runs, differences),
         "notes": {role: _notes(runs, role) for role in ("scorer", "second")},
         "costs": {line: [text(run) for run in runs] for line, text in COSTS.items()},
+        "ends": ["%g" % (runs[0].scale[0] + x * (runs[0].scale[1] - runs[0].scale[0]))
+                 for x in (0, 0.5, 1)],
+        "verdicts": _verdicts(runs),
+        "sorted": all("failures" in run.summary for run in runs),
         "gallery": gallery(runs, max_pictures),
-        "filters": [(key, text) for key, text in FILTERS.items()
-                    if key != "disagree" or len(runs) > 1],
+        "filters": _filters(runs),
         "failures": tables.failures(runs),
         "classes": tables.class_table(runs),
         "colors": tables.color_table(runs),
@@ -118,7 +122,7 @@ def _comparison(
     plans: Sequence[Power],
 ) -> dict[str, Any]:  # fmt: skip
     """Warnings where the scorers disagree, prompts needed, and the tables of equal cost."""
-    scorers = [runs[0].record[role]["name"] for role in ("scorer", "second")]
+    scorers = [(runs[0].record[role] or {}).get("name", "") for role in ("scorer", "second")]
     names = [run.label for run in runs[1:]] if len(plans) > 1 else [""]
     return {
         "directions": [line for run, difference in zip(runs[1:], differences, strict=True)
@@ -128,6 +132,25 @@ def _comparison(
                   for plan, name in zip(plans, names, strict=bool(plans))],
         "at_cost": tables.at_cost(budgets) if budgets else None,
     }  # fmt: skip
+
+
+def _verdicts(runs: Sequence[Run]) -> bool:
+    return all(run.verdicts for run in runs)
+
+
+def _drawn(runs: Sequence[Run]) -> bool:
+    """Whether a score is how often a picture shows what its prompt says."""
+    answers = any(record.answer is not None for run in runs for record in run.records)
+    return _verdicts(runs) and not answers
+
+
+def _filters(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """The verdict filters that can find something here."""
+    kept = {""}
+    if _verdicts(runs):
+        kept |= {"right", "wrong"} | ({"disagree"} if len(runs) > 1 else set())
+        kept |= {"scorers"} if any(run.second for run in runs) else set()
+    return [(key, text) for key, text in FILTERS.items() if key in kept]
 
 
 def _notes(runs: Sequence[Run], role: str) -> list[str]:

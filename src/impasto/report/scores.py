@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from markupsafe import Markup
 
@@ -92,8 +93,17 @@ def _changes(intervals: Iterable[Interval], end: float, decimals: int = 2) -> li
                     for run, interval in enumerate(intervals, 1))]  # fmt: skip
 
 
-def _line(run: int, label: str, interval: Interval, count: str, by: Change | None = None) -> Line:
-    return Line(run, label, estimate(interval), count, bar(interval, run), by)
+def _line(number: int, run: Run, interval: Interval, count: str, by: Change | None = None) -> Line:
+    return Line(number, run.label, estimate(interval), count, bar(interval, number), by)
+
+
+def _scored(
+    number: int, run: Run, score: Mapping[str, Any], count: str, by: Change | None
+) -> Line:
+    """`_line` of a score on the bench's own scale."""
+    (low, high), interval = run.scale, interval_of(score)
+    share = Interval(*((x - low) / (high - low) for x in interval))
+    return replace(_line(number, run, interval, count, by), drawing=bar(share, number))
 
 
 def _task(
@@ -104,21 +114,27 @@ def _task(
     lines = []
     for number, (run, by) in enumerate(zip(runs, changes, strict=True)):
         if score := run.summary["tasks"].get(task):  # an incomplete set may lack a task
-            count = f"{score['correct']:,} / {score['images']:,}"
-            lines.append(_line(number, run.label, interval_of(score), count, by))
+            right = f"{score['correct']:,} / " if "correct" in score else ""
+            count = f"{right}{score['images']:,}"
+            lines.append(_scored(number, run, score, count, by))
     return Group(task, "task", tuple(lines))
 
 
 def _overall(runs: Sequence[Run], differences: Sequence[Difference], end: float) -> Group:
     changes = _changes((difference.verdicts.overall for difference in differences), end)
     scores = [run.summary["overall"] for run in runs]
-    lines = [_line(number, run.label, interval_of(score), "", by) for number, (run, score, by)
+    lines = [_scored(number, run, score, "", by) for number, (run, score, by)
              in enumerate(zip(runs, scores, changes, strict=True))]  # fmt: skip
     return Group(scores[0]["label"], "overall", tuple(lines))
 
 
 def _shares(runs: Sequence[Run]) -> list[Group]:
-    """Prompts with any and with all pictures right; of one picture each, that is the same."""
+    """Prompts with any and with all pictures right; of one picture each, that is the same.
+
+    None where results are numbers.
+    """
+    if not all(run.verdicts for run in runs):
+        return []
     most = max(run.summary["images_per_prompt"][1] for run in runs)
     if most == 1:
         return [_prompts(runs, "prompts right", all)]
@@ -131,15 +147,17 @@ def _prompts(runs: Sequence[Run], name: str, rule: Callable[[Iterable[bool]], bo
     for number, run in enumerate(runs):
         share, prompts = run.prompts_with(rule), run.summary["prompts"]
         count = f"{round(share.value * prompts):,} / {prompts:,}"
-        lines.append(_line(number, run.label, share, count))
+        lines.append(_line(number, run, share, count))
     return Group(name, "prompts", tuple(lines))
 
 
 def second(runs: Sequence[Run], differences: Sequence[Difference]) -> list[Second]:
-    """The second scorer's means over tasks, to as many decimals as its scale needs."""
-    means = [run.second_score() for run in runs]
+    """The second scorer's means over tasks, to as many decimals as its scale needs; [] of none."""
+    means = [mean for run in runs if (mean := run.second_score()) is not None]
+    if not means:
+        return []
     decimals = digits(means[0].value)
-    intervals = [difference.second.overall for difference in differences]
+    intervals = [one.second.overall for one in differences if one.second is not None]
     end = max((abs(x) for interval in intervals for x in interval), default=0.0) or 1.0
     changes = _changes(intervals, end, decimals)
     return [Second(number, run.label, estimate(mean, decimals), by) for number, (run, mean, by)

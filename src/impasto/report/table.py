@@ -154,20 +154,30 @@ def _score(run: Run, task: str) -> str:
 
 def _below(runs: Sequence[Run], differences: Sequence[Difference]) -> list[list[str]]:
     """The second score, then the costs."""
-    seconds = [run.second_score() for run in runs]
-    decimals = digits(seconds[0].value)
-    changes = _changes([difference.second.overall for difference in differences], decimals)
-    second = ["second score", *(estimate(i, decimals) for i in seconds), *changes]
+    second = _second(runs, differences)
     costs = [[line, *(COSTS[name](run) for run in runs), *("" for _ in differences)]
              for line, name in TERMINAL.items()]  # fmt: skip
-    return [second, *(row for row in costs if set(row[1:]) - {DASH, ""} or "GPU" not in row[0])]
+    kept = [row for row in costs if set(row[1:]) - {DASH, ""} or "GPU" not in row[0]]
+    return [second, *kept] if second else kept
+
+
+def _second(runs: Sequence[Run], differences: Sequence[Difference]) -> list[str]:
+    """The second score's row; [] where the runs have none."""
+    seconds = [mean for run in runs if (mean := run.second_score()) is not None]
+    if not seconds:
+        return []
+    decimals = digits(seconds[0].value)
+    changes = _changes([d.second.overall for d in differences if d.second is not None], decimals)
+    return ["second score", *(estimate(i, decimals) for i in seconds), *changes]
 
 
 def _notes(runs: Sequence[Run], differences: Sequence[Difference]) -> list[str]:
     """What the numbers are, and what must be known to believe them."""
-    bench, scorer, second = (runs[0].record[key]["name"] for key in ("bench", "scorer", "second"))
-    notes = [f"{bench}; verdicts by {scorer}, second score by {second}; 95 % intervals over "
-             f"prompts."]  # fmt: skip
+    bench, scorer = (runs[0].record[key]["name"] for key in ("bench", "scorer"))
+    second = (runs[0].record["second"] or {}).get("name", "")
+    what = "verdicts" if runs[0].verdicts else "scores"
+    also = f", second score by {second}" if second else ""
+    notes = [f"{bench}; {what} by {scorer}{also}; 95 % intervals over prompts."]
     if differences:
         paired = differences[0].paired_by
         notes.append(f"Differences are paired by {paired}; * the interval excludes zero. p: no "

@@ -80,7 +80,7 @@ def _count(number: int, most: int) -> Cell:
 
 def failures(runs: Sequence[Run]) -> Failures:
     """Task × run × kind of failure; only kinds that occur. A picture may have several."""
-    counts = [run.summary["failures"] for run in runs]
+    counts = [run.summary.get("failures", {}) for run in runs]
     every = [kinds for run in counts for kinds in run.values()]
     kinds = tuple(kind for kind in KINDS if any(kind in found for found in every))
     most = max((number for found in every for number in found.values()), default=1)
@@ -107,7 +107,7 @@ def _shares(
     runs: Sequence[Run], key: str, corner: str, columns: Mapping[str, str], names: Sequence[str]
 ) -> Table:
     """A table of `summary.json` with "asked" and the keys in `columns` (key -> heading)."""
-    tables = [run.summary[key] for run in runs]
+    tables = [run.summary.get(key, {}) for run in runs]
     labels = tuple(run.label for run in runs)
     return Table(corner, labels, tuple(columns.values()), tuple(
         (name, tuple(_share(table.get(name), column) for table in tables for column in columns))
@@ -118,19 +118,19 @@ def _shares(
 def class_table(runs: Sequence[Run]) -> Table:
     """Class -> per run: enough of it found, and the whole picture right, of so many asked."""
     columns = {"found": "found", "correct": "picture right"}
-    names = sorted(_union([run.summary["classes"] for run in runs]))
+    names = sorted(_union([run.summary.get("classes", {}) for run in runs]))
     return _shares(runs, "classes", "class", columns, names)
 
 
 def color_table(runs: Sequence[Run]) -> Table:
     """Colour -> per run: enough of the class found, and so coloured, of so many asked."""
-    names = [c for c in COLORS if any(c in run.summary["colors"] for run in runs)]
+    names = [c for c in COLORS if any(c in run.summary.get("colors", {}) for run in runs)]
     return _shares(runs, "colors", "colour", {"found": "found", "right": "colour right"}, names)
 
 
 def confusion(run: Run) -> Table:
     """Colour asked × colour seen -> objects, shaded by their share of the row."""
-    counts = run.summary["color_confusion"]
+    counts = run.summary.get("color_confusion", {})
     seen = [c for c in COLORS if any(c in row for row in counts.values())]
     return Table("asked", (), tuple(seen), tuple(
         (asked, tuple(_seen(asked, color, row) for color in seen)) for asked, row in counts.items()

@@ -125,14 +125,21 @@ def _points(numbers: Sequence[float]) -> list[str]:
     return [f"{point:z.{decimals}f}".replace("-", "−") for point in points]
 
 
-def _alone(label: str, overall: Mapping[str, Any]) -> str:
+def _alone(label: str, overall: Mapping[str, Any], scale: tuple[float, float] | None) -> str:
+    if scale is not None:
+        return (f"{label} scores {estimate(interval_of(overall))} on the bench's scale from "
+                f"{scale[0]:g} to {scale[1]:g}, 95 % interval in brackets.")  # fmt: skip
     score, low, high = _points(interval_of(overall))
     return (f"{label} draws what the prompt says {score} times in a hundred, "
             f"95 % interval {low} to {high}.")  # fmt: skip
 
 
-def _compared(base: str, label: str, difference: Difference) -> str:
+def _compared(base: str, label: str, difference: Difference, numbers: bool) -> str:
     interval = difference.verdicts.overall
+    if numbers:
+        shown = "" if excludes_zero(interval) else "; no difference is shown"
+        return (f"{label} scores {change(interval)} against {base}, 95 % interval in "
+                f"brackets{shown}.")  # fmt: skip
     if not excludes_zero(interval):
         points, low, high = _points(interval)
         return (f"No difference is shown between {label} and {base}: {points} points, "
@@ -149,15 +156,17 @@ def _magnitudes(interval: Interval) -> list[float]:
 
 
 def result(
-    names: Sequence[str], overall: Mapping[str, Any], differences: Sequence[Difference]
-) -> list[str]:
+    names: Sequence[str], overall: Mapping[str, Any], differences: Sequence[Difference],
+    scale: tuple[float, float] | None = None,
+) -> list[str]:  # fmt: skip
     """The result in plain sentences: one for each difference, or one for a run alone.
 
-    names: the runs'. overall: the first one's entry in `summary.json`.
+    names: the runs'. overall: the first one's entry in `summary.json`. scale: lowest and highest
+    score where results are numbers, None where they are verdicts on drawn pictures.
     """
     if not differences:
-        return [_alone(names[0], overall)]
-    return [_compared(names[0], name, difference)
+        return [_alone(names[0], overall, scale)]
+    return [_compared(names[0], name, difference, scale is not None)
             for name, difference in zip(names[1:], differences, strict=True)]  # fmt: skip
 
 
@@ -172,7 +181,7 @@ def not_independent(label: str, record: Mapping[str, Any], role: str) -> str:
     role: "scorer", which gives the verdicts, or "second". record: the run's `run.json`.
     """
     reward = (record["search"] or {}).get("reward")
-    if reward is None or not _same(reward, record[role]):
+    if reward is None or record[role] is None or not _same(reward, record[role]):
         return ""
     also, number = {"scorer": ("gives the verdicts", "score"),
                     "second": ("is the second scorer", "second score")}[role]  # fmt: skip

@@ -133,7 +133,7 @@ def _read(folder: RunDirectory) -> _Run:
 def _known(runs: Iterable[_Run]) -> dict[Picture, bool]:
     """The verdict on every picture that some run has kept."""
     return {
-        (run.settings, record.metadata, one["seed"]): record.correct
+        (run.settings, record.metadata, one["seed"]): bool(record.correct)
         for run in runs
         for record, one in zip(run.records, run.drawn, strict=bool(run.drawn))
     }
@@ -156,7 +156,7 @@ def _at(run: _Run, k: int, known: Mapping[Picture, bool]) -> Entry:
     """The run with k pictures for each that is kept."""
     flops = None if run.flops is None else k * run.flops
     if k == run.width:
-        return Entry(k, flops, _score(run.records, [r.correct for r in run.records]))
+        return Entry(k, flops, _score(run.records, [bool(r.correct) for r in run.records]))
     if run.width == 1:
         return _unsearched(run, k, flops)
     if not run.chooses:
@@ -173,7 +173,8 @@ def _unsearched(run: _Run, k: int, flops: float | None) -> Entry:
     note = "" if perfect is not None else (
         f"{run.name}: a perfect chooser among {k} needs {k} pictures of each prompt; draw them "
         f"by --samples {k}")  # fmt: skip
-    return Entry(k, flops, _score(run.records, [r.correct for r in run.records]), None, perfect,
+    return Entry(k, flops, _score(run.records, [bool(r.correct) for r in run.records]), None,
+                 perfect,
                  note)  # fmt: skip
 
 
@@ -205,7 +206,8 @@ def _any_of(records: Sequence[Record], k: int) -> float | None:
     prompt has fewer."""
     tasks: dict[str, dict[str, list[bool]]] = {}
     for record in records:
-        tasks.setdefault(record.tag, {}).setdefault(record.metadata, []).append(record.correct)
+        tasks.setdefault(record.tag, {}).setdefault(record.metadata, []).append(
+            bool(record.correct))
     shares: list[float] = []
     for prompts in tasks.values():
         if any(len(v) < k for v in prompts.values()):

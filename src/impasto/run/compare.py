@@ -14,7 +14,8 @@ from impasto.run.provenance import SettingsDiffer, differing
 from impasto.score.power import Power, paired_spread, plan, spread_of_score
 from impasto.score.statistics import Estimates, Interval, Outcome, holm, paired_difference
 
-__all__ = ["Difference", "Disagreement", "check_comparable", "compare", "planned"]
+__all__ = ["Difference", "Disagreement", "check_comparable", "compare", "planned",
+           "verdicts_only"]  # fmt: skip
 
 SAME = ("bench", "texts", "rewriter", "scorer", "second", "seed")
 """What two runs must share for the difference to be the model's or the search's."""
@@ -39,15 +40,17 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Difference:
-    """Run b minus run a, paired by prompt and seed; `second` is of the second scorer's values.
+    """Run b minus run a, paired by prompt and seed.
 
+    verdicts: of the results, whether they are right and wrong or numbers. second: of the second
+    scorer's values, None where there is none.
     paired_by: "prompt and seed", or "prompt" when the pictures of one were drawn elsewhere.
     """
 
     a: Path
     b: Path
     verdicts: Estimates
-    second: Estimates
+    second: Estimates | None
     paired_by: str
 
     @property
@@ -58,6 +61,8 @@ class Difference:
     @property
     def disagreements(self) -> list[Disagreement]:
         """Overall, and in tasks where an interval excludes zero: the two scorers' directions."""
+        if self.second is None:
+            return []
         pairs = [("overall", self.verdicts.overall, self.second.overall),
                  *((task, value, self.second.tasks[task])
                    for task, value in self.verdicts.tasks.items() if task in self.second.tasks)]
@@ -75,8 +80,9 @@ class Difference:
             "tasks": {task: list(v) for task, v in self.verdicts.tasks.items()},
             "p": dict(self.verdicts.p),
             "holm": self.holm,
-            "second": list(self.second.overall),
-            "second_tasks": {task: list(v) for task, v in self.second.tasks.items()},
+            "second": None if self.second is None else list(self.second.overall),
+            "second_tasks": {task: list(v) for task, v in self.second.tasks.items()}
+            if self.second else {},
             "disagreements": [
                 {"where": one.where, "verdicts": list(one.verdicts), "second": list(one.second),
                  "clear": one.clear}
@@ -115,16 +121,23 @@ def compare(paths: Sequence[str | Path]) -> list[Difference]:
     return [_difference(a, b, pairing) for b, pairing in zip(others, pairings, strict=True)]
 
 
+def verdicts_only(run: RunDirectory) -> bool:
+    """Whether all of the run's results are right or wrong, and none is a number."""
+    return all(record.correct is not None for record in read_results(run.results))
+
+
 def planned(paths: Sequence[str | Path], x: float) -> list[Power]:
     """Prompts that show a difference of x in the overall score.
 
     Of several runs, one plan for each further one, from its paired differences to the first; of
-    one alone, from its score, as if another scored x more. Errors: as `compare`, ValueError for
-    an x that is not above 0.
+    one alone, from its score, as if another scored x more, and none where scores are no shares of
+    right pictures. Errors: as `compare`, ValueError for an x that is not above 0.
     """
     runs = [RunDirectory.existing(path) for path in paths]
     (first, _), *others = [_values(run) for run in runs]
     have = len({outcome.prompt for outcome in first})
+    if not others and not verdicts_only(runs[0]):
+        return []
     if not others:
         score = read_json(runs[0].summary)["overall"]["score"]
         basis = f"a score of {score:.2f}, one picture a prompt and no pairing"
@@ -135,12 +148,13 @@ def planned(paths: Sequence[str | Path], x: float) -> list[Power]:
 
 def _difference(a: RunDirectory, b: RunDirectory, paired_by: str) -> Difference:
     (first, first_second), (second, second_second) = _values(a), _values(b)
-    return Difference(a.path, b.path, paired_difference(first, second),
-                      paired_difference(first_second, second_second), paired_by)  # fmt: skip
+    others = (paired_difference(first_second, second_second)
+              if first_second and second_second else None)  # fmt: skip
+    return Difference(a.path, b.path, paired_difference(first, second), others, paired_by)
 
 
 def _values(run: RunDirectory) -> tuple[list[Outcome], list[Outcome]]:
-    """Verdicts and second scores of a finished, complete run."""
+    """Results and second scores ([] for none) of a finished, complete run."""
     if not run.summary.is_file():
         raise IncompleteError(0, 1, [str(run.summary)], what=f"summary of {run.path}")
     coverage = read_json(run.summary)["coverage"]
@@ -148,7 +162,8 @@ def _values(run: RunDirectory) -> tuple[list[Outcome], list[Outcome]]:
         raise IncompleteError(coverage["images"], coverage["of"], [str(run.path)])
     records = read_results(run.results)
     values = read_second(run.second)
-    return outcomes(records), [_second(record, values[record.filename]) for record in records]
+    seconds = [_second(record, values[record.filename]) for record in records] if values else []
+    return outcomes(records), seconds
 
 
 def _second(record: Record, value: float) -> Outcome:

@@ -105,7 +105,8 @@ def _judge(
 ) -> None:
     """Judge the pictures, write results and summary."""
     bench = settings.bench_part
-    second = settings.name("second", settings.second), settings.second
+    second = (None if settings.second is None else
+              (settings.name("second", settings.second), settings.second))  # fmt: skip
     judges = settings.scorer, settings.second
 
     def over(one: JudgeBatch, batches: Sequence[Sequence[Picture]]) -> Iterator[Verdicts]:

@@ -27,20 +27,26 @@ from impasto.spec import Spec
 __all__ = ["JudgeBatch", "Judged", "Verdicts", "judge", "read_second"]
 
 
+Judges = tuple[Scorer, Scorer | None]
+"""The scorer, and the second one where there is one."""
+
+
 @dataclass(frozen=True)
 class Judged:
-    """A picture's verdict, and its value by the second, independent scorer.
+    """A picture's result, and its value by the second, independent scorer where there is one.
 
     seen: its line of `seen.jsonl`.
     """
 
     record: Record
-    second: float
+    second: float | None
     seen: str
 
 
 def read_second(path: Path) -> dict[str, float]:
-    """`second.jsonl` as filename -> value."""
+    """`second.jsonl` as filename -> value; {} where the run has no second scorer."""
+    if not path.is_file():
+        return {}
     lines = path.read_text(encoding="utf-8").splitlines()
     return {row["filename"]: row["value"] for row in map(json.loads, lines)}
 
@@ -53,22 +59,26 @@ def _second_line(filename: str, scorer: str, value: float) -> str:
 class _Book:
     """What has been judged so far, by file name; `pictures` gives the order in the files."""
 
-    def __init__(self, run: RunDirectory, pictures: Sequence[Picture], second_name: str) -> None:
+    def __init__(
+        self, run: RunDirectory, pictures: Sequence[Picture], second_name: str | None
+    ) -> None:
         self.run, self.second_name = run, second_name
         self.names = [f"images/{picture.filename}" for picture in pictures]
         self.judged = dict(self._before())
 
     def _before(self) -> Iterator[tuple[str, Judged]]:
-        files = (self.run.results, self.run.second, self.run.seen)
+        files = [self.run.results, self.run.seen]
+        if self.second_name is not None:
+            files.append(self.run.second)
         if not all(path.is_file() for path in files):
             return
         time = self.run.results.stat().st_mtime_ns
         second, seen = read_second(self.run.second), read_lines(self.run.seen)
         for record in read_results(self.run.results):
             name = record.filename
-            known = name in second and name in seen and name in self.names
-            if known and self._age(name) < time:
-                yield name, Judged(record, second[name], seen[name])
+            known = (name in second or self.second_name is None) and name in seen
+            if known and name in self.names and self._age(name) < time:
+                yield name, Judged(record, second.get(name), seen[name])
 
     def _age(self, name: str) -> int:
         return (self.run.path / name).stat().st_mtime_ns
@@ -76,8 +86,10 @@ class _Book:
     def save(self) -> list[Record]:
         rows = [(name, self.judged[name]) for name in self.names if name in self.judged]
         write_text(self.run.seen, "".join(judged.seen for _, judged in rows))
-        text = "".join(_second_line(n, self.second_name, j.second) for n, j in rows)
-        write_text(self.run.second, text)
+        if (second := self.second_name) is not None:
+            text = "".join(_second_line(n, second, j.second) for n, j in rows
+                           if j.second is not None)  # fmt: skip
+            write_text(self.run.second, text)
         records = [judged.record for _, judged in rows]
         write_results(self.run.results, records)
         return records
@@ -99,27 +111,25 @@ class JudgeBatch:
     specs: Sequence[Spec]
     size: int
 
-    def __call__(self, judges: tuple[Scorer, Scorer], batch: Sequence[Picture]) -> Verdicts:
+    def __call__(self, judges: Judges, batch: Sequence[Picture]) -> Verdicts:
         """What `judges`, the scorer and the second one, say of each picture."""
         found = Verdicts({}, [])
         in_batches(batch, self.size, lambda some, size: self.add(judges, some, found))
         return found
 
-    def add(
-        self, judges: tuple[Scorer, Scorer], batch: Sequence[Picture], found: Verdicts
-    ) -> None:
+    def add(self, judges: Judges, batch: Sequence[Picture], found: Verdicts) -> None:
         """Judge `batch` all together, into `found`."""
         groups, unreadable = _read(self.run, batch)
         for readable in groups:
             images = torch.stack([image for _, image in readable])
             wanted = [self.specs[picture.spec] for picture, _ in readable]
-            pairs = zip(_inspect(judges[0], images, wanted), judges[1].score(images, wanted),
+            pairs = zip(_inspect(judges[0], images, wanted), _values(judges[1], images, wanted),
                         strict=True)  # fmt: skip
-            for (picture, image), (first, other) in zip(readable, pairs, strict=True):
+            for (picture, image), (first, second) in zip(readable, pairs, strict=True):
                 name = f"images/{picture.filename}"
                 record = Record.of(name, self.specs[picture.spec], first.score)
                 seen = line_of(name, image, first.objects)
-                found.judged[name] = Judged(record, float(other.value), seen)
+                found.judged[name] = Judged(record, second, seen)
         found.damaged.extend(unreadable)
 
 
@@ -128,18 +138,20 @@ def judge(
     pictures: Sequence[Picture],
     specs: Sequence[Spec],
     scorer: Scorer,
-    second: tuple[str, Scorer],
+    second: tuple[str, Scorer] | None,
     *,
     batch_size: int,
     progress: Callable[[str, int, int], None],
     over: Callable[[JudgeBatch, Sequence[Sequence[Picture]]], Iterator[Verdicts]] | None = None,
 ) -> tuple[list[Record], list[ImageError]]:
-    """Judge `pictures`; writes the three files. Returns the records and what cannot be read.
+    """Judge `pictures`; writes the files. Returns the records and what cannot be read.
 
-    second: the second scorer with the name that its values are stored under. over: applies a
-    `JudgeBatch` to batches somewhere else, in any order; by default here, one after the other.
+    second: the second scorer with the name that its values are stored under, None for none. over:
+    applies a `JudgeBatch` to batches somewhere else, in any order; by default here, one after the
+    other.
     """
-    book = _Book(run, pictures, second[0])
+    name, other = (None, None) if second is None else second
+    book = _Book(run, pictures, name)
     left = [picture for picture, name in zip(pictures, book.names, strict=True)
             if name not in book.judged]  # fmt: skip
     damaged: list[ImageError] = []
@@ -155,7 +167,7 @@ def judge(
 
     def here(batch: Sequence[Picture], size: int) -> None:
         verdicts = Verdicts({}, [])
-        one.add((scorer, second[1]), batch, verdicts)
+        one.add((scorer, other), batch, verdicts)
         take(verdicts)
 
     if over is None:
@@ -165,6 +177,13 @@ def judge(
         for verdicts in over(one, batches):
             take(verdicts)
     return book.save(), sorted(damaged, key=str)
+
+
+def _values(scorer: Scorer | None, images: Tensor, specs: Sequence[Spec]) -> list[float | None]:
+    """The second scorer's values; None for each where there is no such scorer."""
+    if scorer is None:
+        return [None] * len(specs)
+    return [float(score.value) for score in scorer.score(images, specs)]
 
 
 def _inspect(scorer: Scorer, images: Tensor, specs: Sequence[Spec]) -> list[Inspected]:

@@ -22,14 +22,15 @@ __all__ = ["Settings", "images_record", "run_record"]
 class Settings:
     """How a bench is judged: everything about a score that is not the model.
 
-    limit: prompts of a stratified part of the bench. samples: pictures per prompt. None: all of
-    the bench's. seed: what the pictures' own seeds follow from. names: what "model", "search",
-    "scorer" and "second" are called in records; else their class names.
+    second: the independent second scorer; None where a bench has none. limit: prompts of a
+    stratified part of the bench. samples: pictures per prompt. None: all of the bench's. seed:
+    what the pictures' own seeds follow from. names: what "model", "search", "scorer" and "second"
+    are called in records; else their class names.
     """
 
     bench: Bench
     scorer: Scorer
-    second: Scorer
+    second: Scorer | None
     limit: int | None = None
     samples: int | None = None
     seed: int = 0
@@ -50,9 +51,22 @@ class Settings:
         return self.names.get(role, type(thing).__name__)
 
     def self_test(self) -> None:
-        """Raises ScorerBroken, so that no score is ever printed by a broken scorer."""
+        """Raises ScorerBroken, so that no score is ever printed by a broken scorer; ValueError
+        for a scorer without the verdicts that the bench needs, or with them where it needs
+        numbers."""
+        self._check_kind()
         self.scorer.self_test()
-        self.second.self_test()
+        if self.second is not None:
+            self.second.self_test()
+
+    def _check_kind(self) -> None:
+        if self.bench.verdicts == self.scorer.gives_verdict:
+            return
+        given = "gives a verdict" if self.scorer.gives_verdict else "gives no verdict"
+        needs = "right or wrong" if self.bench.verdicts else "a number"
+        wanted = f", such as {self.bench.scorer}" if self.bench.scorer else ""
+        raise ValueError(f"scorer {self.name('scorer', self.scorer)} {given}; {self.bench.name} "
+                         f"needs one that says {needs}{wanted}")  # fmt: skip
 
     def record(self) -> dict[str, Any]:
         """What every score by these settings is stored with."""
@@ -63,9 +77,10 @@ class Settings:
             "texts": [spec.prompt for spec in bench.specs],
             "rewriter": None,
             "scorer": {"name": self.name("scorer", self.scorer)} | self.scorer.provenance(),
-            "second": {"name": self.name("second", self.second)} | self.second.provenance(),
+            "second": None if self.second is None else
+            {"name": self.name("second", self.second)} | self.second.provenance(),
             "versions": versions(),
-        }
+        }  # fmt: skip
 
 
 def run_record(settings: Settings, generator: Generator, search: Search) -> dict[str, Any]:

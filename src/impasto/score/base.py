@@ -48,15 +48,17 @@ class Wanted:
 class Score:
     """The judgement of one picture.
 
-    value: the number that a search maximises (1.0 or 0.0 for a verdict). correct: the verdict, or
-    None where the scorer gives none. reason: why not, one failure a line. details: class -> list
-    of [x1, y1, x2, y2, score] of the objects that counted.
+    value: the number that a search maximises (1.0 or 0.0 for a verdict); NaN where a judge's
+    answer could not be read. correct: the verdict, or None where the scorer gives none. reason:
+    why not, one failure a line. details: class -> list of [x1, y1, x2, y2, score] of the objects
+    that counted. scores: the parts that the value is made of, by name.
     """
 
     value: float
     correct: bool | None = None
     reason: str = ""
     details: Mapping[str, list[list[float]]] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 class Seen(NamedTuple):
