@@ -1,15 +1,27 @@
 """GEdit's and ImgEdit's rules against hand-computed cases."""
 
-import pytest
+import json
+import re
 
-from impasto.bench import IncompleteError
-from impasto.bench.edits import (
-    GEditAnswer,
-    gedit_summary,
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from impasto.bench import IncompleteError, read_results
+from impasto.bench.edits import GEditAnswer, gedit_summary, imgedit_summary
+from impasto.cli import app
+from impasto.images import write_png
+from impasto.score.edits import (
+    CRITERIA,
+    gedit_scorer,
     imgedit_score,
-    imgedit_summary,
+    imgedit_scorer,
+    read_gedit,
+    read_imgedit,
     vie_score,
 )
+from tests import tiny
+from tests.scripted import Scripted, installed
 
 
 def gedit(**changes):
@@ -60,3 +72,218 @@ def test_imgedit_by_hand():
     assert part["coverage"] == {"judged": 1, "unreadable": 1, "of": 3}
     with pytest.raises(ValueError, match="unknown group"):
         imgedit_summary({"1": (5,)}, {"1": "paint"})
+
+
+# GEdit and ImgEdit through the command line
+
+ITEMS = (("a", "ps_human", "en", True), ("b", "ps_human", "en", False),
+         ("c", "text_change", "en", True), ("d", "text_change", "cn", True))  # fmt: skip
+MARKS = {"a": ((9, 4), (9, 9)), "b": ((8, 8), (2, 5)), "c": ((1, 1), (4, 4))}
+SHADES = {"a": 0.2, "b": 0.4, "c": 0.6, "d": 0.8}
+
+
+def grey(shade, side=16):
+    return torch.full((3, side, side), round(shade * 255) / 255)
+
+
+def gedit_rows():
+    return [{"key": k, "task_type": g, "instruction": f"edit {k}", "instruction_language": lang,
+             "Intersection_exist": both, "input_image": f"src/{k}.png"}
+            for k, g, lang, both in ITEMS]  # fmt: skip
+
+
+@pytest.fixture
+def gedit_file(tmp_path):
+    """GEdit's columns as JSON Lines, with sources of 16 px."""
+    path = tmp_path / "gedit.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in gedit_rows()))
+    for key in "abcd":
+        write_png(tmp_path / f"src/{key}.png", grey(0.9))
+    return path
+
+
+def edited(folder, layout="fullset/{group}/{lang}/{key}"):
+    for key, group, lang, _ in ITEMS:
+        name = layout.format(group=group, lang=lang, key=key)
+        write_png(folder / f"{name}.png", grey(SHADES[key], side=24))
+        write_png(folder / f"{name}_SRCIMG.png", grey(0.9))
+    return folder
+
+
+def marks_of(question):
+    """By the edited picture's shade: SC where two pictures are shown, PQ where one is."""
+    shade = float(question.images[-1].mean())
+    key = min(SHADES, key=lambda k: abs(SHADES[k] - shade))
+    return json.dumps({"score": MARKS[key][2 - len(question.images)], "reasoning": key})
+
+
+def gedit_command(path, images, out, *more):
+    return [str(a) for a in ("eval", f"gedit:path={path}", "--images", images, "--out", out,
+                             "--scorer", f"gedit:path={path},vlm=x", *more)]  # fmt: skip
+
+
+def test_gedit_judges_a_folder_in_its_own_layout(gedit_file, tmp_path, monkeypatch):
+    """The three of `gedit()` above: O 6, 4 and 2; groups 5 and 2; 3.5, and 4 of the shared two."""
+    judge = installed(monkeypatch, Scripted(marks_of))
+    done = CliRunner().invoke(app, gedit_command(gedit_file, edited(tmp_path / "in"),
+                                                 tmp_path / "run"))  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "3.50 [" in done.output and "of 11 groups" in done.output
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["gedit"]["full"]["overall"]["score"] == pytest.approx(3.5)
+    assert summary["gedit"]["intersection"]["overall"]["score"] == pytest.approx(4)
+    assert summary["gedit"]["full"]["sc"]["score"] == pytest.approx((6 + 1) / 2)
+    first = read_results(tmp_path / "run/results.jsonl")[0]
+    assert first.value == 6 and first.scores == {"sc.1": 9, "sc.2": 4, "pq.1": 9, "pq.2": 9}
+    assert first.spec.key == "ps_human/en/a" and first.tag == "ps_human"
+    shown = judge.questions[0]
+    assert [tuple(i.shape) for i in shown.images] == [(3, 16, 16)] * 2, "the source's size"
+    assert "edit a" in shown.text and len(judge.questions) == 6
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["second"] is None and "not comparable" in record["scorer"]["prompts"]
+
+
+def test_an_interrupted_gedit_ends_with_the_same_bytes(gedit_file, tmp_path, monkeypatch):
+    images = edited(tmp_path / "in", "{key}")
+    for key in "d":
+        (images / f"{key}.png").unlink()
+    installed(monkeypatch, Scripted(marks_of))
+    assert CliRunner().invoke(app, gedit_command(gedit_file, images, tmp_path / "whole")
+                              ).exit_code == 0  # fmt: skip
+
+    def stops(question):
+        if "edit c" in question.text:
+            raise KeyboardInterrupt
+        return marks_of(question)
+
+    command = gedit_command(gedit_file, images, tmp_path / "cut", "--batch-size", "1")
+    judge = installed(monkeypatch, Scripted(stops))
+    assert CliRunner().invoke(app, command).exit_code == 130
+    assert len(read_results(tmp_path / "cut/results.jsonl")) == 2
+    judge = installed(monkeypatch, Scripted(marks_of))
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert len(judge.questions) == 2, "what is judged is not asked again"
+    assert tiny.tree(tmp_path / "cut") == tiny.tree(tmp_path / "whole")
+
+
+def test_a_silent_server_is_no_score_and_is_asked_again(gedit_file, tmp_path, monkeypatch):
+    images, out = edited(tmp_path / "in"), tmp_path / "run"
+    installed(monkeypatch, Scripted(lambda q: None if "edit b" in q.text else marks_of(q)))
+    done = CliRunner().invoke(app, gedit_command(gedit_file, images, out))
+    assert done.exit_code == 3 and "2/3 readable judgements" in done.output
+    judge = installed(monkeypatch, Scripted(marks_of))
+    done = CliRunner().invoke(app, gedit_command(gedit_file, images, out))
+    assert done.exit_code == 0, done.output
+    assert len(judge.questions) == 2 and "3.50 [" in done.output
+
+
+@pytest.mark.parametrize("change, code, words", [
+    (lambda d: (d / "fullset/ps_human/en/a.png").unlink(), 3, "2/3 pictures; missing: ps_h"),
+    (lambda d: write_png(d / "x.png", grey(0)), 2, r"x\.png is named after no item"),
+    (lambda d: write_png(d / "other/ps_human/en/a.png", grey(0)), 2, "are of the same item"),
+])  # fmt: skip
+def test_folders_that_do_not_fit_are_refused_by_name(gedit_file, tmp_path, monkeypatch, change,
+                                                     code, words):  # fmt: skip
+    installed(monkeypatch, Scripted(marks_of))
+    images = edited(tmp_path / "in")
+    change(images)
+    done = CliRunner().invoke(app, gedit_command(gedit_file, images, tmp_path / "run"))
+    assert done.exit_code == code and re.search(words, done.output), done.output
+
+
+def test_gedits_data_as_the_hub_keeps_it(gedit_file, tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [row | {"input_image": {"bytes": (tmp_path / row["input_image"]).read_bytes(),
+                                   "path": None}} for row in gedit_rows()]  # fmt: skip
+    (tmp_path / "hub/data").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "hub/data/train-0.parquet",
+                   row_group_size=2)  # fmt: skip
+    found, plain = read_gedit(tmp_path / "hub"), read_gedit(gedit_file)
+    assert [i.key for i in found] == ["ps_human/en/a", "ps_human/en/b", "text_change/en/c"]
+    assert [(i.key, i.group, i.instruction, i.shared) for i in found] == [
+        (i.key, i.group, i.instruction, i.shared) for i in plain]  # fmt: skip
+    assert all(torch.equal(a.source(), b.source()) for a, b in zip(found, plain, strict=True))
+    assert [i.key for i in read_gedit(tmp_path / "hub", "cn")] == ["text_change/cn/d"]
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda row: row.pop("instruction"), "line 1 lacks instruction"),
+    (lambda row: row.update(task_type="zoom"), r"unknown group\(s\) \['zoom'\]"),
+    (lambda row: row.update(key="b"), "'ps_human/en/b' more than once"),
+    (lambda row: row.update(input_image="../a.png"), "is not the name of a file below"),
+])  # fmt: skip
+def test_wrong_gedit_files_are_refused_by_name(tmp_path, change, words):
+    rows = gedit_rows()
+    change(rows[0])
+    path = tmp_path / "g.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=words):
+        read_gedit(path)
+
+
+def test_what_is_no_gedit_data(tmp_path):
+    with pytest.raises(ValueError, match="needs its data"):
+        read_gedit("")
+    with pytest.raises(ValueError, match="languages en and cn, not 'zh'"):
+        read_gedit(tmp_path, "zh")
+    with pytest.raises(ValueError, match=r"no \*\.parquet"):
+        read_gedit(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is not there"):
+        read_gedit(tmp_path / "none.parquet")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="no parquet file"):
+        read_gedit(tmp_path / "x.parquet")
+
+
+def imgedit_file(folder, **changes):
+    rows = {"1": {"id": "s/1.png", "prompt": "add a hat", "edit_type": "add"},
+            "2": {"id": "s/2.png", "prompt": "add a cup", "edit_type": "add"},
+            "3": {"id": "s/3.png", "prompt": "as a sketch", "edit_type": "style"}}  # fmt: skip
+    for key in rows:
+        write_png(folder / f"s/{key}.png", grey(0.9))
+        write_png(folder / f"in/{key}.png", grey(int(key) / 10))
+    rows["1"] |= changes
+    (folder / "singleturn.json").write_text(json.dumps(rows))
+    return folder / "singleturn.json"
+
+
+def test_imgedit_through_the_command_line(tmp_path, monkeypatch):
+    """As by hand above: 4.67 and 3 -> add 3.835, style 1; over types 2.4175."""
+    path = imgedit_file(tmp_path)
+    marks = {1: (5, 5, 4), 2: (3, 3, 3), 3: (1, 1, 1)}
+
+    def answer(question):
+        number = round(10 * float(question.images[1].mean()))
+        return "Reasoning: well\n" + "\n".join(f"M {i}: {m}" for i, m in enumerate(marks[number]))
+
+    judge = installed(monkeypatch, Scripted(answer))
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps({kind: f"{kind}: <edit_prompt>" for kind in CRITERIA}))
+    command = ["eval", f"imgedit:path={path}", "--images", str(tmp_path / "in"), "--out",
+               str(tmp_path / "run"), "--scorer",
+               f"imgedit:path={path},vlm=x,prompts={prompts}"]  # fmt: skip
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["overall"]["score"] == pytest.approx(4.835 / 2)
+    assert summary["imgedit"]["over_pictures"]["score"] == pytest.approx(8.67 / 3)
+    assert judge.questions[0].text == "add: add a hat" and judge.questions[0].text_first
+    assert float(judge.questions[0].images[0].mean()) == pytest.approx(0.9, abs=0.01)
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["scorer"]["prompts"] == "from a file"
+
+
+def test_wrong_imgedit_files_and_prompts_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown group\(s\) \['paint'\]"):
+        read_imgedit(imgedit_file(tmp_path, edit_type="paint"))
+    with pytest.raises(ValueError, match="is not the name of a file below"):
+        read_imgedit(imgedit_file(tmp_path, id="/etc/x.png"))
+    path = imgedit_file(tmp_path)
+    (tmp_path / "p.json").write_text('{"add": "x"}')
+    with pytest.raises(ValueError, match="it lacks action, adjust"):
+        imgedit_scorer(path=path, vlm="x", prompts=str(tmp_path / "p.json"))
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(ValueError, match="is not ImgEdit's file"):
+        read_imgedit(tmp_path / "list.json")
+    with pytest.raises(ValueError, match="or neither"):
+        gedit_scorer(path="x", vlm="x", sc_prompt="y")

@@ -1,23 +1,34 @@
 """Benches that a judge's words decide: readings and rules against hand-computed cases."""
 
+import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from impasto.bench import IncompleteError
-from impasto.bench.imagine import (
-    GROUPS,
+from impasto.bench import IncompleteError, read_results
+from impasto.bench.imagine import GROUPS, imagine_bench, imagine_summary
+from impasto.cli import app
+from impasto.images import write_png
+from impasto.score.base import ScorerBroken
+from impasto.score.imagine import (
+    METRICS,
     OWN_PROMPT,
     ImagineItem,
-    imagine_summary,
-    judge_imagine,
+    ImagineScorer,
+    imagine_scorer,
     picture_score,
     read_items,
 )
 from impasto.score.judges import Judge, Unanswered
+from impasto.score.judges.local import LocalJudge
 from impasto.score.judges.parse import asked, labelled, lines, mme, pope, vie, yes_no
+from impasto.zoo.registry import BENCHES
+from tests import tiny_vlm
+from tests.scripted import Scripted, installed
 
 IMAGINE = Path(__file__).parents[2] / "shared/data/imagine-bench.jsonl"
 GREY = torch.full((3, 8, 8), 0.5)
@@ -111,18 +122,70 @@ def test_unreadable_judgements_are_no_numbers():
         imagine_summary(items(), dict.fromkeys(range(5)), allow_incomplete=True)
 
 
-def test_imagine_asks_with_our_words_or_a_files(tmp_path):
+def scorer(judge, prompt=OWN_PROMPT):
+    of = {str(item.id): item for item in items()}
+    return ImagineScorer(judge, of, name="imagine", prompts={"all": prompt}, official=False)
+
+
+def test_imagine_asks_with_our_words_or_a_files():
     said = "Fantasy Fulfillment: 8\nIdentity Preservation: 6\nAesthetic Quality: 9"
     judge = Says(said, "no", "no", "no")
-    judged = judge_imagine(items(), {0: GREY, 3: GREY}, judge)
-    assert judged == {0: (8, 6, 9), 3: None}
+    specs = imagine_bench(items()).specs
+    first, second = scorer(judge).score(torch.stack([GREY, GREY]), [specs[0], specs[3]])
+    assert first.value == 6.6 and second.value != second.value and first.correct is None
+    assert first.scores == {"fantasy": 8, "identity": 6, "aesthetic": 9} and not second.scores
     assert "do 0" in judge.questions[0].text and "note 0" in judge.questions[0].text
     assert "<<" not in judge.questions[0].text and "<<note>>" in OWN_PROMPT
-    path = tmp_path / "prompt.txt"
-    path.write_text("<<note>>/<<instruction>>")
     judge = Says(said)
-    judge_imagine(items()[:1], {0: GREY}, judge, path)
+    scorer(judge, "<<note>>/<<instruction>>").score(GREY[None], specs[:1])
     assert judge.questions[0].text == "note 0/do 0"
+    with pytest.raises(ValueError, match="'77' is no item of imagine's file"):
+        scorer(judge).score(GREY[None], [replace(specs[0], key="77")])
+
+
+def marks(question):
+    """By the item's number: 8, 6, 9 for the first; the fourth cannot be read."""
+    number = int(question.text.split("do ")[1].split()[0])
+    rows = {0: (8, 6, 9), 1: (10, 10, 10), 2: (5, 5, 5), 4: (8, 8, 8)}
+    return "".join(f"{name}: {mark}\n" for name, mark
+                   in zip(METRICS, rows.get(number, ()), strict=False)) or "well"
+
+
+def test_imagine_bench_through_the_command_line(tmp_path, monkeypatch):
+    """As by hand above, without the fourth: groups 8.3, 5 and 8, none of TIME; no overall."""
+    judge = installed(monkeypatch, Scripted(marks))
+    monkeypatch.setitem(BENCHES._factories, "imagine", lambda path: imagine_bench(items()))
+    monkeypatch.setattr("impasto.score.imagine.read_items", lambda path: items())
+    for item in items():
+        write_png(tmp_path / f"in/{item.id}.png", GREY)
+    command = ["eval", "imagine:path=x", "--images", str(tmp_path / "in"), "--out",
+               str(tmp_path / "run"), "--scorer", "imagine:path=x,vlm=y"]  # fmt: skip
+    done = CliRunner().invoke(app, command[:-2])
+    assert done.exit_code == 2 and "imagine:path=FILE,vlm=FOLDER" in done.output
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 3 and "4/5 readable judgements" in done.output
+    asked = len(judge.questions)
+    done = CliRunner().invoke(app, [*command, "--allow-incomplete"])
+    assert done.exit_code == 0, done.output
+    assert len(judge.questions) == asked + 3, "only the unreadable one is asked again"
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["coverage"] == {"images": 4, "of": 5, "unreadable": 1}
+    assert {k: v["score"] for k, v in summary["imagine"]["groups"].items()} == pytest.approx(
+        {"attribute shift": 8.3, "hybridization": 5, "multi-object": 8})  # fmt: skip
+    assert summary["imagine"]["overall"] is None
+    assert summary["overall"]["label"] == "mean of 3 tasks"
+    assert summary["imagine"]["released_script"] == pytest.approx((24.9 + 10 + 0) / 7)
+    kept = read_results(tmp_path / "run/results.jsonl")
+    assert [r.value for r in kept] == [6.6, 10, 5, None, 8] and kept[3].correct is None
+
+
+def test_an_untrained_model_is_no_judge(tmp_path):
+    folder = tiny_vlm.saved(tmp_path)
+    judge = LocalJudge.from_folder(folder)
+    with pytest.raises(ScorerBroken, match="cannot judge"):
+        scorer(judge).self_test()
+    (score,) = scorer(judge).score(GREY[None], imagine_bench(items()).specs[:1])
+    assert score.value != score.value, "random words hold no marks"
 
 
 @pytest.mark.skipif(not IMAGINE.is_file(), reason="the official file is not here")
@@ -142,3 +205,5 @@ def test_another_imagine_file_is_refused(tmp_path):
     path.write_text("{}\n")
     with pytest.raises(ValueError, match="has sha256"):
         read_items(path)
+    with pytest.raises(ValueError, match="needs its official file"):
+        imagine_scorer()

@@ -19,7 +19,7 @@ from torch import Tensor
 from impasto.files import write_bytes
 
 __all__ = ["MAX_PIXELS", "ImageError", "decode_image", "from_pil", "png_bytes", "quantise",
-           "read_image", "to_pil", "write_png"]  # fmt: skip
+           "read_image", "resized", "to_pil", "write_png"]  # fmt: skip
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 4096**2
@@ -61,6 +61,13 @@ def from_pil(image: Image.Image) -> Tensor:
         image = image.convert("RGBA")  # a palette's own transparency survives only this way
     levels = torch.from_numpy(np.array(image.convert("RGB")))
     return levels.permute(2, 0, 1).contiguous().float().div(255)
+
+
+def resized(image: Tensor, height: int, width: int) -> Tensor:
+    """(3, H, W) at another size by PIL's default, bicubic; the same picture where it fits."""
+    if tuple(image.shape[-2:]) == (height, width):
+        return image
+    return from_pil(to_pil(image).resize((width, height)))
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:

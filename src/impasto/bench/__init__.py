@@ -2,10 +2,12 @@
 
 from impasto.bench.base import Bench
 from impasto.bench.dpg import dpg
+from impasto.bench.edits import gedit, imgedit
 from impasto.bench.flat import scan_flat
 from impasto.bench.geneval2 import geneval2
 from impasto.bench.geneval_plus import geneval_plus, sticker_plus
 from impasto.bench.geneval_prompts import geneval, geneval_specs
+from impasto.bench.imagine import imagine
 from impasto.bench.layout import IncompleteError, Picture, is_geneval, scan
 from impasto.bench.results import Record, outcomes, read_results, write_results
 from impasto.bench.sticker import sticker
@@ -18,10 +20,13 @@ __all__ = [
     "Picture",
     "Record",
     "dpg",
+    "gedit",
     "geneval",
     "geneval2",
     "geneval_plus",
     "geneval_specs",
+    "imagine",
+    "imgedit",
     "is_geneval",
     "outcomes",
     "read_results",

@@ -15,6 +15,8 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from impasto.bench.layout import IncompleteError
 from impasto.bench.results import Record
 from impasto.bench.summary import summarise
@@ -31,6 +33,9 @@ class Bench:
     name: its registry text, "geneval:seed=44,limit=12". rule: records -> scores and tables.
     scorer, second: names of the scorers that judge it unless others are named; "" for none.
     verdicts: whether its results are right or wrong; else they are numbers.
+    sources: of a spec the pictures that it is about, (3, H, W) each: to be edited, taken from or
+    asked about; None where it is about none. targets: of a spec the one right result, where it is
+    known. foreign: pattern of files that may lie beside pictures named by keys.
     """
 
     name: str
@@ -40,6 +45,9 @@ class Bench:
     scorer: str = "sticker"
     second: str = "sticker-clip"
     verdicts: bool = True
+    sources: Callable[[Spec], tuple[Tensor, ...]] | None = None
+    targets: Callable[[Spec], Tensor] | None = None
+    foreign: str = ""
 
     @cached_property
     def metadata_text(self) -> str:
@@ -50,6 +58,11 @@ class Bench:
     def prompts_text(self) -> str:
         """`generation_prompts.txt`: one prompt a line."""
         return "".join(f"{spec.prompt}\n" for spec in self.specs)
+
+    @property
+    def keyed(self) -> bool:
+        """Whether pictures drawn elsewhere are named after its items' keys."""
+        return any(spec.key for spec in self.specs)
 
     @property
     def metadata_sha256(self) -> str:
@@ -115,17 +128,16 @@ class Bench:
             have = Counter(record.metadata for record in records)
             short = [s.prompt for s in self.specs if have[s.to_json()] < self.samples_per_prompt]
             raise IncompleteError(len(records), expected, short, what="judged pictures")
-        readable = [record for record in records if record.number is not None]
-        unread = [record for record in records if record.number is None]
+        unread = [record.filename for record in records if record.number is None]
+        readable = len(records) - len(unread)
         if unread and not allow_incomplete:
-            raise IncompleteError(len(readable), expected, [r.filename for r in unread],
-                                  what="readable judgements")  # fmt: skip
+            raise IncompleteError(readable, expected, unread, what="readable judgements")
         if unread and not readable:
             raise ValueError("no answer of the judge could be read: there is nothing to sum up")
-        coverage = {"images": len(readable), "of": expected}
+        coverage = {"images": readable, "of": expected}
         if unread:
             coverage["unreadable"] = len(unread)
-        return {"bench": self.provenance(), "coverage": coverage} | self.rule(readable)
+        return {"bench": self.provenance(), "coverage": coverage} | self.rule(records)
 
     def _check(self, records: Sequence[Record]) -> None:
         known = {spec.to_json() for spec in self.specs}

@@ -1,13 +1,11 @@
 """Edited pictures judged by a VLM: GEdit-Bench (Step1X-Edit 2025) and ImgEdit-Bench (Ye et al.).
 
-GEdit, by VIEScore (Ku et al. 2024, arXiv 2312.14867):
+Pictures are marked by `impasto.score.edits`. GEdit:
 
-    SC = min of its scores     PQ = min of its scores     O = sqrt(SC * PQ)          0 to 10
     group = mean of O over its pictures;      bench = plain mean over the 11 groups
 
 ImgEdit:
 
-    picture = mean of the scores of all lines "name: integer", 2 decimals            1 to 5
     type = mean over its pictures;    over pictures = mean of all;    over types = mean of types
 
 Both ways of ImgEdit are in use (BAGEL's script, papers) and both are given, named. The released
@@ -16,23 +14,32 @@ GEdit code guesses a random number where it cannot read an answer: here it is co
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from torch import Tensor
+
+from impasto.bench.base import Bench
 from impasto.bench.judged import answered, interval
+from impasto.bench.numbers import number_summary
+from impasto.bench.results import Record
+from impasto.score.edits import (
+    CRITERIA,
+    GEDIT_GROUPS,
+    EditItem,
+    imgedit_score,
+    read_gedit,
+    read_imgedit,
+    vie_score,
+)
 from impasto.score.statistics import Interval, Outcome, bootstrap
+from impasto.spec import Spec
+from impasto.zoo.registry import BENCHES
 
-__all__ = ["GEDIT_GROUPS", "IMGEDIT_TYPES", "GEditAnswer", "gedit_summary", "imgedit_score",
-           "imgedit_summary", "vie_score"]  # fmt: skip
-
-GEDIT_GROUPS = ("background_change", "color_alter", "material_alter", "motion_change", "ps_human",
-                "style_change", "subject-add", "subject-remove", "subject-replace", "text_change",
-                "tone_transfer")  # fmt: skip
-IMGEDIT_TYPES = ("extract", "style", "add", "adjust", "background", "replace", "remove", "action",
-                 "compose")  # fmt: skip
-
+__all__ = ["GEditAnswer", "gedit", "gedit_bench", "gedit_summary", "imgedit", "imgedit_bench",
+           "imgedit_summary"]  # fmt: skip
 
 @dataclass(frozen=True)
 class GEditAnswer:
@@ -45,11 +52,6 @@ class GEditAnswer:
     sc: tuple[float, ...] | None
     pq: tuple[float, ...] | None
     intersection: bool = True
-
-
-def vie_score(sc: Sequence[float], pq: Sequence[float]) -> float:
-    """sqrt(min(sc) * min(pq)), in [0, 10]."""
-    return math.sqrt(min(sc) * min(pq))
 
 
 def _known(groups: Mapping[str, str], allowed: Sequence[str]) -> None:
@@ -94,15 +96,8 @@ def gedit_summary(answers: Mapping[str, GEditAnswer], allow_incomplete: bool = F
             "intersection": _gedit(shared, allow_incomplete) if shared else None}  # fmt: skip
 
 
-def imgedit_score(scores: Sequence[int]) -> float:
-    """Mean of a picture's scores, to 2 decimals. Raises ValueError for none or beyond 1 to 5."""
-    if not scores or not all(1 <= one <= 5 for one in scores):
-        raise ValueError(f"{list(scores)} must be scores from 1 to 5, at least one")
-    return round(sum(scores) / len(scores), 2)
-
-
 def imgedit_summary(
-    judged: Mapping[str, Sequence[int] | None], types: Mapping[str, str],
+    judged: Mapping[str, Sequence[float] | None], types: Mapping[str, str],
     allow_incomplete: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """over_pictures, over_types and types, with intervals, and the coverage.
@@ -111,7 +106,7 @@ def imgedit_summary(
     type, of the whole bench. A picture with a score beyond 1 to 5 counts as unreadable. Raises
     IncompleteError for unreadable or missing ones unless `allow_incomplete`.
     """
-    _known(types, IMGEDIT_TYPES)
+    _known(types, tuple(CRITERIA))
     good = {key: imgedit_score(scores) if scores and all(1 <= s <= 5 for s in scores) else None
             for key, scores in judged.items()}  # fmt: skip
     values, coverage = answered(good, len(types), allow_incomplete)
@@ -119,3 +114,76 @@ def imgedit_summary(
     pooled, _ = _over_groups(values, dict.fromkeys(values, "all"), (1.0, 5.0))
     return {"coverage": coverage, "over_pictures": interval(pooled),
             "over_types": interval(over_types), "types": by_type}  # fmt: skip
+
+
+def _part(record: Record, part: str) -> tuple[float, ...] | None:
+    """The marks "sc.1", "sc.2", … of a record, in order; None where they could not be read."""
+    if record.number is None:
+        return None
+    found = [v for k, v in record.scores.items() if k.startswith(part)]
+    if not found:
+        raise ValueError(f"{record.filename} holds no marks of this bench; it needs the scorer of "
+                         f"the same name")  # fmt: skip
+    return tuple(found)
+
+
+def _gedit_rule(records: Sequence[Record], items: Mapping[str, EditItem]) -> dict[str, Any]:
+    answers = {}
+    for record in records:
+        item = items[record.spec.key]
+        answers[item.key] = GEditAnswer(item.group, _part(record, "sc."), _part(record, "pq."),
+                                        item.shared)  # fmt: skip
+    found = gedit_summary(answers, allow_incomplete=True)
+    overall = found["full"]["overall"]
+    label = f"O, mean of {found['full']['groups_of_11']} of 11 groups"
+    return number_summary(records, (0.0, 10.0), label, overall) | {"gedit": found}
+
+
+def _imgedit_rule(records: Sequence[Record]) -> dict[str, Any]:
+    types = {r.spec.key: r.tag for r in records}
+    found = imgedit_summary({r.spec.key: _part(r, "") for r in records}, types, True)
+    label = f"mean over {len(found['types'])} of 9 types"
+    return number_summary(records, (1.0, 5.0), label, found["over_types"]) | {"imgedit": found}
+
+
+def _bench(name: str, items: Sequence[EditItem], **fields: Any) -> Bench:
+    of = {item.key: item for item in items}
+
+    def sources(spec: Spec) -> tuple[Tensor, ...]:
+        return (of[spec.key].source(),)
+
+    specs = tuple(Spec(tag=i.group, include=(), prompt=i.instruction, key=i.key) for i in items)
+    return Bench(name=name, specs=specs, samples_per_prompt=1, scorer="", second="",
+                 verdicts=False, sources=sources, **fields)  # fmt: skip
+
+
+def gedit_bench(items: Sequence[EditItem], name: str = "gedit") -> Bench:
+    """The bench of these items, of one language; judged by scorer gedit."""
+    languages = {item.key.split("/")[1] for item in items}
+    others = "|".join(sorted({"en", "cn"} - languages)) or "no other"
+    return _bench(name, items, foreign=rf"_SRCIMG\.\w+$|(^|/)({others})/",
+                  rule=partial(_gedit_rule, items={item.key: item for item in items}))
+
+
+def imgedit_bench(items: Sequence[EditItem], name: str = "imgedit") -> Bench:
+    """The bench of these items; judged by scorer imgedit."""
+    return _bench(name, items, rule=_imgedit_rule)
+
+
+@BENCHES.register("gedit")
+def gedit(path: str = "", language: str = "en") -> Bench:
+    """GEdit-Bench's edits (--images only): path=FILE, FOLDER or hub id; judged by scorer gedit.
+
+    language: en or cn. Raises ValueError without a path or for data of another shape.
+    """
+    return gedit_bench(read_gedit(path, language), f"gedit:language={language}")
+
+
+@BENCHES.register("imgedit")
+def imgedit(path: str = "", images: str = "") -> Bench:
+    """ImgEdit-Bench's basic edits (--images only): path=FILE; judged by scorer imgedit.
+
+    images: folder of the sources; default the file's. Raises ValueError without a path or for a
+    file of another shape.
+    """
+    return imgedit_bench(read_imgedit(path, images))

@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 from impasto.bench.layout import PICTURE_SUFFIXES, IncompleteError, Picture, listed
 from impasto.spec import Spec
 
-__all__ = ["NAMED", "NUMBERED", "prompt_files", "scan_flat"]
+__all__ = ["NAMED", "NUMBERED", "picture_files", "prompt_files", "scan_flat"]
 
 NAMED = ("metadata.jsonl", "metadata.csv", "manifest.jsonl")
 NUMBERED = ("prompts.txt", "prompts.jsonl", "generation_prompts.txt", "evaluation_metadata.jsonl")
@@ -123,7 +123,7 @@ def _claims(root: Path, names: Sequence[str]) -> list[Claim]:
     return claims
 
 
-def _files(root: Path) -> list[str]:
+def picture_files(root: Path) -> list[str]:
     """Every picture below the folder, as a relative name with "/"."""
     paths = (path for path in root.rglob("*") if not path.name.startswith("."))
     return sorted(path.relative_to(root).as_posix() for path in paths
@@ -201,7 +201,7 @@ def scan_flat(
     `allow_incomplete`.
     """
     root, found = Path(images), _Scan()
-    files, places = _files(root), _Places(specs, samples)
+    files, places = picture_files(root), _Places(specs, samples)
     claims = _claims(root, files)
     there = frozenset(files)
     for claim in claims:

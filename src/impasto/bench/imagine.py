@@ -1,40 +1,32 @@
 """Imagine-Bench (Ye et al. 2025, Echo-4o, arXiv 2508.09987): 270 fantasies, one picture each.
 
-    picture   0.8 * min(fantasy, identity) + 0.2 * aesthetic      scores 0 to 10, 3 decimals
     overall   (3 A + 2 H + 2 S + 2 M) / 9                         means of the four groups
 
     A attribute shift: COLOR, SHAPE, SIZE       S spatiotemporal: TIME, ENVIRONMENT
     H hybridization: MATERIAL, COMBINATION      M Multi-Object
 
-The released script's table calls the last group TWO_OBJECT, a type that no item has, so its
-number leaves 60 of 270 items out: given beside ours as "released_script", which also counts
-unreadable answers as 0.
+A picture's score is `impasto.score.imagine`'s. The released script's table calls the last group
+TWO_OBJECT, a type that no item has, so its number leaves 60 of 270 items out: given beside ours as
+"released_script", which also counts unreadable answers as 0.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from impasto.bench.base import Bench
 from impasto.bench.judged import answered, interval
-from impasto.score.judges.base import Judge, Question
-from impasto.score.judges.parse import asked, labelled
-from impasto.score.judges.prompts import fill, read_template
+from impasto.bench.numbers import number_summary
+from impasto.bench.results import Record
+from impasto.score.imagine import PARTS, ImagineItem, picture_score, read_items
 from impasto.score.statistics import Outcome, bootstrap
+from impasto.spec import Spec
+from impasto.zoo.registry import BENCHES
 
-__all__ = ["GROUPS", "METRICS", "OWN_PROMPT", "ImagineItem", "imagine_summary", "judge_imagine",
-           "picture_score", "read_items"]  # fmt: skip
+__all__ = ["GROUPS", "imagine", "imagine_bench", "imagine_summary"]
 
-SHA256 = "e22e33dd5e2722b9fedfb7ecddeb56841ec6ea93b3f0246a04d8dd374ab5a19e"
-SOURCE = "https://github.com/yejy53/Echo-4o"
-METRICS = ("Fantasy Fulfillment", "Identity Preservation", "Aesthetic Quality")
 GROUPS = {
     "attribute shift": ("COLOR", "SHAPE", "SIZE"),
     "hybridization": ("MATERIAL", "COMBINATION"),
@@ -42,58 +34,6 @@ GROUPS = {
     "multi-object": ("Multi-Object",),
 }
 WEIGHTS = {"attribute shift": 3, "hybridization": 2, "spatiotemporal": 2, "multi-object": 2}
-OWN_PROMPT = """You grade a picture that was drawn for this request: <<instruction>>
-What the request changes, and what must stay recognisable: <<note>>
-Give three whole numbers from 0 (not at all) to 10 (perfect), each on a line of its own:
-Fantasy Fulfillment: is the unusual change there, as it was asked for?
-Identity Preservation: can the thing still be recognised, drawn as in a photo?
-Aesthetic Quality: is the picture well made?"""
-"""Impasto's own wording: scores by it are not comparable with published ones."""
-
-
-@dataclass(frozen=True)
-class ImagineItem:
-    """instruction: the prompt. note: what changes and what must stay. kind: the file's type."""
-
-    id: int
-    instruction: str
-    note: str
-    kind: str
-
-
-def read_items(path: str | Path) -> tuple[ImagineItem, ...]:
-    """The official file's 270 items. Raises ValueError for any other content."""
-    data = Path(path).read_bytes()
-    if (digest := hashlib.sha256(data).hexdigest()) != SHA256:
-        raise ValueError(f"{path} has sha256 {digest}, Imagine-Bench's file has {SHA256}; get it "
-                         f"from {SOURCE}")  # fmt: skip
-    rows = [json.loads(line) for line in data.decode().splitlines()]
-    return tuple(ImagineItem(r["id"], r["instruction"], r["note"], r["type"]) for r in rows)
-
-
-def picture_score(fantasy: int, identity: int, aesthetic: int) -> float:
-    """0.8 min(fantasy, identity) + 0.2 aesthetic, to 3 decimals."""
-    return round(0.8 * min(fantasy, identity) + 0.2 * aesthetic, 3)
-
-
-def judge_imagine(
-    items: Sequence[ImagineItem], pictures: Mapping[int, Tensor], judge: Judge,
-    prompt: str | Path = "",
-) -> dict[int, tuple[int, ...] | None]:  # fmt: skip
-    """Item id -> its three scores, or None where no answer could be read.
-
-    pictures: id -> (3, H, W). prompt: file with the places <<instruction>> and <<note>>, such as
-    the official text; else `OWN_PROMPT`.
-    """
-    template = read_template(prompt, ("instruction", "note")) if prompt else OWN_PROMPT
-    scores = {}
-    for item in items:
-        if item.id in pictures:
-            text = fill(template, instruction=item.instruction, note=item.note)
-            question = Question((pictures[item.id],), text)
-            read = partial(labelled, names=METRICS)
-            scores[item.id] = asked(judge, question, read, max_tokens=1024)
-    return scores
 
 
 def _group(kind: str) -> str:
@@ -101,7 +41,7 @@ def _group(kind: str) -> str:
 
 
 def imagine_summary(
-    items: Sequence[ImagineItem], judged: Mapping[int, tuple[int, ...] | None],
+    items: Sequence[ImagineItem], judged: Mapping[int, Sequence[float] | None],
     allow_incomplete: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Scores from 0 to 10 with intervals over prompts: overall, groups, and the coverage.
@@ -126,7 +66,7 @@ def imagine_summary(
             "released_script": _released(items, judged)}  # fmt: skip
 
 
-def _released(items: Sequence[ImagineItem], judged: Mapping[int, tuple[int, ...] | None]
+def _released(items: Sequence[ImagineItem], judged: Mapping[int, Sequence[float] | None]
               ) -> float | None:  # fmt: skip
     """The released script's overall: weights 3:2:2 over the groups that its table finds."""
     values: dict[str, list[float]] = {}
@@ -140,3 +80,36 @@ def _released(items: Sequence[ImagineItem], judged: Mapping[int, tuple[int, ...]
         return None
     total = sum(WEIGHTS[name] * sum(values[name]) / len(values[name]) for name in found)
     return total / sum(WEIGHTS[name] for name in found)
+
+
+def _marks(record: Record) -> tuple[float, ...] | None:
+    if record.number is None:
+        return None
+    if lacking := [part for part in PARTS if part not in record.scores]:
+        raise ValueError(f"{record.filename} holds no marks for {', '.join(lacking)}; this bench "
+                         f"needs the scorer imagine")  # fmt: skip
+    return tuple(record.scores[part] for part in PARTS)
+
+
+def _rule(records: Sequence[Record], items: Mapping[str, ImagineItem]) -> dict[str, Any]:
+    judged = {items[r.spec.key].id: _marks(r) for r in records}
+    found = imagine_summary([i for i in items.values() if i.id in judged], judged, True)
+    label = "overall (3:2:2:2 over groups)" if found["overall"] else ""
+    return number_summary(records, (0.0, 10.0), label, found["overall"]) | {"imagine": found}
+
+
+def imagine_bench(items: Sequence[ImagineItem], name: str = "imagine") -> Bench:
+    """The bench of these items; a prompt's task is its group, its key the item's id."""
+    specs = tuple(Spec(tag=_group(item.kind), include=(), prompt=item.instruction,
+                       key=str(item.id)) for item in items)  # fmt: skip
+    return Bench(name=name, specs=specs, samples_per_prompt=1, scorer="", second="",
+                 verdicts=False, rule=partial(_rule, items={str(i.id): i for i in items}))
+
+
+@BENCHES.register("imagine")
+def imagine(path: str = "") -> Bench:
+    """Imagine-Bench's 270 fantasies, from its own file: path=FILE; judged by scorer imagine.
+
+    Raises ValueError without a path, or for a file that is not the official one.
+    """
+    return imagine_bench(read_items(path))

@@ -2,8 +2,7 @@
 
 overall = plain mean of the task scores, or the mean over all prompts: each bench says which
 
-Intervals: 95 %, bootstrap over prompts (`impasto.score.statistics`). What could not be read is
-not among the records.
+Intervals: 95 %, bootstrap over prompts (`impasto.score.statistics`).
 """
 
 from __future__ import annotations
@@ -25,9 +24,11 @@ def number_summary(
 ) -> dict[str, Any]:  # fmt: skip
     """images, prompts, images_per_prompt, scale, tasks (score, low, high, images) and overall.
 
-    scale: lowest and highest value. label, overall: what the overall score is and its score, low
-    and high, where it is not the plain mean over the tasks. Raises ValueError for no records.
+    Of the readable ones alone. scale: lowest and highest value. label, overall: what the overall
+    score is and its score, low and high, where it is not the plain mean over the tasks. Raises
+    ValueError for no records.
     """
+    records = [record for record in records if record.number is not None]
     if not records:
         raise ValueError("no results: there is nothing to sum up")
     prompts = Counter(record.metadata for record in records)

@@ -63,6 +63,10 @@ def evaluate(
 
     at = build.device_of(device)
     what = build.bench(bench)
+    if model is not None and what.sources is not None:
+        raise ValueError(f"{what.name} is about given pictures, which no model here takes yet: "
+                         f"judge a folder with --images; 'impasto bench export' gives the "
+                         f"pictures and instructions")  # fmt: skip
     scorer, second = build.judges_of(what, scorer, second)
     crew = build.workers(workers, at, model_name=model, search_name=search,
                          scorers=(scorer, second))  # fmt: skip

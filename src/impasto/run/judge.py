@@ -77,6 +77,7 @@ class _Book:
         for record in read_results(self.run.results):
             name = record.filename
             known = (name in second or self.second_name is None) and name in seen
+            known = known and record.number is not None  # the unreadable is asked again
             if known and name in self.names and self._age(name) < time:
                 yield name, Judged(record, second.get(name), seen[name])
 

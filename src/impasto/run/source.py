@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from impasto.bench import Bench, Picture, is_geneval, scan, scan_flat
+from impasto.bench.keyed import scan_keyed
 from impasto.bench.layout import metadata_name, picture_name, write_metadata
 from impasto.run.directory import RunDirectory
 from impasto.spec import Spec
@@ -20,7 +21,8 @@ __all__ = ["Source"]
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of pictures. flat: not GenEval's layout, but a prompt file beside the pictures."""
+    """A folder of pictures. flat: not GenEval's layout, but a prompt file beside the pictures, or
+    pictures named after the items' keys."""
 
     folder: Path
     flat: bool
@@ -30,9 +32,13 @@ class Source:
     def found(
         cls, folder: str | Path, bench: Bench, *, allow_incomplete: bool, allow_extra: bool
     ) -> Source:
-        """What is in `folder` for `bench`. Errors: see `scan` and `scan_flat`."""
+        """What is in `folder` for `bench`. Errors: see `scan`, `scan_flat` and `scan_keyed`."""
         root = Path(folder)
         flat = root.is_dir() and not is_geneval(root)
+        if flat and bench.keyed:
+            return cls(root.resolve(), True, scan_keyed(
+                root, bench.specs, foreign=bench.foreign, allow_incomplete=allow_incomplete,
+                allow_extra=allow_extra))  # fmt: skip
         pictures = (scan_flat if flat else scan)(
             root, bench.specs, bench.samples_per_prompt,
             allow_incomplete=allow_incomplete, allow_extra=allow_extra,

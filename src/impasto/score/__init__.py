@@ -2,7 +2,9 @@
 
 from impasto.score.base import Found, Score, Scorer, ScorerBroken, Wanted
 from impasto.score.dpg import dpg_scorer
+from impasto.score.edits import gedit_scorer, imgedit_scorer
 from impasto.score.geneval2 import geneval2_scorer
+from impasto.score.imagine import imagine_scorer
 from impasto.score.official import OfficialScorer, geneval
 from impasto.score.sticker import sticker, sticker_clip
 from impasto.score.tifa_detector import sticker_tifa
@@ -15,8 +17,11 @@ __all__ = [
     "ScorerBroken",
     "Wanted",
     "dpg_scorer",
+    "gedit_scorer",
     "geneval",
     "geneval2_scorer",
+    "imagine_scorer",
+    "imgedit_scorer",
     "sticker",
     "sticker_clip",
     "sticker_tifa",

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from impasto.score.base import Score, Scorer, ScorerBroken
+from impasto.score.base import Score, Scorer
 from impasto.score.judges.base import Judge, Question
 from impasto.score.judges.parse import asked, yes_no
+from impasto.score.judges.sight import check_sight
 from impasto.spec import Spec
 from impasto.zoo.registry import SCORERS
 
@@ -160,16 +160,7 @@ class DpgScorer(Scorer):
                               for k, v in answers.items()})  # fmt: skip
 
     def self_test(self) -> None:
-        """Two plain pictures, red and blue, must be told apart. Raises ScorerBroken."""
-        plain = {"red": (1.0, 0.0, 0.0), "blue": (0.0, 0.0, 1.0)}
-        for shown, rgb in plain.items():
-            picture = torch.tensor(rgb)[:, None, None].expand(3, 224, 224)
-            for color in plain:
-                answer = self._answer(picture, f"Is the picture {color}?")
-                if answer != float(color == shown):
-                    raise ScorerBroken(f"asked whether a {shown} picture is {color}, the judge "
-                                       f"says {answer} (1 yes, 0 no); it cannot judge"
-                                       )  # fmt: skip
+        check_sight(self.judge)
 
     def provenance(self) -> dict[str, Any]:
         return {"id": "dpg", "judge": self.judge.provenance(), "suffix": SUFFIX,

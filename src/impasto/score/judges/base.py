@@ -32,11 +32,12 @@ class Unanswered(RuntimeError):
 @dataclass(frozen=True)
 class Question:
     """images: pictures (3, H, W) in [0, 1] in the order in which they are shown, of any sizes.
-    text: follows them. system: the system turn, "" for none."""
+    text: follows them, or goes first. system: the system turn, "" for none."""
 
     images: tuple[Tensor, ...]
     text: str
     system: str = ""
+    text_first: bool = False
 
 
 def variants_of(answer: str) -> tuple[str, ...]:

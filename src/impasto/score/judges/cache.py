@@ -52,8 +52,12 @@ class CachedJudge(Judge):
 
     def _kept(self, question: Question, what: dict[str, Any], kind: type,
               answer: Callable[[], Any]) -> Any:  # fmt: skip
-        key = {"judge": self.judge.provenance(), "system": question.system, "text": question.text,
-               "pictures": picture_sha256(question), "asked": what}  # fmt: skip
+        key: dict[str, Any] = {
+            "judge": self.judge.provenance(), "system": question.system, "text": question.text,
+            "pictures": picture_sha256(question), "asked": what,
+        }  # fmt: skip
+        if question.text_first:
+            key["text_first"] = True
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         path = self.folder / digest[:2] / f"{digest}.json"
         if path.is_file():

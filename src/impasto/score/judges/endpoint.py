@@ -1,9 +1,10 @@
 """Any OpenAI-compatible server as a judge: vLLM, SGLang, transformers serve, or a provider.
 
 Pictures go as data URLs, PNG or JPEG (quality 75, as GenEval++ and Imagine-Bench send them),
-before the text. Temperature 0. Failures of the network are tried again a bounded number of times
-by the client. Probabilities come from the 20 most likely first tokens; what is below them counts
-as 0, so p is a lower bound (at most the mass outside the 20 too low).
+before the text or, where the question says so, after it. Temperature 0. Failures of the network
+are tried again a bounded number of times by the client. Probabilities come from the 20 most likely
+first tokens; what is below them counts as 0, so p is a lower bound (at most the mass outside the
+20 too low).
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class EndpointJudge(Judge):
             {"type": "image_url", "image_url": {"url": data_url(image, self.form)}}
             for image in question.images
         ]
-        content.append({"type": "text", "text": defused(question.text)})
+        place = 0 if question.text_first else len(content)
+        content.insert(place, {"type": "text", "text": defused(question.text)})
         system = [{"role": "system", "content": defused(question.system)}]
         return [*(system if question.system else []), {"role": "user", "content": content}]
 

@@ -1,8 +1,8 @@
 """A vision-language model of transformers as a judge, on this machine and offline.
 
-One user turn: the pictures, then the question, through the model's own chat template. Words are
-decoded greedily; probabilities are the softmax over the whole vocabulary at the first step, as in
-Soft-TIFA (Kamath et al. 2025, arXiv 2512.16853).
+One user turn: the pictures, then the question (or the question first, where it says so), through
+the model's own chat template. Words are decoded greedily; probabilities are the softmax over the
+whole vocabulary at the first step, as in Soft-TIFA (Kamath et al. 2025, arXiv 2512.16853).
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class LocalJudge(Judge):
     def _inputs(self, question: Question) -> Any:
         specials = self.processor.tokenizer.all_special_tokens
         text = defused(question.text, specials)
-        content = [{"type": "image"} for _ in question.images] + [{"type": "text", "text": text}]
+        content = [{"type": "image"} for _ in question.images]
+        content.insert(0 if question.text_first else len(content), {"type": "text", "text": text})
         turns: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if question.system:
             said = [{"type": "text", "text": defused(question.system, specials)}]
