@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from impasto.bench.asking import Asking
 from impasto.bench.layout import IncompleteError
 from impasto.bench.results import Record
 from impasto.bench.summary import summarise
@@ -34,7 +35,8 @@ class Bench:
     scorer, second: names of the scorers that judge it unless others are named; "" for none.
     verdicts: whether its results are right or wrong; else they are numbers.
     sources: of a spec the pictures that it is about, (3, H, W) each: to be edited, taken from or
-    asked about; None where it is about none. targets: of a spec the one right result, where it is
+    asked about; None where it is about none. asks: of a spec what is asked, where the results are
+    answers in words. targets: of a spec the one right result, where it is
     known. foreign: pattern of files that may lie beside pictures named by keys.
     """
 
@@ -46,6 +48,7 @@ class Bench:
     second: str = "sticker-clip"
     verdicts: bool = True
     sources: Callable[[Spec], tuple[Tensor, ...]] | None = None
+    asks: Callable[[Spec], Asking] | None = None
     targets: Callable[[Spec], Tensor] | None = None
     foreign: str = ""
 

@@ -7,9 +7,10 @@
     expected {class}<{n}, found {k}                                             too many
     expected {class}>={n} {region}, found {k} there                             wrong place
     expected {class} larger than {class}, found smaller                         wrong size
+    changed: {what}                                                             changed
 
 "missing" is none found, "too few" some. Source: Ghosh et al. 2023, `evaluate_images.py`; the last
-two are `impasto.score.verdict_plus`'s.
+three are `impasto.score.verdict_plus`'s and `impasto.score.sticker_edits`'s: what had to stay.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from impasto.spec import COLORS, RELATIONS
 __all__ = ["KINDS", "Failure", "read_reason"]
 
 KINDS = ("missing", "too few", "too many", "wrong color", "wrong relation", "no target",
-         "wrong place", "wrong size", "other")  # fmt: skip
+         "wrong place", "wrong size", "changed", "other")  # fmt: skip
 
 _COLOR, _RELATION = "|".join(COLORS), "|".join(RELATIONS)
 _PATTERNS = {
@@ -36,6 +37,7 @@ _PATTERNS = {
     "wrong place": r"expected (?P<cls>.+)>=(?P<n>\d+) (?:left|right|above|below), "
     r"found \d+ there",
     "wrong size": r"expected (?P<cls>.+) larger than .+, found smaller",
+    "changed": r"changed: (?P<cls>.+)",
 }
 
 

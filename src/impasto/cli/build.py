@@ -6,28 +6,30 @@ import importlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from impasto.zoo.registry import BENCHES, MODELS, SCORERS, SEARCHES, Registry
+from impasto.zoo.registry import BENCHES, JUDGES, MODELS, SCORERS, SEARCHES, Registry
 
 if TYPE_CHECKING:
     from impasto.bench import Bench
     from impasto.run.workers import Workers
     from impasto.sample.protocol import Generator
     from impasto.score.base import Scorer
+    from impasto.score.judges import Judge
     from impasto.search import Search
 
-__all__ = ["REGISTRIES", "bench", "device_of", "filled", "judges_of", "model", "parts", "scorer",
-           "search", "second", "workers"]  # fmt: skip
+__all__ = ["REGISTRIES", "bench", "device_of", "filled", "judge", "judges_of", "model", "parts",
+           "scorer", "search", "second", "workers"]  # fmt: skip
 
 REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
     "models": ("impasto.models", MODELS),
     "benches": ("impasto.bench", BENCHES),
     "scorers": ("impasto.score", SCORERS),
     "searches": ("impasto.search", SEARCHES),
+    "judges": ("impasto.score.judges.named", JUDGES),
 }
 
 
 def filled(kind: str) -> Registry[Any]:
-    """The registry of "models", "benches", "scorers" or "searches", with its entries loaded."""
+    """The registry of a kind in `REGISTRIES`, with its entries loaded."""
     package, registry = REGISTRIES[kind]
     importlib.import_module(package)
     return registry
@@ -58,6 +60,11 @@ def model(text: str, device: str) -> Generator:
 def scorer(text: str, device: str) -> Scorer:
     """The scorer called `text`, on `device`."""
     return filled("scorers").create(text, device=device)
+
+
+def judge(text: str, device: str) -> Judge:
+    """The judge called `text`, on `device`."""
+    return filled("judges").create(text, device=device)
 
 
 def second(text: str | None, device: str) -> Scorer | None:

@@ -25,6 +25,14 @@ def evaluate(
         Path | None, typer.Option(help="Judge this folder's pictures instead: GenEval's "
                                    "layout, or flat with a prompt file."),
     ] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="Of a bench that asks: judge this file's answers, JSON "
+                                       "Lines of key and answer."),
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Of a bench that asks: the model to ask; see 'impasto ls "
+                                      "judges'."),
+    ] = None,
     search: Annotated[str, typer.Option(help="Search; see 'impasto ls searches'.")] = "none",
     scorer: Annotated[
         str | None, typer.Option(help="Scorer of the pictures (default: the bench's own).")
@@ -46,15 +54,23 @@ def evaluate(
     out: options.OutFolder = None,
     allow_incomplete: Annotated[
         bool,
-        typer.Option("--allow-incomplete", help="With --images: score a part, and say so."),
+        typer.Option("--allow-incomplete", help="With --images, --answers or --judge: score a "
+                                                "part, and say so."),
     ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Draw a bench's pictures, judge them, and write a run folder with its report.
 
-    The same command again goes on where it was interrupted.
+    Or judge pictures that were drawn or edited elsewhere, or answers to a bench's questions. The
+    same command again goes on where it was interrupted.
     """
-    _check(model, images, allow_incomplete, search, (steps, guidance, height, width))
+    sampling = (steps, guidance, height, width)
+    if answers is not None or judge is not None:
+        _check_asked(model, images, (scorer, second, samples, *sampling), search, workers)
+        _ask(bench, answers=answers, judge=judge, limit=limit, device=device, out=out,
+             allow_incomplete=allow_incomplete, as_json=as_json)  # fmt: skip
+        return
+    _check(model, images, allow_incomplete, search, sampling)
     from impasto.cli.page import show, write_page
     from impasto.run.evaluate import evaluate as run_model
     from impasto.run.evaluate import evaluate_images
@@ -63,6 +79,8 @@ def evaluate(
 
     at = build.device_of(device)
     what = build.bench(bench)
+    if what.asks is not None:
+        raise ValueError(f"{what.name} asks questions: give --answers FILE or --judge NAME")
     if model is not None and what.sources is not None:
         raise ValueError(f"{what.name} is about given pictures, which no model here takes yet: "
                          f"judge a folder with --images; 'impasto bench export' gives the "
@@ -92,6 +110,42 @@ def evaluate(
     show([run.path], write_page([run.path], page), page, as_json)
 
 
+def _check_asked(
+    model: str | None, images: Path | None, drawing: tuple[object, ...], search: str, workers: int
+) -> None:  # fmt: skip
+    """Options that do not go with answers. Raises ValueError."""
+    if model is not None or images is not None:
+        raise ValueError("--answers and --judge answer questions about the bench's own pictures: "
+                         "--model and --images do not go with them")  # fmt: skip
+    if search != "none" or workers != 1 or any(value is not None for value in drawing):
+        raise ValueError("nothing is drawn for --answers and --judge: --scorer, --second, "
+                         "--samples, --search, --workers, --steps, --guidance, --height and "
+                         "--width do not go with them")  # fmt: skip
+
+
+def _ask(
+    bench: str, *, answers: Path | None, judge: str | None, limit: int | None, device: str,
+    out: Path | None, allow_incomplete: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Judge a file's answers, or ask a judge."""
+    if answers is not None and judge is not None:
+        raise ValueError("give either --answers FILE or --judge NAME")
+    from impasto.cli.page import show, write_page
+    from impasto.run.answer import Answerer, FileAnswers, JudgeAnswers, evaluate_answers
+
+    what = build.bench(bench)
+    if limit is not None:
+        what = what.stratified(limit)
+    who: Answerer = (FileAnswers(answers) if answers is not None else
+                     JudgeAnswers(build.judge(str(judge), build.device_of(device))))  # fmt: skip
+    with progress(quiet=as_json) as report:
+        run = evaluate_answers(what, who, judge or str(answers and answers.name), out,
+                               progress=report,
+                               allow_incomplete=allow_incomplete)  # fmt: skip
+    page = run.path / "report.html"
+    show([run.path], write_page([run.path], page), page, as_json)
+
+
 def _check(
     model: str | None,
     images: Path | None,
@@ -101,7 +155,8 @@ def _check(
 ) -> None:
     """Options that contradict each other. Raises ValueError."""
     if (model is None) == (images is None):
-        raise ValueError("give either --model NAME or --images DIR")
+        raise ValueError("give either --model NAME or --images DIR (or, for a bench that asks, "
+                         "--answers FILE or --judge NAME)")  # fmt: skip
     if model is not None and allow_incomplete:
         raise ValueError("--allow-incomplete goes with --images; a model's unfinished run is "
                          "finished by the same command")  # fmt: skip

@@ -23,6 +23,7 @@ class Kind(StrEnum):
     benches = "benches"
     scorers = "scorers"
     searches = "searches"
+    judges = "judges"
     recipes = "recipes"
 
 
@@ -65,13 +66,15 @@ def bench_export(
     name: Annotated[str, typer.Argument(help="Bench; see 'impasto ls benches'.")],
     out: Annotated[Path, typer.Option(help="Folder to write into.")],
 ) -> None:
-    """Write a bench's prompts as GenEval's own two files.
+    """Write a bench's prompts, and the pictures that it is about, for drawing elsewhere.
 
-    OUT/evaluation_metadata.jsonl and OUT/generation_prompts.txt, for generating elsewhere.
+    OUT/evaluation_metadata.jsonl and OUT/generation_prompts.txt as GenEval has them. Of edits and
+    questions also OUT/items.jsonl with OUT/sources/ and, where they are known, OUT/targets/.
     """
+    from impasto.bench.export import export_bench
     from impasto.files import sha256_file
 
-    for path in build.bench(name).export(out):
+    for path in export_bench(build.bench(name), out):
         print(f"{sha256_file(path)}  {path}")
 
 

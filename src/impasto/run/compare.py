@@ -130,13 +130,13 @@ def planned(paths: Sequence[str | Path], x: float) -> list[Power]:
     """Prompts that show a difference of x in the overall score.
 
     Of several runs, one plan for each further one, from its paired differences to the first; of
-    one alone, from its score, as if another scored x more, and none where scores are no shares of
-    right pictures. Errors: as `compare`, ValueError for an x that is not above 0.
+    one alone, from its score, as if another scored x more. None where results are numbers: the
+    formula is of verdicts. Errors: as `compare`, ValueError for an x that is not above 0.
     """
     runs = [RunDirectory.existing(path) for path in paths]
     (first, _), *others = [_values(run) for run in runs]
     have = len({outcome.prompt for outcome in first})
-    if not others and not verdicts_only(runs[0]):
+    if not all(map(verdicts_only, runs)):
         return []
     if not others:
         score = read_json(runs[0].summary)["overall"]["score"]

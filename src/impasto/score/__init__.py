@@ -7,6 +7,8 @@ from impasto.score.geneval2 import geneval2_scorer
 from impasto.score.imagine import imagine_scorer
 from impasto.score.official import OfficialScorer, geneval
 from impasto.score.sticker import sticker, sticker_clip
+from impasto.score.sticker_edits import sticker_edits
+from impasto.score.sticker_imagine import sticker_imagine
 from impasto.score.tifa_detector import sticker_tifa
 
 __all__ = [
@@ -24,5 +26,7 @@ __all__ = [
     "imgedit_scorer",
     "sticker",
     "sticker_clip",
+    "sticker_edits",
+    "sticker_imagine",
     "sticker_tifa",
 ]

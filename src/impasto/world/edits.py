@@ -29,12 +29,27 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Edit:
-    """What to do to `source` so that it becomes `target`. kind: one of `KINDS`."""
+    """What to do to `source` so that it becomes `target`. kind: one of `KINDS`.
+
+    beside: where the instruction says it, the relation in which what is added or moved shall stand
+    to an object, and that one's index in both scenes.
+    """
 
     kind: str
     instruction: str
     source: Scene
     target: Scene
+    beside: tuple[str, int] | None = None
+
+    @property
+    def gone(self) -> tuple[Placed, ...]:
+        """The objects of the source that are not in the target as they were."""
+        return tuple(o for o in self.source.objects if o not in self.target.objects)
+
+    @property
+    def new(self) -> tuple[Placed, ...]:
+        """The objects of the target that were not in the source so."""
+        return tuple(o for o in self.target.objects if o not in self.source.objects)
 
 
 def true_spec(objects: Sequence[Placed], tag: str = "edit") -> Spec:
@@ -147,7 +162,7 @@ def _add(scene: Scene, rng: Rng, sprites: Sprites) -> Edit:
     new = room.settled(new, rng, beside(relation, scene.boxes(sprites)[i]))
     target = related(retold(scene, (*scene.objects, new)), new, relation, scene.objects[i])
     text = f"Add {article(_looks(new))} {BESIDE[relation]} the {named[i]}"
-    return Edit("add", text, scene, target)
+    return Edit("add", text, scene, target, (relation, i))
 
 
 def _move(scene: Scene, rng: Rng, sprites: Sprites) -> Edit:
@@ -160,7 +175,8 @@ def _move(scene: Scene, rng: Rng, sprites: Sprites) -> Edit:
     moved = Room(others, scene.size, sprites).settled(thing, rng, accept, smallest=thing.size)
     objects = [moved if k == a else o for k, o in enumerate(scene.objects)]
     target = related(retold(scene, objects), moved, relation, scene.objects[b])
-    return Edit("move", f"Move the {named[a]} {BESIDE[relation]} the {named[b]}", scene, target)
+    text = f"Move the {named[a]} {BESIDE[relation]} the {named[b]}"
+    return Edit("move", text, scene, target, (relation, b))
 
 
 _EDITS = {"recolour": _recolour, "add": _add, "remove": _remove, "replace": _replace,

@@ -24,11 +24,15 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Composition:
-    """What to take from the references to make `target`, on the first one's background."""
+    """What to take from the references to make `target`, on the first one's background.
+
+    relation: in which the target's first object shall stand to its second one, where it is said.
+    """
 
     instruction: str
     references: tuple[Scene, ...]
     target: Scene
+    relation: str | None = None
 
 
 def _chosen(scenes: Sequence[Scene], rng: Rng, sprites: Sprites
@@ -63,7 +67,7 @@ def _pair(scenes: tuple[Scene, ...], rng: Rng, sprites: Sprites) -> Composition:
     target = related(retold(scenes[0], (a, b)), a, relation, b)
     text = (f"Put {phrases[0]} {BESIDE[relation]} {phrases[1]}, "
             "on the background of the first picture")  # fmt: skip
-    return Composition(text, scenes, target)
+    return Composition(text, scenes, target, relation)
 
 
 def _group(scenes: tuple[Scene, ...], rng: Rng, sprites: Sprites) -> Composition:

@@ -5,6 +5,7 @@
     vie         {"score": [7, 9], "reasoning": …} -> (7, 9)           GEdit-Bench (VIEScore)
     lines       "Prompt Compliance: 4" on lines of their own -> (4,)  ImgEdit-Bench
     mme, pope   first characters; first sentence                      MME, POPE
+    letter      "(B) a dog." -> "B", or the option's own words        MMBench
 
 No reading guesses: GEdit's released code draws a random number where it cannot read, Imagine-Bench
 counts 0; here both are failures, counted and reported.
@@ -14,12 +15,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from impasto.score.judges.base import Judge, Question, Unanswered
 
-__all__ = ["TRIES", "asked", "labelled", "lines", "mme", "pope", "vie", "yes_no"]
+__all__ = ["TRIES", "asked", "labelled", "letter", "lines", "mme", "pope", "vie", "yes_no"]
 
 T = TypeVar("T")
 TRIES = 3
@@ -94,3 +95,18 @@ def pope(text: str) -> str:
     """LLaVA's reading: "no" where the first sentence holds No, not or no; else "yes"."""
     words = text.partition(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "not", "no"} & set(words) else "yes"
+
+
+def letter(text: str, options: Mapping[str, str]) -> str | None:
+    """The letter of one of `options` (letter -> words): alone, before a mark, or by its words.
+
+    "B", "(b)", "B.", "B) a dog", "Answer: B", "a dog"; "a dog" is words and no answer A.
+    """
+    plain = re.sub(r"^(the )?(correct )?(answer|option)( is)?:?\s*", "", text.strip(), flags=re.I)
+    match = re.fullmatch(r"\(?([A-Za-z])\)?[.:]?|\(?([A-Z])\)?[.):]\s.*", plain, re.DOTALL)
+    said = (match[1] or match[2]).upper() if match else None
+    if said in options:
+        return said
+    words = [key for key, option in options.items()
+             if option.strip().lower() == plain.rstrip(".").strip().lower()]  # fmt: skip
+    return words[0] if len(words) == 1 else None
