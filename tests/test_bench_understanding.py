@@ -1,24 +1,20 @@
 """MME, POPE, GQA, MMBench and the world's own questions against hand-computed cases."""
 
-import numpy as np
 import pytest
 
-from impasto.bench import IncompleteError
+from impasto.bench import Record
+from impasto.bench.asked import answer_summary
+from impasto.bench.asking import Asking, marked
 from impasto.bench.understanding import (
     PERCEPTION,
     Reply,
-    ask_world,
     gqa_match,
     mmbench,
     mme_summary,
     pope_summary,
     same_answer,
-    world_summary,
 )
-from impasto.score.judges.local import LocalJudge
-from impasto.world import Sprites, compose, render, sample_spec
-from impasto.world.questions import Question, questions
-from tests import tiny_vlm
+from impasto.spec import Spec
 
 
 def replies(*rows):
@@ -65,25 +61,17 @@ def test_mmbench_by_hand():
         mmbench({"1": ("A",)}, truth)
 
 
-def test_the_worlds_questions_by_hand():
-    """count 1/2 and color 1: plain mean over kinds .75."""
-    asked = {"a": (Question("?", "two", "count"), Question("?", "red", "color")),
-             "b": (Question("?", "one", "count"),)}
-    found = world_summary(asked, {"a": ("2", "Red."), "b": ("three",)})
-    assert found["overall"]["score"] == pytest.approx(0.75)
-    assert {k: v["score"] for k, v in found["kinds"].items()} == {"count": 0.5, "color": 1}
-    with pytest.raises(IncompleteError):
-        world_summary(asked, {"a": ("2", None), "b": ("three",)})
-    part = world_summary(asked, {"a": ("2", None)}, allow_incomplete=True)
-    assert part["coverage"] == {"judged": 1, "unreadable": 1, "of": 3}
-
-
-def test_a_judge_answers_the_worlds_questions(tmp_path):
-    sprites, rng = Sprites.load(), np.random.default_rng(3)
-    scene = compose(sample_spec(rng, sprites.classes, weights={"color_attr": 1.0}), rng, sprites)
-    asked = {"0": tuple(questions(scene, rng, sprites)[:3])}
-    judge = LocalJudge.from_folder(tiny_vlm.saved(tmp_path))
-    said = ask_world(judge, render([scene], sprites).images[0], asked["0"])
-    assert world_summary(asked, {"0": said})["coverage"]["judged"] == 3
-    right = [q.answer for q in asked["0"]]
-    assert world_summary(asked, {"0": right})["overall"]["score"] == 1
+def test_the_worlds_questions_are_summed_up_by_kind():
+    """count 1/2 and color 1: plain mean over kinds .75, and 2/3 of all questions."""
+    asked = {"a": ("two", "count", "2"), "b": ("one", "count", "three"),
+             "c": ("red", "color", "Red."), "d": ("red", "color", None)}  # fmt: skip
+    records = [
+        Record.of(f"{key}/0.png", Spec(tag=kind, include=(), prompt="?", key=key),
+                  marked(Asking("?", truth, lambda said: said or None, same_answer), said), said)
+        for key, (truth, kind, said) in asked.items()
+    ]  # fmt: skip
+    found = answer_summary(records, ("count", "color"))
+    assert found["overall"]["score"] == pytest.approx(0.75) and found["images"] == 3
+    assert {k: v["score"] for k, v in found["tasks"].items()} == {"count": 0.5, "color": 1}
+    pooled = answer_summary(records, ("count", "color"), "over all")["overall"]
+    assert pooled["label"] == "over all" and pooled["score"] == pytest.approx(2 / 3)

@@ -1,11 +1,11 @@
-"""Does a model understand pictures? The summary rules of MME, POPE, GQA and MMBench, and ours.
+"""Does a model understand pictures? The summary rules of MME, POPE, GQA and MMBench.
 
     MME       sub-task = 100 (acc + acc+); acc over questions, acc+ over pictures with both right;
               perception = sum of 10 (at most 2000), cognition = sum of 4 (at most 800)
     POPE      accuracy; precision, recall, F1 of "yes"; share of "yes" among the answers
     GQA       exact match, case and punctuation ignored
     MMBench   plain: share of right letters; circular: questions right under every rotation
-    world     exact match with the answer that a scene's data give, by kind of question
+    world     `same_answer` with what a scene's data give (`impasto.bench.sticker_questions`)
 
 Sources: Fu et al. 2023 (MME, arXiv 2306.13394), Li et al. 2023 (POPE, 2305.10355), Hudson and
 Manning 2019 (GQA, 1902.09506), Liu et al. 2023 (MMBench, 2307.06281). Answers are read by
@@ -20,23 +20,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
-from impasto.bench.judged import answered, interval
-from impasto.score.judges.base import Judge, Question
-from impasto.score.judges.parse import asked as answer_of
-from impasto.score.statistics import Outcome, bootstrap
 from impasto.spec import NUMBER_WORDS
-from impasto.world.questions import Question as WorldQuestion
 
-__all__ = ["COGNITION", "PERCEPTION", "Reply", "ask_world", "gqa_match", "mmbench", "mme_summary",
-           "pope_summary", "same_answer", "world_summary"]  # fmt: skip
+__all__ = ["COGNITION", "PERCEPTION", "Reply", "gqa_match", "mmbench", "mme_summary",
+           "pope_summary", "same_answer"]  # fmt: skip
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene",
               "landmark", "artwork", "OCR")  # fmt: skip
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation",
              "code_reasoning")  # fmt: skip
-SUFFIX = "Answer the question using a single word or phrase."
 
 
 class Reply(NamedTuple):
@@ -124,30 +116,3 @@ def same_answer(said: str, truth: str) -> bool:
                 for w in words]  # fmt: skip
 
     return plain(said) == plain(truth)
-
-
-def ask_world(judge: Judge, image: Tensor, asked: Sequence[WorldQuestion]
-              ) -> list[str | None]:  # fmt: skip
-    """The judge's answers to `world.questions` about a picture (3, H, W); None for none."""
-    texts = [Question((image,), f"{q.text} {SUFFIX}") for q in asked]
-    return [answer_of(judge, text, lambda said: said.strip() or None, max_tokens=16)
-            for text in texts]  # fmt: skip
-
-
-def world_summary(
-    asked: Mapping[str, tuple[WorldQuestion, ...]], said: Mapping[str, Sequence[str | None]],
-    allow_incomplete: bool = False,
-) -> dict[str, Any]:  # fmt: skip
-    """overall (plain mean over kinds) and kinds, with intervals over pictures, and the coverage.
-
-    asked: picture -> its questions; said: picture -> answers, None for none. Raises
-    IncompleteError below full coverage unless `allow_incomplete`.
-    """
-    judged = {(picture, i): None if answer is None else (q.kind, same_answer(answer, q.answer))
-              for picture, every in asked.items() if picture in said
-              for i, (q, answer) in enumerate(zip(every, said[picture], strict=True))}
-    values, coverage = answered(judged, sum(map(len, asked.values())), allow_incomplete)
-    found = bootstrap([Outcome(kind, picture, i, float(right))
-                       for (picture, i), (kind, right) in values.items()])  # fmt: skip
-    return {"coverage": coverage, "overall": interval(found.overall),
-            "kinds": {kind: interval(one) for kind, one in found.tasks.items()}}  # fmt: skip
