@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from impasto.bench import IncompleteError, read_results
 from impasto.bench.edits import GEditAnswer, gedit_summary, imgedit_summary
 from impasto.cli import app
-from impasto.images import write_png
+from impasto.images import read_image, write_png
 from impasto.score.edits import (
     CRITERIA,
     gedit_scorer,
@@ -139,6 +139,9 @@ def test_gedit_judges_a_folder_in_its_own_layout(gedit_file, tmp_path, monkeypat
     shown = judge.questions[0]
     assert [tuple(i.shape) for i in shown.images] == [(3, 16, 16)] * 2, "the source's size"
     assert "edit a" in shown.text and len(judge.questions) == 6
+    source = read_image(tmp_path / "run/images/00000/source_1.png")
+    assert torch.equal(source, grey(0.9)), "the page shows what was edited"
+    assert "Source 1 of: edit a" in (tmp_path / "run/report.html").read_text()
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["second"] is None and "not comparable" in record["scorer"]["prompts"]
 

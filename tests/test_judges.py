@@ -248,6 +248,21 @@ def test_a_servers_probabilities_and_what_it_is_sent(scripted):
 
 
 @pytest.mark.skipif(not SERVER, reason="the openai client is not here")
+def test_the_text_goes_first_where_a_question_says_so(scripted, judge, tmp_path):
+    first = Question((RED, GREY), "Red?", text_first=True)
+    make_judge(url=scripted, model="m").ask(first)
+    parts = [p["type"] for p in _Server.seen[0]["messages"][0]["content"]]
+    assert parts == ["text", "image_url", "image_url"]
+    ids = [judge._inputs(q).input_ids[0].tolist() for q in (first, Question((RED, GREY), "Red?"))]
+    image = judge.processor.tokenizer.convert_tokens_to_ids("<image>")
+    assert ids[0].index(image) > ids[1].index(image) and len(ids[0]) == len(ids[1])
+    kept = CachedJudge(judge, tmp_path)
+    for question in (first, Question((RED, GREY), "Red?"), first):
+        kept.ask(question, 2)
+    assert (kept.asked, kept.found) == (2, 1), "order is a part of the question"
+
+
+@pytest.mark.skipif(not SERVER, reason="the openai client is not here")
 def test_tries_are_bounded(scripted):
     from impasto.score.judges.endpoint import EndpointJudge
 

@@ -134,7 +134,8 @@ class Bench:
         unread = [record.filename for record in records if record.number is None]
         readable = len(records) - len(unread)
         if unread and not allow_incomplete:
-            raise IncompleteError(readable, expected, unread, what="readable judgements")
+            raise IncompleteError(readable, expected, unread, what="readable judgements",
+                                  note=" The same command asks again.")  # fmt: skip
         if unread and not readable:
             raise ValueError("no answer of the judge could be read: there is nothing to sum up")
         coverage = {"images": readable, "of": expected}

@@ -105,11 +105,15 @@ class Shot:
 
 @dataclass(frozen=True)
 class Row:
-    """A prompt. sides: per run its pictures by sample; flags: which verdict filters find it."""
+    """A prompt. sides: per run its pictures by sample; flags: which verdict filters find it.
+
+    sources: the pictures that the prompt is about, where there are any.
+    """
 
     prompt: str
     task: str
     sides: tuple[tuple[Shot, ...], ...]
+    sources: tuple[Embedded, ...] = ()
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -222,7 +226,17 @@ def _row(runs: Sequence[Run], sides: Sides, doubted: Sequence[dict[str, float]])
     first = next(chain(*sides))
     shots = (tuple(_shot(run, record, doubts) for record in side)
              for run, side, doubts in zip(runs, sides, doubted, strict=True))  # fmt: skip
-    return Row(first.prompt, first.tag, tuple(shots))
+    return Row(first.prompt, first.tag, tuple(shots), _sources(runs, sides))
+
+
+def _sources(runs: Sequence[Run], sides: Sides) -> tuple[Embedded, ...]:
+    """What the first run that has them keeps beside this prompt's picture."""
+    for run, side in zip(runs, sides, strict=True):
+        if side and not run.drawn:
+            folder = (run.folder.path / side[0].filename).parent.parent
+            if found := sorted(folder.glob("source_[0-9].png")):
+                return tuple(embed(path) for path in found)
+    return ()
 
 
 def _shot(run: Run, record: Record, doubts: dict[str, float]) -> Shot:

@@ -87,6 +87,7 @@ def evaluate_images(
     record = images_record(settings, images, source.pictures)
     with opened(out or default_folder("eval", record), record) as run:
         pictures = source.link(run, bench.specs)
+        source.keep_sources(run, bench)
         _judge(run, Meter(run, drawn=False), settings, pictures, batch_size=batch_size,
                workers=workers, progress=progress, allow_incomplete=allow_incomplete)  # fmt: skip
     return run

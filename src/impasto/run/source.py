@@ -10,13 +10,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from impasto.bench import Bench, Picture, is_geneval, scan, scan_flat
 from impasto.bench.keyed import scan_keyed
 from impasto.bench.layout import metadata_name, picture_name, write_metadata
+from impasto.images import resized, write_png
 from impasto.run.directory import RunDirectory
 from impasto.spec import Spec
 
 __all__ = ["Source"]
+
+SHOWN = 512
+"""Longest side, in pixels, of a source that is kept for the page."""
+
+
+def _shown(image: Tensor) -> Tensor:
+    height, width = image.shape[-2:]
+    scale = min(SHOWN / max(height, width), 1.0)
+    return resized(image, max(round(height * scale), 1), max(round(width * scale), 1))
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,22 @@ class Source:
         if not run.images.is_symlink():
             run.images.symlink_to(self.folder, target_is_directory=True)
         return self.pictures
+
+    def keep_sources(self, run: RunDirectory, bench: Bench) -> None:
+        """Beside each picture what it was made from, for the page: images/00000/source_1.png, …
+
+        At most `SHOWN` pixels a side. Not where the run's images/ is somebody else's folder.
+        """
+        if bench.sources is None or run.images.is_symlink():
+            return
+        for picture in self.pictures:
+            paths = [run.images / f"{picture.spec:05d}" / f"source_{n}.png" for n in range(1, 10)]
+            if paths[0].is_file():
+                continue
+            images = bench.sources(bench.specs[picture.spec])
+            # The first goes last: it says that all are there.
+            for path, image in reversed(list(zip(paths, images, strict=False))):
+                write_png(path, _shown(image))
 
     def _link_one(self, run: RunDirectory, specs: Sequence[Spec], picture: Picture) -> Picture:
         if not (run.images / metadata_name(picture.spec)).is_file():

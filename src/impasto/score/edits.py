@@ -112,7 +112,8 @@ def read_gedit(path: str | Path, language: str = "en") -> tuple[EditItem, ...]:
     path: .parquet, folder of them, .jsonl, or the hub's id. Raises ValueError for no path, another
     language or another shape.
     """
-    if not str(path):
+    path = str(path)  # an option such as 2024 arrives as a number
+    if not path:
         raise ValueError(f"GEdit-Bench needs its data: path=FILE or FOLDER (parquet), or "
                          f"path={GEDIT}; without any, take sticker-edits")  # fmt: skip
     if language not in ("en", "cn"):
@@ -135,7 +136,8 @@ def read_imgedit(path: str | Path, images: str | Path = "") -> tuple[EditItem, .
     images: folder of the sources; default the file's own. Raises ValueError for no path or
     another shape.
     """
-    if not str(path):
+    path = str(path)
+    if not path:
         raise ValueError(f"ImgEdit-Bench needs its file: path=singleturn.json, from {IMGEDIT}; "
                          f"without one, take sticker-edits")  # fmt: skip
     folder = Path(images) if str(images) else Path(path).parent

@@ -51,7 +51,8 @@ class ImagineItem:
 
 def read_items(path: str | Path) -> tuple[ImagineItem, ...]:
     """The official file's 270 items. Raises ValueError without a path or for other content."""
-    if not str(path):
+    path = str(path)  # an option such as 2024 arrives as a number
+    if not path:
         raise ValueError(f"Imagine-Bench needs its official file: path=FILE, from {SOURCE}; "
                          f"without one, take sticker-imagine")  # fmt: skip
     data = Path(path).read_bytes()

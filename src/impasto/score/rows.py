@@ -64,7 +64,7 @@ def _parquet(path: Path) -> Any:
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise ImportError("parquet files need pyarrow: pip install 'impasto[data]'") from error
+        raise ValueError("parquet files need pyarrow: pip install 'impasto[data]'") from error
     try:
         return pq.ParquetFile(path)
     except (OSError, ValueError) as error:  # pyarrow's own errors are of either kind
