@@ -49,6 +49,8 @@ def mme_folder(tmp_path):
         (tmp_path / f"mme/color/{name}.txt").write_text("Is it red?\tYes\nIs it blue?\tNo\n")
     write_png(tmp_path / "mme/posters/images/3.png", grey(0.6))
     (tmp_path / "mme/posters/questions_answers_YN").mkdir()
+    (tmp_path / "mme/posters/questions_answers_YN_zh").mkdir()
+    (tmp_path / "mme/posters/questions_answers_YN_zh/3.txt").write_text("?\tNo\n")
     (tmp_path / "mme/posters/questions_answers_YN/3.txt").write_text("Two?\tNo\r\nOne?\tYes\r\n")
     return tmp_path / "mme"
 
@@ -141,7 +143,7 @@ def test_wrong_mme_folders_are_refused_by_name(mme_folder, change, words):
 
 def test_mme_as_the_hub_keeps_it(mme_folder, tmp_path):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    rows = [{"question_id": f"{n}.png", "question": q, "answer": a, "category": "color",
+    rows = [{"question_id": f"color/{n}.png", "question": q, "answer": a, "category": "color",
              "image": {"bytes": png_bytes(grey(0.2)), "path": None}}
             for n in (1, 2) for q, a in (("Is it red?", "Yes"), ("Is it blue?", "No"))]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mme.parquet")

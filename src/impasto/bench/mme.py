@@ -29,6 +29,8 @@ __all__ = ["mme", "mme_bench", "read_mme_items"]
 
 SOURCE = "https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models"
 TASKS = PERCEPTION + COGNITION
+YES_NO = "questions_answers_YN"
+"""Where half of the sub-tasks keep their questions; some copies have translations beside it."""
 
 
 def _picture(text: Path) -> Path:
@@ -43,7 +45,8 @@ def _picture(text: Path) -> Path:
 
 def _of_folder(folder: Path) -> Iterator[Asked]:
     for task in TASKS:
-        for text in sorted((folder / task).rglob("*.txt")):
+        texts = [*(folder / task).glob("*.txt"), *(folder / task).glob(f"{YES_NO}/*.txt")]
+        for text in sorted(texts):
             path = _picture(text)
             name = f"{task}/{text.stem}"
             lines = text.read_text(encoding="utf-8-sig").strip().splitlines()
@@ -57,7 +60,9 @@ def _of_table(path: str) -> Iterator[Asked]:
     columns = ("question_id", "question", "answer", "category")
     table, seen = read_rows(path, columns, "image", "MME"), Counter[str]()
     for i, row in enumerate(table.rows):
-        task, picture = str(row["category"]), f"{row['category']}/{row['question_id']}"
+        task, picture = str(row["category"]), str(row["question_id"])
+        if not picture.startswith(f"{task}/"):
+            picture = f"{task}/{picture}"
         seen[picture] += 1
         yield Asked(f"{picture}/{seen[picture]}", task, str(row["question"]),
                     str(row["answer"]).strip().lower(), picture, partial(table.image, i)
