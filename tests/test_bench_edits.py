@@ -184,6 +184,7 @@ def test_a_silent_server_is_no_score_and_is_asked_again(gedit_file, tmp_path, mo
     (lambda d: (d / "fullset/ps_human/en/a.png").unlink(), 3, "2/3 pictures; missing: ps_h"),
     (lambda d: write_png(d / "x.png", grey(0)), 2, r"x\.png is named after no item"),
     (lambda d: write_png(d / "other/ps_human/en/a.png", grey(0)), 2, "are of the same item"),
+    (lambda d: (d / "y.png").symlink_to(d.parent / "src/a.png"), 2, "lies outside the folder"),
 ])  # fmt: skip
 def test_folders_that_do_not_fit_are_refused_by_name(gedit_file, tmp_path, monkeypatch, change,
                                                      code, words):  # fmt: skip

@@ -50,8 +50,8 @@ def scan_keyed(
     """The pictures below `images`, one for each item, in the items' order.
 
     foreign: pattern of names that belong to something else and may lie there (a source beside its
-    edit). Raises ValueError, by name, for two pictures of one item and for pictures of none,
-    unless `allow_extra`; IncompleteError for missing ones unless `allow_incomplete`.
+    edit). Raises ValueError, by name, for two pictures of one item, links out of the folder and,
+    unless `allow_extra`, pictures of no item; IncompleteError for missing ones unless `allow_incomplete`.
     """
     root = Path(images)
     if not root.is_dir():
@@ -63,7 +63,9 @@ def scan_keyed(
         if foreign and re.search(foreign, name):
             continue
         place = keys.place(name)
-        if place is None:
+        if not (root / name).resolve().is_relative_to(root.resolve()):
+            wrong.append(f"{name} lies outside the folder")
+        elif place is None:
             extra.append(f"{name} is named after no item")
         elif place in pictures:
             wrong.append(f"{name} and {pictures[place]} are of the same item")
