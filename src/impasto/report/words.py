@@ -16,6 +16,7 @@ from impasto.score.statistics import Interval
 
 __all__ = [
     "DASH",
+    "am_of",
     "at_budget",
     "change",
     "digits",
@@ -39,6 +40,12 @@ PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 def interval_of(score: Mapping[str, Any]) -> Interval:
     """The interval in a `summary.json` entry with score, low, high."""
     return Interval(score["score"], score["low"], score["high"])
+
+
+def am_of(summary: Mapping[str, Any]) -> Interval:
+    """Soft-TIFA's AM, in [0, 1] as GM is among the scores."""
+    am = summary["soft_tifa"]["am"]
+    return Interval(*(am[key] / 100 for key in ("score", "low", "high")))
 
 
 def digits(number: float) -> int:
@@ -127,18 +134,24 @@ def _points(numbers: Sequence[float]) -> list[str]:
 
 def _alone(label: str, overall: Mapping[str, Any]) -> str:
     score, low, high = _points(interval_of(overall))
+    if "Soft-TIFA" in overall["label"]:
+        return (f"{label} has a Soft-TIFA GM of {score} in a hundred, "
+                f"95 % interval {low} to {high}.")  # fmt: skip
     return (f"{label} draws what the prompt says {score} times in a hundred, "
             f"95 % interval {low} to {high}.")  # fmt: skip
 
 
 def _compared(base: str, label: str, difference: Difference) -> str:
-    interval = difference.verdicts.overall
+    interval = difference.score.overall
     if not excludes_zero(interval):
         points, low, high = _points(interval)
         return (f"No difference is shown between {label} and {base}: {points} points, "
                 f"95 % interval {low} to {high}.")  # fmt: skip
     word = "more" if interval.value > 0 else "fewer"
     points, low, high = _points(_magnitudes(interval))
+    if difference.soft:
+        return (f"{label} scores {points} points {word} than {base} by Soft-TIFA's GM, "
+                f"95 % interval {low} to {high}.")  # fmt: skip
     return (f"{label} draws {points} points {word} of the prompts right than {base}, "
             f"95 % interval {low} to {high}.")  # fmt: skip
 

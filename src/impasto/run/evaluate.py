@@ -50,7 +50,7 @@ def evaluate(
     settings.self_test()
     record = run_record(settings, generator, search)
     with opened(out or default_folder("eval", record), record) as run:
-        meter = Meter(run)
+        meter = Meter(run, counted=record["model"].get("flops_known", True))
         bench = settings.bench_part
         one = DrawBatch(run, bench.specs, settings.seed, settings.sampling, batch_size)
         with meter.timing("generate"):

@@ -73,7 +73,8 @@ def run_record(settings: Settings, generator: Generator, search: Search) -> dict
     model = generator.provenance()
     return normal(settings.record() | {
         "model": {"name": settings.name("model", generator)} | model,
-        "search": {"name": settings.name("search", search)} | search.provenance(),
+        "search": {"name": settings.name("search", search), "independent": search.independent}
+        | search.provenance(),
         "seed": settings.seed,
         "sampling": resolved(settings.sampling, model),
     })  # fmt: skip

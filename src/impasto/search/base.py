@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -63,9 +63,12 @@ class Search(ABC):
     """Spends a generator's time to fulfil draws. Register in `impasto.zoo.registry.SEARCHES`.
 
     width: pictures drawn for each draw; callers save their work after about a batch of pictures.
+    independent: each candidate is drawn by itself and the best by their values is chosen at the
+    end, so the first k of n are what the search at k would have drawn, at k / n of the cost.
     """
 
     width: int = 1
+    independent: ClassVar[bool] = False
 
     @abstractmethod
     def draw(
