@@ -131,8 +131,10 @@ def _comparison(
 
 
 def _notes(runs: Sequence[Run], role: str) -> list[str]:
-    return list(filter(None, (words.not_independent(run.label, run.record, role)
-                              for run in runs)))  # fmt: skip
+    """What must be known to believe the score, or the second one."""
+    told = words.rewriting(runs) if role == "scorer" else []
+    return [*told, *filter(None, (words.not_independent(run.label, run.record, role)
+                                  for run in runs))]  # fmt: skip
 
 
 def _kicker(runs: Sequence[Run]) -> list[str]:

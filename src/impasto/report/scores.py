@@ -123,7 +123,8 @@ def _overall(runs: Sequence[Run], differences: Sequence[Difference], end: float)
     scores = [run.summary["overall"] for run in runs]
     lines = [_line(number, run.label, interval_of(score), "", by) for number, (run, score, by)
              in enumerate(zip(runs, scores, changes, strict=True))]  # fmt: skip
-    return Group(scores[0]["label"], "overall", tuple(lines))
+    labels = [score["label"] for score in scores]
+    return Group(min(labels, key=len), "overall", tuple(lines))
 
 
 def _am(runs: Sequence[Run], differences: Sequence[Difference], end: float) -> list[Group]:

@@ -29,6 +29,7 @@ __all__ = [
     "plan_text",
     "quantity",
     "result",
+    "rewriting",
     "size",
 ]
 
@@ -177,6 +178,17 @@ def result(
 def _same(reward: Mapping[str, Any], scorer: Mapping[str, Any]) -> bool:
     return any(reward.get(key) is not None and reward.get(key) == scorer.get(key)
                for key in ("id", "name"))  # fmt: skip
+
+
+def rewriting(runs: Sequence[Any]) -> list[str]:
+    """Which of the runs were given rewritten prompts: their scores are no others'."""
+    told = {run.label: run.record.get("rewriter") for run in runs}
+    notes = [f"Rewritten prompts: {label} was given those of {by['file']} (sha256 "
+             f"{by['sha256'][:8]}); its score is not one of the bench's own prompts."
+             for label, by in told.items() if by is not None]  # fmt: skip
+    if 0 < len(notes) < len(told):
+        notes.append("Differences between the two hold what the rewriting does.")
+    return notes
 
 
 def not_independent(label: str, record: Mapping[str, Any], role: str) -> str:

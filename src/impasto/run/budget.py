@@ -8,7 +8,7 @@ v is a picture's value, as the bench is scored: 1 or 0 for a verdict (then the l
 chance that any of k is right), Soft-TIFA's GM on a bench of answers.
 
 A run keeps the candidate that it chose, so the value of c_k is known where c_k is that one, or
-where another of the runs compared has judged the same picture (same model, sampling, prompt and
+where another of the runs compared has judged the same picture (same model, sampling, text and
 seed): candidate 0 is the base's. Where some stay unknown the score is given as the range from all
 of them 0 to all of them 1. Without a reward there is nothing to choose by: more pictures
 leave the expected score of one where it is, and only a perfect chooser could gain, whose score
@@ -129,7 +129,9 @@ def _read(folder: RunDirectory) -> _Run:
     ]  # fmt: skip
     name = record["model"]["name"] if search is None or search["name"] == "none" else (
         f"{record['model']['name']} with {search['name']}")  # fmt: skip
-    settings = json_text({key: record[key] for key in ("model", "sampling")})
+    if record["rewriter"] is not None:
+        name += f", rewritten by {record['rewriter']['file']}"
+    settings = json_text({key: record[key] for key in ("model", "sampling", "rewriter")})
     counted = record["model"].get("flops_known", True)
     return _Run(name, settings, search, score_values(folder), drawn, counted)
 

@@ -17,8 +17,9 @@ from impasto.score.statistics import Estimates, Interval, Outcome, holm, paired_
 
 __all__ = ["Difference", "Disagreement", "check_comparable", "compare", "planned"]
 
-SAME = ("bench", "texts", "rewriter", "scorer", "second", "seed")
-"""What two runs must share for the difference to be the model's or the search's."""
+SAME = ("bench", "scorer", "second", "seed")
+"""What two runs must share for the difference to be the model's or the search's, or that of
+rewritten prompts, which the runs' names then say."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def check_comparable(a: RunDirectory, b: RunDirectory) -> str:
     Pictures drawn elsewhere have no seed here: they pair with any run's by prompt and sample.
     """
     first, second = ({key: run.record.get(key) for key in SAME} for run in (a, b))
+    if a.record["rewriter"] != b.record["rewriter"]:
+        first["bench"], second["bench"] = (_demanded(run.record["bench"]) for run in (a, b))
     by_seed = first["seed"] is not None and second["seed"] is not None
     if not by_seed:
         first["seed"] = second["seed"] = None
@@ -113,6 +116,12 @@ def check_comparable(a: RunDirectory, b: RunDirectory) -> str:
         raise SettingsDiffer(f"{a.path} and {b.path} cannot be compared, they differ in more than "
                              "model, search and sampling:\n" + "\n".join(lines))  # fmt: skip
     return "prompt and seed" if by_seed else "prompt"
+
+
+def _demanded(bench: Mapping[str, Any]) -> dict[str, Any]:
+    """What a bench demands, in whatever words: its specs and their number."""
+    own = bench.get("specs_sha256", bench["metadata_sha256"])
+    return {"metadata_sha256": own, "samples_per_prompt": bench["samples_per_prompt"]}
 
 
 def compare(paths: Sequence[str | Path]) -> list[Difference]:

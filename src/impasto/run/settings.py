@@ -60,8 +60,8 @@ class Settings:
         return {
             "kind": "eval",
             "bench": bench.provenance(),
-            "texts": [spec.prompt for spec in bench.specs],
-            "rewriter": None,
+            "texts": [spec.prompt for spec in bench.given],
+            "rewriter": bench.rewriter,
             "scorer": {"name": self.name("scorer", self.scorer)} | self.scorer.provenance(),
             "second": {"name": self.name("second", self.second)} | self.second.provenance(),
             "versions": versions(),

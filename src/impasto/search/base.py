@@ -28,11 +28,19 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Draw:
-    """The wish for picture number `sample` of a spec, in a run with this seed."""
+    """The wish for picture number `sample` of a spec, in a run with this seed.
+
+    text: what the model is given; by default the spec's prompt.
+    """
 
     spec: Spec
     seed: int
     sample: int
+    text: str | None = None
+
+    @property
+    def request(self) -> Request:
+        return Request.of(self.spec.prompt if self.text is None else self.text)
 
     def row_seed(self, candidate: int = 0) -> int:
         return row_seed(self.seed, self.spec.prompt, self.sample, candidate)
@@ -95,7 +103,7 @@ def draw_rows(
         raise ValueError(f"the batch size must be at least 1, given {batch_size}")
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        requests = [Request.of(draw.spec.prompt) for draw, _ in batch]
+        requests = [draw.request for draw, _ in batch]
         seeds = [draw.row_seed(candidate) for draw, candidate in batch]
         images, cost = generate(generator, requests, seeds, sampling)
         n = len(batch)
