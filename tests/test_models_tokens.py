@@ -176,6 +176,24 @@ def test_suffix_and_negative_prompt(models):
         assert other.provenance() | words == other.provenance()
 
 
+def test_words_come_from_a_file(models, folders, tmp_path):
+    """Commas and all, which no option on the command line can hold."""
+    file = tmp_path / "words.yaml"
+    file.write_text("suffix: ', fine'\nnegative: blurry, grey\n")
+    told = load_generator(f"transformers:id={folders['emu3']},words={file}")
+    assert (told.suffix, told.negative) == (", fine", "blurry, grey")
+    same = Emu3Generator(models["emu3"].model, models["emu3"].processor, suffix=", fine",
+                         negative="blurry, grey")  # fmt: skip
+    sampling = SIZES["emu3"]
+    assert torch.equal(draw(told, sampling, ["a"], [1])[0], draw(same, sampling, ["a"], [1])[0])
+    with pytest.raises(ValueError, match="takes no negative one"):
+        load_generator(f"transformers:id={folders['janus']},words={file}")
+    for text, message in (("sufix: x", "did you mean 'suffix'"), ("- x", "must hold lines KEY")):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_generator(f"transformers:id={folders['emu3']},words={file}")
+
+
 # Settings
 
 

@@ -1,6 +1,7 @@
 """Runs at equal cost, and prompts needed, from run folders made by hand."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -8,6 +9,7 @@ import pytest
 
 from impasto.bench import outcomes, read_results
 from impasto.bench.tifa_summary import tifa_summary
+from impasto.report import write_report
 from impasto.report.table import comparison_table
 from impasto.run.budget import _best_of_any, budgets
 from impasto.run.compare import compare, planned
@@ -220,6 +222,19 @@ def test_equal_cost_of_a_bench_of_answers(soft):
     for (prompt, _), (value, _) in gm(soft[0]).items():
         best[prompt] = max(value, best.get(prompt, 0))
     assert table[2][0].perfect == pytest.approx(sum(best.values()) / 6)
+
+
+def test_differences_that_are_not_of_the_score_beside_them_say_so(runs, tmp_path):
+    """DPG's cascade is not in its answers, so two runs of it are compared by verdicts."""
+    pair = [shutil.copytree(path, tmp_path / path.name) for path in runs[:2]]
+    for path in pair:
+        summary = json.loads((path / "summary.json").read_text())
+        (path / "summary.json").write_text(json.dumps(summary | {"dpg": {}}))
+    difference = compare(pair)
+    said = "Differences are of verdicts, whether every question about a picture is answered yes"
+    assert said in " ".join(comparison_table(pair, difference).split())
+    assert said in write_report(pair, tmp_path / "page.html", difference).read_text()
+    assert said not in " ".join(comparison_table(runs[:2], compare(runs[:2])).split())
 
 
 def test_the_best_of_any_k_by_hand():

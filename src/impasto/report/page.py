@@ -98,7 +98,8 @@ def _content(
         "reach": scores.axis(differences),
         "groups": scores.groups(runs, differences),
         "second": scores.second(runs, differences),
-        "notes": {role: _notes(runs, role) for role in ("scorer", "second")},
+        "notes": {"scorer": [*_notes(runs, "scorer"), *_if(words.compared_by(runs, differences))],
+                  "second": _notes(runs, "second")},
         "costs": {line: [text(run) for run in runs] for line, text in COSTS.items()},
         "gallery": gallery(runs, max_pictures),
         "filters": [(key, text) for key, text in FILTERS.items()
@@ -128,6 +129,10 @@ def _comparison(
                   for plan, name in zip(plans, names, strict=bool(plans))],
         "at_cost": tables.at_cost(budgets) if budgets else None,
     }  # fmt: skip
+
+
+def _if(note: str) -> list[str]:
+    return [note] if note else []
 
 
 def _notes(runs: Sequence[Run], role: str) -> list[str]:

@@ -19,6 +19,7 @@ from impasto.report.words import (
     am_of,
     at_budget,
     change,
+    compared_by,
     digits,
     directions,
     estimate,
@@ -183,7 +184,7 @@ def _notes(runs: Sequence[Run], differences: Sequence[Difference]) -> list[str]:
         paired = differences[0].paired_by
         notes.append(f"Differences are paired by {paired}; * the interval excludes zero. p: no "
                      f"difference in this task, adjusted for the number of tasks (Holm).")
-    notes += rewriting(runs)
+    notes += [*rewriting(runs), compared_by(runs, differences)]
     notes += [f"Incomplete: {run.label} has {run.coverage}." for run in runs if run.coverage]
     notes += [not_independent(run.label, run.record, role)
               for run in runs for role in ("scorer", "second")]  # fmt: skip

@@ -19,6 +19,7 @@ __all__ = [
     "am_of",
     "at_budget",
     "change",
+    "compared_by",
     "digits",
     "directions",
     "estimate",
@@ -189,6 +190,14 @@ def rewriting(runs: Sequence[Any]) -> list[str]:
     if 0 < len(notes) < len(told):
         notes.append("Differences between the two hold what the rewriting does.")
     return notes
+
+
+def compared_by(runs: Sequence[Any], differences: Sequence[Any]) -> str:
+    """What must be said of differences that are not of the score beside them; else ""."""
+    if not differences or "dpg" not in runs[0].summary:
+        return ""
+    return ("Differences are of verdicts, whether every question about a picture is answered yes, "
+            "and not of the DPG score.")  # fmt: skip
 
 
 def not_independent(label: str, record: Mapping[str, Any], role: str) -> str:

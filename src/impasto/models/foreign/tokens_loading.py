@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from transformers import (
     AutoConfig,
     Emu3ForConditionalGeneration,
@@ -18,7 +19,7 @@ from impasto.models.foreign.loading import first_line
 from impasto.models.foreign.tokens import Emu3Generator, JanusGenerator, TokenGenerator
 from impasto.models.mmdit.storage import as_dtype
 from impasto.score.trained import check_keys
-from impasto.zoo.registry import MODELS
+from impasto.zoo.registry import MODELS, nearest
 from impasto.zoo.weights import without_bars
 
 __all__ = ["DRAWING", "load_tokens", "transformers_model"]
@@ -28,6 +29,9 @@ DRAWING: dict[str, tuple[type[TokenGenerator], Any, Any]] = {
     "janus": (JanusGenerator, JanusForConditionalGeneration, JanusProcessor),
 }
 """transformers' model type -> our generator, their class, their processor."""
+
+
+WORDS = ("suffix", "negative")
 
 
 def load_tokens(
@@ -51,6 +55,9 @@ def load_tokens(
                          f"those that do: {', '.join(sorted(DRAWING))}. A diffusers pipeline is "
                          f"diffusers:id={id}")  # fmt: skip
     generator, model_class, processor_class = DRAWING[kind]
+    if kind == "janus" and "negative" in settings:
+        raise ValueError(f"{id}: a janus leads away from no prompt at all, so it takes no "
+                         f"negative one; leave out 'negative'")  # fmt: skip
     try:
         with without_bars():
             model, found = model_class.from_pretrained(
@@ -75,10 +82,24 @@ def _model_type(id: str, options: dict[str, Any]) -> str:
 @MODELS.register("transformers")
 def transformers_model(
     *, id: str, dtype: str = "", revision: str | None = None, local_files_only: bool = False,
-    temperature: float | None = None, top_k: int | None = None,
+    temperature: float | None = None, top_k: int | None = None, words: str = "",
     torch_dtype: torch.dtype | str = torch.float32, device: torch.device | str = "cpu",
 ) -> TokenGenerator:  # fmt: skip
-    """Janus or Emu3 of transformers; id=REPOSITORY_OR_FOLDER, dtype=bfloat16, top_k=2048, …"""
+    """Janus or Emu3 of transformers; id=REPOSITORY_OR_FOLDER, dtype=bfloat16, top_k=2048, …
+
+    words: a YAML file with `suffix` and, for Emu3, `negative`: texts around every prompt.
+    """
     return load_tokens(str(id), dtype or torch_dtype, device=device, revision=revision,
                        local_files_only=local_files_only, temperature=temperature,
-                       top_k=top_k)  # fmt: skip
+                       top_k=top_k, **(_words(Path(words)) if words else {}))  # fmt: skip
+
+
+def _words(path: Path) -> dict[str, str]:
+    """The texts of a file. Raises ValueError for anything else in it."""
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        raise ValueError(f"{path} must hold lines KEY: TEXT; allowed: {', '.join(WORDS)}")
+    for key in found:
+        if key not in WORDS:
+            raise ValueError(f"{path}: unknown key {key!r}: {nearest(str(key), list(WORDS))}")
+    return found
