@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from impasto.cli import app
 from impasto.images import to_pil
 from impasto.models import Emu3Generator, JanusGenerator, load_generator
-from impasto.models.foreign.tokens import RowSampler
+from impasto.models.foreign.row_sampler import RowSampler
 from impasto.run.evaluate import evaluate
 from impasto.sample.protocol import Request, Sampling, generate
 from impasto.sample.seeds import row_uniforms

@@ -24,15 +24,11 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-)
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper
 
 from impasto.models.foreign.flops import counted
 from impasto.models.foreign.loading import weights_sha256
+from impasto.models.foreign.row_sampler import Guided, RowSampler
 from impasto.sample.opaque import OpaqueGenerator
 from impasto.sample.protocol import Sampling
 from impasto.sample.rowwise import in_rows
@@ -45,37 +41,6 @@ COUNTED_PROMPT = "a photo of a dog"
 PLAIN: dict[str, Any] = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1,
                          "repetition_penalty": 1.0, "use_cache": True}  # fmt: skip
 """transformers takes the best of what `RowSampler` leaves: one token."""
-
-
-class RowSampler(LogitsProcessor):
-    """Leaves each row the token that its own numbers choose. uniforms: (B, T) in [0, 1)."""
-
-    def __init__(self, uniforms: Tensor) -> None:
-        self.uniforms, self.step = uniforms, 0
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (B, V), all but one a row -inf. Raises ValueError for NaN."""
-        sums = scores.double().softmax(-1).cumsum(-1)
-        if not sums[:, -1].isfinite().all():
-            raise ValueError(f"the model's scores of token {self.step} are NaN; are the weights "
-                             f"whole, and is the dtype wide enough?")  # fmt: skip
-        at = self.uniforms[:, self.step, None] * sums[:, -1:]
-        self.step += 1
-        # Rounding may lift u < 1 to the very end, where the last token of any chance is.
-        chosen = torch.minimum(torch.searchsorted(sums, at, right=True),
-                               torch.searchsorted(sums, sums[:, -1:].contiguous()))  # fmt: skip
-        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
-
-
-class _Guided(LogitsProcessor):
-    """(2B, V) scores with and without the prompt as (B, V) guided ones."""
-
-    def __init__(self, scale: float) -> None:
-        self.scale = scale
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        prompted, plain = scores.chunk(2)
-        return torch.lerp(plain, prompted, self.scale)
 
 
 class TokenGenerator(OpaqueGenerator):
@@ -212,10 +177,10 @@ class JanusGenerator(TokenGenerator):
         inputs = self.processor(text=chats, generation_mode="image", padding=True,
                                 return_tensors="pt").to(self.device)  # fmt: skip
         own = copy.deepcopy(self.model.generation_config)
-        own.update(**PLAIN, guidance_scale=1.0)  # ours comes in `_Guided`, before the sampling
+        own.update(**PLAIN, guidance_scale=1.0)  # ours comes in `Guided`, before the sampling
         own.generation_kwargs = {"boi_token_id": self.processor.tokenizer.boi_token_id}
         n = self.model.config.vision_config.num_image_tokens
-        steps = LogitsProcessorList([_Guided(self._scale(sampling)), *self._sampler(seeds, n)])
+        steps = LogitsProcessorList([Guided(self._scale(sampling)), *self._sampler(seeds, n)])
         return self.model.generate(**inputs, generation_config=own, generation_mode="image",
                                    logits_processor=steps)  # fmt: skip
 

@@ -29,9 +29,8 @@ DRAWING: dict[str, tuple[type[TokenGenerator], Any, Any]] = {
     "janus": (JanusGenerator, JanusForConditionalGeneration, JanusProcessor),
 }
 """transformers' model type -> our generator, their class, their processor."""
-
-
 WORDS = ("suffix", "negative")
+"""Texts that a generator takes."""
 
 
 def load_tokens(
