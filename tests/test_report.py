@@ -132,9 +132,11 @@ def test_the_policy_allows_the_pages_own_script_and_style_only(page):
 
 
 def test_hostile_words_are_inert(tmp_path):
-    path = run(tmp_path / "run", name="<b>search</b>", model="<script>1</script>",
+    folder = tmp_path / "<script>1<" / "img src=x onerror=1>"
+    path = run(folder, name="<b>search</b>", model="<script>1</script>",
                bench=hostile_bench())  # fmt: skip
     text = write_report([path], tmp_path / "page.html", []).read_text()
+    assert "img src=x onerror=1" in text, "the folder's name is on the page"
     found = Page(text)
     assert len(found.all("script")) == 1 and len(found.all("style")) == 1
     assert not found.all("b onclick") and not found.all("i") and not found.all("u")

@@ -1,7 +1,9 @@
 """The rewards in the signatures of flow_grpo and Flow-Factory, and the HTTP client's manners."""
 
 import json
+import socket
 import sys
+import time
 import types
 from concurrent.futures import ThreadPoolExecutor
 
@@ -194,6 +196,27 @@ def test_a_service_that_is_away_is_an_error_and_no_reward():
         GenEvalReward(client)(IMAGES, PROMPTS, LINES)
 
 
+@pytest.mark.parametrize("answer", [
+    "10 out of 10", '{"rewards": 1}', '{"rewards": [{"score": 1}]}', '{"rewards": []}',
+    '{"rewards": [{"score": "1", "accuracy": 1, "strict_accuracy": 1}]}',
+    '{"rewards": [{"score": NaN, "accuracy": 1, "strict_accuracy": 1}]}',
+])  # fmt: skip
+def test_words_instead_of_numbers_are_an_error_and_no_reward(monkeypatch, answer):
+    client = RemoteReward("http://x", tries=3)
+    monkeypatch.setattr(client, "_post", lambda body: (200, {}, answer))
+    with pytest.raises(ServerError, match="answered without 1 rewards"):
+        client.rate(as_pictures(IMAGES[:1]), as_specs(LINES[:1], PROMPTS[:1]))
+
+
+def test_a_service_that_hangs_is_given_up():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = RemoteReward(f"http://127.0.0.1:{silent.getsockname()[1]}", tries=1, timeout=0.2)
+        begun = time.monotonic()
+        with pytest.raises(ServerError, match="cannot be reached"):
+            client.rate(as_pictures(IMAGES[:1]), as_specs(LINES[:1], PROMPTS[:1]))
+        assert 0.2 <= time.monotonic() - begun < 5
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://"])
 def test_addresses_that_are_none(url):
     with pytest.raises(ValueError, match="no address"):
@@ -218,5 +241,5 @@ def test_retries_are_bounded_and_only_of_what_may_pass(monkeypatch, answers, tri
         with pytest.raises(ServerError, match=raises):
             client.rate(as_pictures(IMAGES[:1]), as_specs(LINES[:1], PROMPTS[:1]))
     else:
-        assert client._ask(b"") == []
+        assert client._ask(b"") == '{"rewards": []}'
     assert len(seen) == calls

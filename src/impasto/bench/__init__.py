@@ -8,6 +8,7 @@ from impasto.bench.geneval_plus import geneval_plus, sticker_plus
 from impasto.bench.geneval_prompts import geneval, geneval_specs
 from impasto.bench.layout import IncompleteError, Picture, is_geneval, scan
 from impasto.bench.results import Record, outcomes, read_results, write_results
+from impasto.bench.rewritten import geneval_rewritten, rewritten
 from impasto.bench.sticker import sticker
 from impasto.bench.sticker_tifa import sticker_tifa
 from impasto.bench.summary import summarise, summary_text
@@ -21,10 +22,12 @@ __all__ = [
     "geneval",
     "geneval2",
     "geneval_plus",
+    "geneval_rewritten",
     "geneval_specs",
     "is_geneval",
     "outcomes",
     "read_results",
+    "rewritten",
     "scan",
     "scan_flat",
     "sticker",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -24,27 +24,41 @@ from impasto.spec import Spec
 __all__ = ["Bench"]
 
 
+def _lines(texts: Iterable[str]) -> str:
+    return "".join(f"{text}\n" for text in texts)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     """A named set of prompts with their demands.
 
     name: its registry text, "geneval:seed=44,limit=12". rule: records -> scores and tables.
+    rewrites: prompt -> the text that a model is given in its place; rewriter: where from.
     """
 
     name: str
     specs: tuple[Spec, ...]
     samples_per_prompt: int = 4
     rule: Callable[[Sequence[Record]], dict[str, Any]] = summarise
+    rewrites: Mapping[str, str] = field(default_factory=dict, repr=False)
+    rewriter: Mapping[str, Any] | None = None
+
+    @cached_property
+    def given(self) -> tuple[Spec, ...]:
+        """The specs with the texts that a model is given as their prompts."""
+        if not self.rewrites:
+            return self.specs
+        return tuple(replace(spec, prompt=self.rewrites[spec.prompt]) for spec in self.specs)
 
     @cached_property
     def metadata_text(self) -> str:
         """`evaluation_metadata.jsonl`: one JSON object a line."""
-        return "".join(f"{spec.to_json()}\n" for spec in self.specs)
+        return _lines(spec.to_json() for spec in self.given)
 
     @cached_property
     def prompts_text(self) -> str:
         """`generation_prompts.txt`: one prompt a line."""
-        return "".join(f"{spec.prompt}\n" for spec in self.specs)
+        return _lines(spec.prompt for spec in self.given)
 
     @property
     def metadata_sha256(self) -> str:
@@ -67,7 +81,13 @@ class Bench:
             "samples_per_prompt": self.samples_per_prompt,
             "metadata_sha256": self.metadata_sha256,
             "prompts_sha256": self.prompts_sha256,
+            **({"specs_sha256": self._specs_sha256} if self.rewrites else {}),
         }
+
+    @property
+    def _specs_sha256(self) -> str:
+        """What `metadata_sha256` is without rewriting."""
+        return hashlib.sha256(_lines(spec.to_json() for spec in self.specs).encode()).hexdigest()
 
     def stratified(self, limit: int) -> Bench:
         """The bench of `limit` prompts, spread over the tasks as evenly as their sizes allow.

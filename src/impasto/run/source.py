@@ -34,7 +34,7 @@ class Source:
         root = Path(folder)
         flat = root.is_dir() and not is_geneval(root)
         pictures = (scan_flat if flat else scan)(
-            root, bench.specs, bench.samples_per_prompt,
+            root, bench.given, bench.samples_per_prompt,
             allow_incomplete=allow_incomplete, allow_extra=allow_extra,
         )  # fmt: skip
         return cls(root.resolve(), flat, pictures)

@@ -96,14 +96,18 @@ class Recipe:
 
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe. Raises ValueError naming an unknown key and the nearest valid ones."""
-    values = yaml.safe_load(Path(path).read_text())
+    text = Path(path).read_text()
+    values = yaml.safe_load(text)
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold key: value lines")
+    lines = {key.value: f", line {key.start_mark.line + 1}"
+             for key, _ in yaml.compose(text).value}  # fmt: skip
     values |= dict(overrides or {})
     known = [f.name for f in fields(Recipe)]
     for key in values:
         if key not in known:
-            raise ValueError(f"{path}: unknown key {key!r}: {nearest(key, known)}")
+            raise ValueError(f"{path}{lines.get(key, '')}: unknown key {key!r}: "
+                             f"{nearest(key, known)}")  # fmt: skip
     needed = [f.name for f in fields(Recipe)
               if f.default is MISSING and f.default_factory is MISSING]  # fmt: skip
     if missing := [key for key in needed if key not in values]:
