@@ -19,7 +19,7 @@ def convert(
     *,
     foreign: Annotated[Path, typer.Argument(help="Checkpoint: .pth of torch.save, safetensors.")],
     kind: Annotated[str, typer.Option(help="What it is: mask2former (GenEval's detector), "
-                                      "hps-v2.0, hps-v2.1 or image-reward.")],
+                                      "hps-v2.0, hps-v2.1, image-reward or openai-clip.")],
     out: Annotated[Path, typer.Option(help="Folder to write; must not be there, or be empty.")],
     as_json: options.Json = False,
 ) -> None:  # fmt: skip

@@ -4,10 +4,12 @@
     hps-v2.0           HPS_v2_compressed.pt of xswu/HPSv2          transformers' CLIPModel
     hps-v2.1           HPS_v2.1_compressed.pt of xswu/HPSv2        transformers' CLIPModel
     image-reward       ImageReward.pt of THUDM/ImageReward         `ImageRewardNetwork`
+    openai-clip        pytorch_model.bin of openai/clip-vit-...    transformers' CLIPModel
 
 The two HPS files have the same names and shapes; which of them it is, only the user knows, so it
 is the kind, and `conversion.json` keeps it with the file's name and sha256. Numbers stay in the
-file's precision. Names: `preference.names`.
+file's precision. Names: `preference.names`. "openai-clip" is ViT-B/32 or ViT-L/14 in transformers'
+names already: it makes safetensors of a pickle, and writes the config with QuickGELU.
 """
 
 from __future__ import annotations
@@ -20,19 +22,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPModel
 
-from impasto.score.preference.architecture import clip_config_of
+from impasto.score.preference.architecture import ARCHITECTURES, clip_config_of
 from impasto.score.preference.image_reward import SIZES, ImageRewardNetwork, Sizes, write_sizes
 from impasto.score.preference.names import IMAGE_REWARD_UNUSED, Row, clip_rows, image_reward_rows
 from impasto.zoo.convert import CONVERTERS, ConversionReport
 
-__all__ = ["HPS_ARCHITECTURE", "carried", "from_open_clip", "image_reward"]
+__all__ = ["HPS_ARCHITECTURE", "carried", "from_open_clip", "image_reward", "openai_clip"]
 
 HPS_ARCHITECTURE = "ViT-H/14"
+OPENAI_CLIPS = ("ViT-B/32", "ViT-L/14")
+POSITIONS = frozenset(f"{one}_model.embeddings.position_ids" for one in ("text", "vision"))
+"""Constants that files of transformers before 4.31 hold."""
 STRANGERS = {
-    "text_model.": "it has transformers' names already and needs no conversion: give its folder",
+    "text_model.": "it is a CLIP in transformers' names: if it is OpenAI's, --kind openai-clip",
     "visual_encoder.": "it is BLIP itself, without ImageReward's head",
     "blip.": "it is ImageReward: --kind image-reward",
-    "visual.": "it is a CLIP of open_clip, not ImageReward",
+    "visual.": "it is a CLIP in open_clip's names",
     "panoptic_head.": "it is mmdetection's Mask2Former: --kind mask2former",
     "layers.": "it is a head without its network, which scorer laion-aesthetic-v2 takes as it is",
 }
@@ -119,6 +124,28 @@ def hps_2_0(tensors: Mapping[str, Tensor], folder: Path) -> ConversionReport:
 def hps_2_1(tensors: Mapping[str, Tensor], folder: Path) -> ConversionReport:
     """Human Preference Score v2.1: HPS_v2.1_compressed.pt."""
     return from_open_clip(tensors, folder)
+
+
+@CONVERTERS.register("openai-clip")
+def openai_clip(tensors: Mapping[str, Tensor], folder: Path) -> ConversionReport:
+    """OpenAI's CLIP ViT-B/32 or ViT-L/14: pytorch_model.bin of the hub.
+
+    Raises ValueError for another model's tensors.
+    """
+    _refuse_strangers(tensors, "text_model.")
+    width = len(tensors.get("vision_model.embeddings.class_embedding", ()))
+    known = {ARCHITECTURES[name].vision[0]: name for name in OPENAI_CLIPS}
+    if width not in known:
+        raise ValueError(f"its vision tower is {width} wide; OpenAI's are "
+                         f"{' or '.join(f'{w} ({name})' for w, name in known.items())}"
+                         )  # fmt: skip
+    config = clip_config_of(known[width])
+    shapes = _shapes(lambda: CLIPModel(config))
+    state, report = carried(tensors, [Row(key, (key,)) for key in shapes], shapes,
+                            source="transformers", unused=POSITIONS)  # fmt: skip
+    _write(folder, state, report)
+    config.save_pretrained(folder)
+    return report
 
 
 @CONVERTERS.register("image-reward")

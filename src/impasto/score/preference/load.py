@@ -9,6 +9,7 @@ provenance must.
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,8 +126,12 @@ def load_aesthetic(
     model, _, sha256 = load_clip(folder, device, _tokenizer_folder(folder, None, ""))
     check_architecture(model.config, "ViT-L/14", folder, HUB)
     head, own = load_head(weights, name, ARCHITECTURES["ViT-L/14"].features)
+    published = own == wanted.sha256
+    if not published:
+        warnings.warn(f"{weights} is none of the published heads, by its sha256; published "
+                      f"ratings are by {wanted.file}", stacklevel=3)  # fmt: skip
     return AestheticScorer(model, head, name=name, record={
-        "sha256": {"head": own, "clip": sha256}, "published_head": own == wanted.sha256,
+        "sha256": {"head": own, "clip": sha256}, "published_head": published,
     })  # fmt: skip
 
 
