@@ -396,12 +396,13 @@ def test_prompts_are_compared_without_a_liking_for_some():
 
 
 def test_ratings_lie_within_their_scale_and_differ():
-    check_ratings("mine", [4.0, 5.0])
-    for values in ([0.1, 5.0], [5.0, 10.5], [float("nan"), 5.0]):
-        with pytest.raises(ScorerBroken, match="its scale is 1 to 10"):
-            check_ratings("mine", values)
+    check_ratings("mine", [4.0, 5.0], 0.5, 10)
+    check_ratings("mine", [-0.5, 1.5], -5, 14)
+    for values in ([0.1, 5.0], [5.0, 10.5], [float("nan"), 5.0], [0.6, 0.9]):
+        with pytest.raises(ScorerBroken, match=r"trained, it rates from 0\.5 to 10"):
+            check_ratings("mine", values, 0.5, 10)
     with pytest.raises(ScorerBroken, match="pictures do not reach it"):
-        check_ratings("mine", [5.0, 5.0])
+        check_ratings("mine", [5.0, 5.0], 0.5, 10)
 
 
 def test_settings_that_names_and_shapes_do_not_show_are_checked():

@@ -263,7 +263,8 @@ def test_heads_are_told_apart_by_their_files(head, tmp_path, monkeypatch):
         load_head(head, "laion-aesthetic-v2")
     with pytest.raises(ValueError, match=r"weight \(missing.*layers\.0\.bias \(unexpected\)"):
         load_head(head, "laion-aesthetic-v1", 128)
-    told = Head(HEADS["laion-aesthetic-v2"].file, "", {sha256: "ava+logos-l14-linearMSE.pth"})
+    told = Head(HEADS["laion-aesthetic-v2"].file, "", {sha256: "ava+logos-l14-linearMSE.pth"},
+                (0, 1))  # fmt: skip
     monkeypatch.setitem(HEADS, "laion-aesthetic-v2", told)
     with pytest.raises(ValueError, match=r"is ava\+logos-l14-linearMSE\.pth; laion-aesthetic-v2 "):
         load_head(head, "laion-aesthetic-v2", 128)

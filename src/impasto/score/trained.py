@@ -10,8 +10,8 @@ photographs these things are asked, each with what it cannot see:
     colours   5 of 10 plain discs are named rightly          not: a few points less of accuracy
               (by chance: 2 in 1,000)
     prompts   the same by a score of picture and prompt      not: which preferences it was taught
-    ratings   of golden pictures, on a scale of 1 to 10:     not: another head for the same scale
-              within it, and not all the same
+    ratings   of golden pictures lie on the head's scale,    not: another head for the same scale
+              not near 0, and are not all the same
 
 So damaged, unloaded and random weights are found out. Which of several trained detectors it is,
 the record of its conversion says, by the sha256 of the file that it came from.
@@ -37,8 +37,7 @@ MINIMAL_CLASS = 0.05
 """Of trained detectors the surest class on a picture with one drawn object is far above this."""
 MINIMAL_COLORS = 5
 DISC = "sports ball"
-LOWEST, HIGHEST = 1.0, 10.0
-"""The scale that people rated pictures on."""
+MINIMAL_RATING, MINIMAL_SPREAD = 1.0, 1e-3
 PAINTS = {
     "red": (220, 30, 30), "orange": (255, 140, 0), "yellow": (250, 220, 30),
     "green": (30, 150, 50), "blue": (30, 70, 210), "purple": (125, 40, 165),
@@ -141,15 +140,17 @@ def _demand_colors(said: Sequence[str], name: str) -> None:
                            f"random or belong to another network: {told}")  # fmt: skip
 
 
-def check_ratings(name: str, values: Sequence[float]) -> None:
+def check_ratings(name: str, values: Sequence[float], low: float, high: float) -> None:
     """Raises ScorerBroken for ratings of golden pictures that no trained rater gives.
 
-    An untrained head gives numbers near 0, and one whose pictures never reach it all the same.
+    low, high: between which all ratings lie. An untrained head gives numbers near 0, and one that
+    pictures never reach the same number for all.
     """
-    if not all(LOWEST < value < HIGHEST for value in values):
+    fit = all(low < value < high for value in values)
+    if not fit or max(map(abs, values)) < MINIMAL_RATING:
         raise ScorerBroken(f"{name} rates golden pictures {min(values):.2f} to {max(values):.2f}; "
-                           f"its scale is {LOWEST:g} to {HIGHEST:g}, so its weights are random or "
-                           f"belong to another network")  # fmt: skip
-    if max(values) - min(values) < 1e-3:
+                           f"trained, it rates from {low:g} to {high:g} and not all near 0, so "
+                           f"its weights are random or belong to another network")  # fmt: skip
+    if max(values) - min(values) < MINIMAL_SPREAD:
         raise ScorerBroken(f"{name} rates all golden pictures {values[0]:.4f}; pictures do not "
                            f"reach it")  # fmt: skip

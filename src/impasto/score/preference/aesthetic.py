@@ -1,4 +1,4 @@
-"""LAION's aesthetic predictors: a linear map of CLIP's picture features to a rating of 1 to 10.
+"""LAION's aesthetic predictors: a linear map of CLIP's picture features to a rating.
 
     x     = f(picture) / |f(picture)|               f: projected features, ViT-L/14 of OpenAI
     value = W_5 (W_4 ( ... (W_1 x + b_1) ... ) + b_4) + b_5          v2: 768-1024-128-64-16-1
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -56,11 +56,16 @@ class LinearHead(nn.Module):
 
 
 class Head(NamedTuple):
-    """A published file. sha256: its own; others: sha256 -> name of what is taken for it."""
+    """A published file. sha256: its own; others: sha256 -> name of what is taken for it.
+
+    scale: no picture is rated outside. LAION's mean features of pictures that people rated 0 and 9
+    get 1.66 and 5.75 by v2, -2.46 and 11.30 by v1.
+    """
 
     file: str
     sha256: str
     others: Mapping[str, str]
+    scale: tuple[float, float]
 
     def network(self, features: int) -> nn.Module:
         return LinearHead(features) if self.file.startswith("sac") else nn.Linear(features, 1)
@@ -74,6 +79,7 @@ HEADS = {
          "ava+logos-l14-linearMSE.pth",
          "0af3254c651d55b7ea851429c20f26ec880bb0169805a4df85b814bd7966f3e4":
          "ava+logos-l14-reluMSE.pth"},
+        (0.5, 10.0),
     ),
     "laion-aesthetic-v1": Head(
         "sa_0_4_vit_l_14_linear.pth",
@@ -82,6 +88,7 @@ HEADS = {
          "sa_0_4_vit_b_32_linear.pth",
          "8ad3923d7ecf019df20ecd2ab5542a3075fbba0278d239c0371345f3d7fcbde0":
          "sa_0_4_vit_b_16_linear.pth"},
+        (-5.0, 14.0),
     ),
 }  # fmt: skip
 """Scorer -> its file in LAION's and C. Schuhmann's repositories, and its neighbours there."""
@@ -114,7 +121,6 @@ def load_head(path: str | Path, name: str, features: int = 768) -> tuple[nn.Modu
 class AestheticScorer(PreferenceScorer):
     """Ratings of pictures, whatever the prompt."""
 
-    reads_prompt: ClassVar[bool] = False
     model: CLIPModel
 
     def __init__(self, model: CLIPModel, head: nn.Module, *, name: str = "laion-aesthetic-v2",
@@ -141,7 +147,8 @@ class AestheticScorer(PreferenceScorer):
         """Raises ScorerBroken for ratings that no trained predictor gives."""
         check_norms(self.model, self.name)
         pictures = golden().images[:PICTURES]
-        check_ratings(self.name, self.values(pictures, [""] * len(pictures)))
+        check_ratings(self.name, self.values(pictures, [""] * len(pictures)),
+                      *HEADS[self.name].scale)  # fmt: skip
 
     def provenance(self) -> dict[str, Any]:
         return super().provenance() | {

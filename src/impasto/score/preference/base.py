@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,6 @@ ROWS = 32
 
 class PreferenceScorer(Scorer):
     """Pictures and prompts to numbers. name: of the exact variant. record: for the provenance."""
-
-    reads_prompt: ClassVar[bool] = True
 
     def __init__(self, model: nn.Module, *, name: str, record: Mapping[str, Any] | None = None
                  ) -> None:  # fmt: skip
