@@ -95,7 +95,7 @@ def table(scorer, prompts=tiny.PROMPTS):
     return [scorer.values([image] * len(prompts), list(prompts)) for image in IMAGES]
 
 
-def assert_close(got, expected, tolerance=2e-6):
+def assert_close(got, expected, tolerance=3e-5):
     torch.testing.assert_close(torch.tensor(got), torch.tensor(expected), atol=tolerance, rtol=0)
 
 
@@ -146,6 +146,10 @@ def test_padding_is_black_and_resized_pixels_are_not_clamped():
     x = SQUARES["padded"](image, 32)
     assert x.shape == (3, 32, 32) and float(x.min()) < -0.01
     assert not x[:, :, :8].any() and not x[:, :, 24:].any() and bool(x[:, :, 8:24].any())
+    # By hand: 64 x 47 halves to 24 (23.5, rounded) and 64 x 46 to 23, whose rims are 4 and 5.
+    for width, columns in ((47, range(4, 28)), (46, range(4, 27))):
+        seen = SQUARES["padded"](torch.ones(3, 64, width), 32)[0, 16].nonzero().flatten()
+        assert seen.tolist() == list(columns)
     exact = SQUARES["padded"](torch.ones(3, 32, 16), 32)
     assert exact[:, :, 8:24].eq(1).all() and exact.sum() == 3 * 32 * 16
 
@@ -215,7 +219,7 @@ def test_image_reward_is_the_published_packages(image_reward):
     long = "a red ball on " * 20
     with pytest.warns(UserWarning, match="81 tokens is scored by its first 34"):
         (value,) = image_reward.values(IMAGES[:1], [long])
-    assert value == pytest.approx(LONG_IMAGE_REWARD, abs=2e-6)
+    assert value == pytest.approx(LONG_IMAGE_REWARD, abs=3e-5)
 
 
 def test_long_prompts_are_cut_before_the_end_token(gelu):

@@ -16,7 +16,7 @@ from impasto.score.preference import convert as converters
 from impasto.score.preference import load
 from impasto.score.preference.aesthetic import HEADS, Head, LinearHead, load_head
 from impasto.score.preference.architecture import ARCHITECTURES, Architecture, clip_config_of
-from impasto.score.preference.load import BERT_WORDS, CLIP_WORDS
+from impasto.score.preference.load import BERT_IDS
 from impasto.zoo.convert import convert
 from impasto.zoo.registry import BENCHES, MODELS, SCORERS
 from impasto.zoo.weights import shipped_folder
@@ -25,7 +25,8 @@ from tests import tiny_preference as t
 from tests.fakes import FakeGenerator, FakeScorer
 from tests.test_preference import HPS, IMAGE_REWARD, assert_close, table
 
-STICKER = Architecture((128, 6, 4, 12), (128, 4, 4), 128, "quick_gelu", 96, 40, 833)
+STICKER = Architecture((128, 6, 4, 12), (128, 4, 4), 128, "quick_gelu", 96, 40, 833,
+                       (259, 294, 279, 259, 491, 1))  # fmt: skip
 """Of the CLIP that ships, which is trained and so passes the self-tests."""
 
 
@@ -36,6 +37,7 @@ def small(monkeypatch):
         monkeypatch.setitem(ARCHITECTURES, name, one)
     for module in (load, converters):
         monkeypatch.setattr(module, "SIZES", t.BLIP)
+    monkeypatch.setattr(load, "BERT_IDS", t.BERT_IDS)
 
 
 @pytest.fixture
@@ -213,10 +215,12 @@ def test_what_is_not_given_is_asked_for(hps, rewards, words):
     for name, said in (("pickscore-v1", "weights=FOLDER, or a hub id: yuvalkirstain/PickScore_v1"),
                        ("clipscore-b32", "openai/clip-vit-base-patch32"),
                        ("hps-v2.1", r"HPS_v2\.1_compressed\.pt of xswu/HPSv2"),
-                       ("image-reward-v1.0", "impasto convert ImageReward.pt"),
+                       ("image-reward-v1.0", "kind image-reward .*of ImageReward.pt of THUDM"),
                        ("laion-aesthetic-v2", r"weights=FILE, sac\+logos\+ava1")):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             create(name)
+    with pytest.raises(ValueError, match=r"is a file, .*make one of it by .*--kind hps-v2\.1"):
+        create("hps-v2.1", weights=words / "HPS_v2.1_compressed.pt")
     with pytest.raises(ValueError, match="has no tokenizer; give tokenizer=laion/CLIP-ViT-H-14"):
         create("hps-v2.1", weights=hps)
     with pytest.raises(ValueError, match="has no tokenizer; give tokenizer=google-bert"):
@@ -225,15 +229,25 @@ def test_what_is_not_given_is_asked_for(hps, rewards, words):
         create("image-reward-v1.0", weights=hps)
 
 
-def test_tokenizers_with_other_ids_are_refused(words, monkeypatch, rewards, hps):
-    """The ids of open_clip's own tokenizer, and of BERT's vocabulary."""
-    assert CLIP_WORDS.ids == (49406, 320, 1125, 539, 320, 2368, 49407)
-    with pytest.raises(ValueError, match=r"\[2, 4, 5, 6, 4, 11, 3\], not \[101, 1037, 6302"):
-        load._check_words(t.bert_tokenizer(), BERT_WORDS, words)
-    monkeypatch.setitem(ARCHITECTURES, "ViT-H/14", t.CLIP._replace(vocabulary=49408))
-    monkeypatch.setattr(load, "check_architecture", lambda *_: None)
-    with pytest.raises(ValueError, match=r"not \[49406, 320, .*use that of laion/CLIP-ViT-H-14"):
-        create("hps-v2.1", weights=hps, tokenizer=words / "words")
+def test_tokenizers_with_other_ids_are_refused(words, rewards, hps):
+    """The published ids are those of open_clip's own tokenizer, and of BERT's vocabulary."""
+    assert Architecture((), (), 1, "").sentence == (49406, 320, 1125, 539, 320, 2368, 49407)
+    assert load.BERT_IDS == t.BERT_IDS and BERT_IDS == (101, 1037, 6302, 1997, 1037, 4937, 102)
+    with pytest.raises(ValueError, match=r"not \[2, 4, 5, 6, .*use that of google-bert"):
+        create("image-reward-v1.0", weights=rewards, tokenizer=words / "words")
+    with pytest.raises(ValueError, match=r"not \[22, 2, 3, .*use that of laion/CLIP-ViT-H-14"):
+        create("hps-v2.1", weights=hps, tokenizer=words / "bert")
+
+
+def test_damaged_and_incomplete_folders_are_named(hps, words):
+    t.clip_tokenizer().save_pretrained(hps)
+    data = (hps / "model.safetensors").read_bytes()
+    (hps / "model.safetensors").write_bytes(data[:-9])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged or truncated"):
+        create("pickscore-v1", weights=hps)
+    (hps / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing; give a folder"):
+        create("pickscore-v1", weights=hps)
 
 
 def test_another_size_of_image_reward_is_refused(rewards, words, monkeypatch):
@@ -290,6 +304,7 @@ def call(*arguments):
     return done
 
 
+@pytest.mark.filterwarnings("ignore:.*none of the published heads")
 def test_a_run_with_a_preference_as_search_and_as_second_opinion(here, head):
     clip = shipped_folder("sticker-clip")
     search = f"best-of-n:n=3,reward=(laion-aesthetic-v2:weights={head},clip={clip})"

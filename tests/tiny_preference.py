@@ -19,7 +19,10 @@ WORDS = ("a", "photo", "of", "red", "blue", "green", "ball", "cat", "dog", "two"
 PROMPTS = ("a red ball", "two cat on a dog", "photo of a blue cat")
 SIZES = ((32, 32), (37, 53), (64, 45), (50, 50))
 """(height, width) of the pictures."""
-CLIP = Architecture((16, 2, 2, 8), (12, 2, 2), 10, "gelu", size=32, length=12, vocabulary=24)
+CLIP = Architecture((16, 2, 2, 8), (12, 2, 2), 10, "gelu", size=32, length=12, vocabulary=24,
+                    sentence=(22, 2, 3, 4, 2, 9, 23))  # fmt: skip
+BERT_IDS = (2, 4, 5, 6, 4, 11, 3)
+"""Of "a photo of a cat", counted in `WORDS` by hand."""
 QUICK = CLIP._replace(activation="quick_gelu")
 BLIP = {"size": 32, "patch": 16, "width": 16, "depth": 2, "heads": 2, "text_width": 12,
         "text_depth": 2, "text_heads": 2, "vocabulary": 26, "positions": 40}  # fmt: skip

@@ -18,11 +18,15 @@ from typing import Any, NamedTuple
 
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
-__all__ = ["ARCHITECTURES", "Architecture", "check_architecture", "clip_config_of"]
+__all__ = ["ARCHITECTURES", "SENTENCE", "Architecture", "check_architecture", "clip_config_of"]
+
+
+SENTENCE = "a photo of a cat"
+"""What tokenizers are told apart by; the ids of CLIP's are those of open_clip's own."""
 
 
 class Architecture(NamedTuple):
-    """A CLIP's sizes. activation: transformers' name of it."""
+    """A CLIP's sizes. activation: transformers' name of it. sentence: ids of `SENTENCE`."""
 
     vision: tuple[int, int, int, int]
     text: tuple[int, int, int]
@@ -31,6 +35,7 @@ class Architecture(NamedTuple):
     size: int = 224
     length: int = 77
     vocabulary: int = 49408
+    sentence: tuple[int, ...] = (49406, 320, 1125, 539, 320, 2368, 49407)
 
 
 ARCHITECTURES = {

@@ -12,15 +12,19 @@ import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, CLIPConfig, PreTrainedTokenizerBase
 
 from impasto.files import sha256_file
-from impasto.score.clip import load_clip
+from impasto.score.clip import load_clip, load_clip_model
 from impasto.score.preference.aesthetic import HEADS, AestheticScorer, load_head
-from impasto.score.preference.architecture import ARCHITECTURES, check_architecture
+from impasto.score.preference.architecture import (
+    ARCHITECTURES,
+    SENTENCE,
+    check_architecture,
+)
 from impasto.score.preference.clip_scores import ClipPreference
 from impasto.score.preference.image_reward import (
     SIZES,
@@ -36,24 +40,17 @@ from impasto.zoo.weights import load_weights
 __all__ = ["load_aesthetic", "load_cosine", "load_image_reward"]
 
 BERT = "google-bert/bert-base-uncased"
-SENTENCE = "a photo of a cat"
+BERT_IDS = (101, 1037, 6302, 1997, 1037, 4937, 102)
+"""Of `SENTENCE`, by its vocabulary."""
 
 
-class Words(NamedTuple):
-    """What a tokenizer makes of `SENTENCE`, and a hub id that has it."""
-
-    ids: tuple[int, ...]
-    hub: str
-
-
-CLIP_WORDS = Words((49406, 320, 1125, 539, 320, 2368, 49407), HUB["ViT-L/14"])
-BERT_WORDS = Words((101, 1037, 6302, 1997, 1037, 4937, 102), BERT)
-
-
-def _folder(given: str | None, option: str, name: str, wanted: str) -> Path:
+def _folder(given: str | None, option: str, name: str, wanted: str, kind: str | None) -> Path:
+    """The folder that `option` names. wanted: weights; kind: of their conversion, if any."""
+    into = f"'impasto convert FILE --kind {kind} --out FOLDER'"
     if given is None:
-        raise ValueError(f"scorer {name!r} needs {option}=FOLDER, or a hub id: {wanted}")
-    return model_folder(given, option)
+        made = f"made by {into} of" if kind else "or a hub id:"
+        raise ValueError(f"scorer {name!r} needs {option}=FOLDER, {made} {wanted}")
+    return model_folder(given, option, f"; make one of it by {into}" if kind else "")
 
 
 def _tokenizer_folder(folder: Path, given: str | None, hub: str) -> Path:
@@ -65,12 +62,24 @@ def _tokenizer_folder(folder: Path, given: str | None, hub: str) -> Path:
     return folder
 
 
-def _check_words(tokenizer: PreTrainedTokenizerBase, words: Words, where: Path) -> None:
+def _check_words(
+    tokenizer: PreTrainedTokenizerBase, wanted: tuple[int, ...], hub: str, where: Path
+) -> None:
     """Raises ValueError for a tokenizer with other ids than the network was trained with."""
     found = tuple(tokenizer(SENTENCE).input_ids)
-    if found != words.ids:
+    if found != wanted:
         raise ValueError(f"the tokenizer in {where} makes {SENTENCE!r} {list(found)}, not "
-                         f"{list(words.ids)}; use that of {words.hub}")  # fmt: skip
+                         f"{list(wanted)}; use that of {hub}")  # fmt: skip
+
+
+def _check_clip(folder: Path, architecture: str) -> None:
+    """What config.json says, before gigabytes are read. Raises ValueError."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; give a folder that CLIPModel's "
+                                f"save_pretrained wrote, or {HUB[architecture]}")  # fmt: skip
+    config = CLIPConfig.from_pretrained(folder, local_files_only=True)
+    check_architecture(config, architecture, folder, HUB)
 
 
 def _converted(folder: Path, kind: str, name: str, sha256: str) -> dict[str, Any]:
@@ -100,13 +109,12 @@ def load_cosine(
 ) -> ClipPreference:
     """The score of `VARIANTS[name]`. antialias: of HPS's resizing. Raises ValueError."""
     variant = VARIANTS[name]
-    folder = _folder(weights, "weights", name, variant.weights)
+    folder = _folder(weights, "weights", name, variant.weights, variant.kind)
     hub = HUB[variant.architecture]
     words = _tokenizer_folder(folder, tokenizer, hub)
+    _check_clip(folder, variant.architecture)
     model, tokens, sha256 = load_clip(folder, device, words)
-    check_architecture(model.config, variant.architecture, folder, HUB)
-    if ARCHITECTURES[variant.architecture].vocabulary == 49408:
-        _check_words(tokens, CLIP_WORDS._replace(hub=hub), words)
+    _check_words(tokens, ARCHITECTURES[variant.architecture].sentence, hub, words)
     record: dict[str, Any] = {"sha256": sha256}
     if variant.kind is not None:
         record |= _converted(folder, variant.kind, name, sha256)
@@ -122,10 +130,10 @@ def load_aesthetic(
     wanted = HEADS[name]
     if weights is None:
         raise ValueError(f"scorer {name!r} needs weights=FILE, {wanted.file}, and clip=FOLDER")
-    folder = _folder(clip, "clip", name, HUB["ViT-L/14"])
-    model, _, sha256 = load_clip(folder, device, _tokenizer_folder(folder, None, ""))
-    check_architecture(model.config, "ViT-L/14", folder, HUB)
     head, own = load_head(weights, name, ARCHITECTURES["ViT-L/14"].features)
+    folder = _folder(clip, "clip", name, HUB["ViT-L/14"], None)
+    _check_clip(folder, "ViT-L/14")
+    model, sha256 = load_clip_model(folder, device)
     published = own == wanted.sha256
     if not published:
         warnings.warn(f"{weights} is none of the published heads, by its sha256; published "
@@ -140,16 +148,14 @@ def load_image_reward(
 ) -> ImageRewardScorer:
     """ImageReward from a folder that `impasto convert` wrote. Raises ValueError."""
     kind = "image-reward"
-    folder = _folder(weights, "weights", name, f"made of ImageReward.pt by 'impasto convert "
-                                               f"ImageReward.pt --kind {kind}'")  # fmt: skip
+    folder = _folder(weights, "weights", name, "ImageReward.pt of THUDM/ImageReward", kind)
     sizes = read_sizes(folder)
     if sizes != SIZES:
         other = [f"{key} {value}" for key, value in sizes.items() if value != SIZES[key]]
         raise ValueError(f"{folder} holds no ImageReward v1.0: {', '.join(other)}")
     words = _tokenizer_folder(folder, tokenizer, BERT)
     tokens = AutoTokenizer.from_pretrained(words, local_files_only=True)
-    if sizes["vocabulary"] == 30524:
-        _check_words(tokens, BERT_WORDS, words)
+    _check_words(tokens, BERT_IDS, BERT, words)
     path = folder / "model.safetensors"
     sha256 = sha256_file(path)
     record = {"sha256": sha256} | _converted(folder, kind, name, sha256)
