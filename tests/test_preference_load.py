@@ -245,9 +245,10 @@ def test_damaged_and_incomplete_folders_are_named(hps, words):
     (hps / "model.safetensors").write_bytes(data[:-9])
     with pytest.raises(ValueError, match=r"model\.safetensors is damaged or truncated"):
         create("pickscore-v1", weights=hps)
-    (hps / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"config\.json is missing; give a folder"):
-        create("pickscore-v1", weights=hps)
+    for name in ("model.safetensors", "config.json"):
+        (hps / name).unlink()
+        with pytest.raises(FileNotFoundError, match=rf"{name} is missing; .*--kind openai-clip"):
+            create("pickscore-v1", weights=hps)
 
 
 def test_another_size_of_image_reward_is_refused(rewards, words, monkeypatch):

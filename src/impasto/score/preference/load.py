@@ -73,11 +73,13 @@ def _check_words(
 
 
 def _check_clip(folder: Path, architecture: str) -> None:
-    """What config.json says, before gigabytes are read. Raises ValueError."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; give a folder that CLIPModel's "
-                                f"save_pretrained wrote, or {HUB[architecture]}")  # fmt: skip
+    """What config.json says, before gigabytes are read. Raises FileNotFoundError, ValueError."""
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing; give a folder that CLIPModel's "
+                                    f"save_pretrained wrote. One that has a pytorch_model.bin of "
+                                    f"OpenAI's instead: 'impasto convert pytorch_model.bin --kind "
+                                    f"openai-clip --out FOLDER'")  # fmt: skip
     config = CLIPConfig.from_pretrained(folder, local_files_only=True)
     check_architecture(config, architecture, folder, HUB)
 
