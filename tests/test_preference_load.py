@@ -239,6 +239,19 @@ def test_tokenizers_with_other_ids_are_refused(words, rewards, hps):
         create("hps-v2.1", weights=hps, tokenizer=words / "bert")
 
 
+def test_of_a_hub_id_only_what_is_needed_is_fetched(hps, words, monkeypatch):
+    asked = []
+
+    def fetch(name, allow_patterns):
+        asked.append((name, tuple(allow_patterns)))
+        return str(hps if name == "some/hps" else words / "words")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert_close(table(create("hps-v2.1", weights="some/hps", tokenizer="some/words")), HPS)
+    assert asked == [("some/hps", ("*.json", "*.txt", "*.safetensors")),
+                     ("some/words", ("*.json", "*.txt"))]  # fmt: skip
+
+
 def test_damaged_and_incomplete_folders_are_named(hps, words):
     t.clip_tokenizer().save_pretrained(hps)
     data = (hps / "model.safetensors").read_bytes()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, CLIPConfig, PreTrainedTokenizerBase
+from transformers import BertTokenizer, CLIPConfig, PreTrainedTokenizerBase
 
 from impasto.files import sha256_file
 from impasto.score.clip import load_clip, load_clip_model
@@ -56,7 +56,7 @@ def _folder(given: str | None, option: str, name: str, wanted: str, kind: str | 
 def _tokenizer_folder(folder: Path, given: str | None, hub: str) -> Path:
     """Where the tokenizer is. Raises ValueError that says what to give."""
     if given is not None:
-        return model_folder(given, "tokenizer")
+        return model_folder(given, "tokenizer", weights=False)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         raise ValueError(f"{folder} has no tokenizer; give tokenizer={hub} as well, or its folder")
     return folder
@@ -156,7 +156,7 @@ def load_image_reward(
         other = [f"{key} {value}" for key, value in sizes.items() if value != SIZES[key]]
         raise ValueError(f"{folder} holds no ImageReward v1.0: {', '.join(other)}")
     words = _tokenizer_folder(folder, tokenizer, BERT)
-    tokens = AutoTokenizer.from_pretrained(words, local_files_only=True)
+    tokens = BertTokenizer.from_pretrained(words, local_files_only=True)
     _check_words(tokens, BERT_IDS, BERT, words)
     path = folder / "model.safetensors"
     sha256 = sha256_file(path)
