@@ -35,7 +35,9 @@ class LocalReward:
         self.scorer = named(scorer, device) if isinstance(scorer, str) else scorer
         if not isinstance(self.scorer, GenEvalScorer):
             raise ValueError(f"scorer {scorer!r} does not judge by GenEval's rule, so it gives no "
-                             f"reward; allowed: geneval, sticker")  # fmt: skip
+                             f"reward; allowed: geneval, sticker (scores of picture and prompt: "
+                             f"impasto.rewards.PreferenceReward, in the trainer's process)"
+                             )  # fmt: skip
         self.scorer.rewards([], [])  # refuses another rule
         self.scorer.self_test()
         # Trainers call from several threads; a scorer's precision is a setting of the process.
