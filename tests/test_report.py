@@ -345,6 +345,13 @@ def test_an_independent_reward_is_not_accused(tmp_path):
 
     record = {"search": {"reward": {"name": "other"}}, "second": {"name": "other", "id": "x"}}
     assert not_independent("b", record, "second"), "one name is one scorer"
+    raw = {"name": "pickscore-v1:weights=x", "id": "pickscore-v1", "sha256": "4" * 64}
+    scaled = {"name": "p26", "id": "pickscore-v1-over-26", "sha256": "4" * 64}
+    assert "by p26, of the same weights as pickscore-v1:weights=x, which is the second scorer. " \
+           in not_independent("b", {"search": {"reward": scaled}, "second": raw}, "second")
+    unknown = [{"name": name, "id": name, "sha256": ""} for name in "xy"]
+    assert not not_independent("b", {"search": {"reward": unknown[0]}, "second": unknown[1]},
+                               "second")  # fmt: skip
     path = run(tmp_path / "run", BestOfN(2, Third()), "best-of-n:n=2")
     assert "Not independent" not in write_report([path], tmp_path / "p.html", []).read_text()
     assert "Not independent" not in comparison_table([path], [])

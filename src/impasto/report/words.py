@@ -176,9 +176,8 @@ def result(
             for name, difference in zip(names[1:], differences, strict=True)]  # fmt: skip
 
 
-def _same(reward: Mapping[str, Any], scorer: Mapping[str, Any]) -> bool:
-    return any(reward.get(key) is not None and reward.get(key) == scorer.get(key)
-               for key in ("id", "name"))  # fmt: skip
+def _same(reward: Mapping[str, Any], scorer: Mapping[str, Any], *keys: str) -> bool:
+    return any(reward.get(key) and reward.get(key) == scorer.get(key) for key in keys)
 
 
 def rewriting(runs: Sequence[Any]) -> list[str]:
@@ -206,9 +205,15 @@ def not_independent(label: str, record: Mapping[str, Any], role: str) -> str:
     role: "scorer", which gives the verdicts, or "second". record: the run's `run.json`.
     """
     reward = (record["search"] or {}).get("reward")
-    if reward is None or not _same(reward, record[role]):
+    if reward is None or record[role] is None:
         return ""
+    judge = record[role]
+    chosen_by = f"{judge['name']}, which also"
+    if not _same(reward, judge, "id", "name"):
+        if not _same(reward, judge, "sha256"):
+            return ""
+        chosen_by = f"{reward['name']}, of the same weights as {judge['name']}, which"
     also, number = {"scorer": ("gives the verdicts", "score"),
                     "second": ("is the second scorer", "second score")}[role]  # fmt: skip
-    return (f"Not independent: {label} chose its pictures by {record[role]['name']}, which also "
-            f"{also}. Its {number} is what it was selected for.")  # fmt: skip
+    return (f"Not independent: {label} chose its pictures by {chosen_by} {also}. Its {number} is "
+            f"what it was selected for.")  # fmt: skip

@@ -4,6 +4,7 @@ from impasto.score.base import Found, Score, Scorer, ScorerBroken, Wanted
 from impasto.score.dpg import dpg_scorer
 from impasto.score.geneval2 import geneval2_scorer
 from impasto.score.official import OfficialScorer, geneval
+from impasto.score.preference import aesthetic_v1, aesthetic_v2, image_reward
 from impasto.score.sticker import sticker, sticker_clip
 from impasto.score.tifa_detector import sticker_tifa
 
@@ -14,9 +15,12 @@ __all__ = [
     "Scorer",
     "ScorerBroken",
     "Wanted",
+    "aesthetic_v1",
+    "aesthetic_v2",
     "dpg_scorer",
     "geneval",
     "geneval2_scorer",
+    "image_reward",
     "sticker",
     "sticker_clip",
     "sticker_tifa",
