@@ -127,7 +127,8 @@ def test_two_files_for_one_number_or_none_are_refused(tmp_path):
         scan_flat(tmp_path, SPECS, 1)
 
 
-@pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "x/../../a.png", "..\\a.png"])
+@pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "x/../../a.png", "..\\a.png",
+                                  "C:\\a.png", "C:/a.png", "a\0.png"])
 def test_nothing_outside_the_folder_is_read(named, name):
     jsonl(named / "metadata.jsonl", [*ROWS[1:], {"file_name": name, "prompt": PROMPTS[0]}])
     with pytest.raises(ValueError, match="not the name of a file below"):

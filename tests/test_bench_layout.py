@@ -121,6 +121,21 @@ def test_two_files_for_one_sample_or_prompt_are_refused(images):
         scan(images, SPECS, 2, allow_incomplete=True)
 
 
+@pytest.mark.parametrize("part", ["00001", "00001/samples", "00001/samples/00000.png"])
+def test_links_out_of_the_folder_are_refused(images, tmp_path_factory, part):
+    """Of a set from elsewhere: what else is on this machine does not get into its report."""
+    outside = tmp_path_factory.mktemp("outside") / "x"
+    (images / part).rename(outside)
+    (images / part).symlink_to(outside)
+    with pytest.raises(ValueError, match=r"00001/samples/00000\.png lies outside the folder"):
+        scan(images, SPECS, 2)
+
+
+def test_the_folder_itself_may_be_a_link(images, tmp_path):
+    (tmp_path / "link").symlink_to(images)
+    assert scan(tmp_path / "link", SPECS, 2) == scan(images, SPECS, 2)
+
+
 @pytest.mark.parametrize("text", ["", '{"tag": "single_object', "\x00"])
 def test_unreadable_metadata_is_refused_by_name(images, text):
     (images / metadata_name(1)).write_text(text)

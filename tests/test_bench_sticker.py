@@ -3,6 +3,7 @@
 import pytest
 
 from impasto.bench import Bench
+from impasto.spec import CLASSES, Item, Spec
 from impasto.world.splits import Split, held_out, meaning
 from impasto.zoo.registry import BENCHES
 
@@ -36,3 +37,14 @@ def test_the_excluded_are_found_by_meaning_and_by_text():
     assert spec not in split and spec in Split("seen")
     only_text = Split("train", excluded_texts=split.excluded_texts)
     assert spec not in only_text
+
+
+def test_a_task_that_has_fewer_combinations_has_them_all():
+    every = [Spec(tag="counting", include=(Item(cls=c, count=k),), prompt="")
+             for c in CLASSES for k in (2, 3, 4)]  # fmt: skip
+    kept = {(s.include[0].cls, s.include[0].count) for s in every if held_out(s)}
+    bench = BENCHES.create("sticker")
+    counting = [s.include[0] for s in bench.specs if s.tag == "counting"]
+    assert {(one.cls, one.count) for one in counting} == kept
+    assert len(counting) == len(kept) < 40
+    assert all(sum(s.tag == task for s in bench.specs) == 40 for task in ("position", "colors"))

@@ -1,5 +1,6 @@
 """The command line: names, exit codes, messages; the work behind it is tested elsewhere."""
 
+import io
 import json
 import os
 import re
@@ -11,12 +12,17 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 import typer.main
+from PIL import Image
 from typer.testing import CliRunner
 
 from impasto import files
+from impasto.bench import Bench
 from impasto.cli import app
 from impasto.cli.errors import EXIT_CODES
+from impasto.images import png_bytes
+from impasto.spec import Item, Spec
 from impasto.zoo.registry import BENCHES, MODELS, SCORERS
 from tests import tiny
 from tests.fakes import FakeGenerator, FakeScorer, FakeSecond
@@ -184,6 +190,33 @@ def test_eval_of_pictures_and_incomplete_sets(here):
     assert done.exit_code == 0 and "11/12" in done.stdout.replace(" of ", "/")
     (run,) = json.loads(call(*images, "--allow-incomplete", "--json").stdout)["runs"]
     assert run["summary"]["coverage"] == {"images": 11, "of": 12}
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_damaged_pictures_among_a_thousand_are_named_and_counted(here, monkeypatch):
+    """Cut off, empty, and with a bit turned; the others are judged."""
+    bench = Bench(name="many", specs=tuple(Spec(tag="single_object", include=(Item(cls="dog"),),
+                                                prompt=f"dog {i}") for i in range(1000)),
+                  samples_per_prompt=1)  # fmt: skip
+    monkeypatch.setitem(BENCHES._factories, "many", lambda: bench)
+    good = png_bytes(torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    jpeg = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(jpeg, format="JPEG")
+    turned = bytearray(good)
+    turned[len(good) // 2] ^= 1
+    bad = {"0017": good[:300], "0500": b"", "0501": jpeg.getvalue()[:200], "0999": bytes(turned)}
+    (here / "drawn").mkdir()
+    for i in range(1000):
+        whole = jpeg.getvalue() if i % 2 else good
+        (here / f"drawn/{i:04d}.png").write_bytes(bad.get(f"{i:04d}", whole))
+    (here / "drawn/prompts.txt").write_text(bench.prompts_text)
+    command = ["eval", "many", "--images", "drawn", *JUDGES, "--batch-size", "500", "--out", "o"]
+    done = call(*command)
+    assert done.exit_code == 3 and "996/1000 readable pictures" in done.stderr, done.stderr
+    assert all(f"{int(name):05d}" in done.stderr for name in bad), done.stderr
+    done = call(*command, "--allow-incomplete", "--json")
+    (run,) = json.loads(done.stdout)["runs"]
+    assert done.exit_code == 0 and run["summary"]["coverage"] == {"images": 996, "of": 1000}
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import time
 import zlib
 
@@ -64,6 +66,13 @@ def test_other_formats_are_refused_whatever_the_name(tmp_path, format):
     path = save(tmp_path / "x.png", Image.new("RGB", (16, 16)), format=format)
     with pytest.raises(ImageError, match=r"x\.png: not a PNG, JPEG or WEBP"):
         read_image(path)
+
+
+@pytest.mark.parametrize("data", [b"8BPS\0\1" + bytes(64), b"<svg xmlns='x'/>", b"%PDF-1.7"])
+def test_so_are_files_of_other_programs(tmp_path, data):
+    (tmp_path / "x.png").write_bytes(data)
+    with pytest.raises(ImageError, match=r"x\.png: not a PNG, JPEG or WEBP"):
+        read_image(tmp_path / "x.png")
 
 
 def test_exif_orientation_is_applied(tmp_path):
@@ -129,11 +138,16 @@ def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def test_decompression_bomb_is_refused_at_once(tmp_path):
+def bomb():
+    """50,000 x 50,000 pixels in less than a megabyte."""
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 1, 0, 0, 0, 0)
     rows = zlib.compress(bytes(1 + 50_000 // 8) * 50_000)
-    data = b"".join([b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), chunk(b"IDAT", rows),
+    return b"".join([b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), chunk(b"IDAT", rows),
                      chunk(b"IEND", b"")])  # fmt: skip
+
+
+def test_decompression_bomb_is_refused_at_once(tmp_path):
+    data = bomb()
     assert len(data) < 1_000_000
     path = tmp_path / "bomb.png"
     path.write_bytes(data)
@@ -141,6 +155,34 @@ def test_decompression_bomb_is_refused_at_once(tmp_path):
     with pytest.raises(ImageError, match=r"bomb\.png: too many pixels"):
         read_image(path)
     assert time.perf_counter() - before < 1
+
+
+MEASURED = """
+import resource, sys, time
+from impasto.images import ImageError, read_image
+before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+try:
+    read_image(sys.argv[1])
+except ImageError:
+    pass
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(grown / (2**20 if sys.platform == "darwin" else 1024), time.perf_counter() - start)
+"""
+
+
+@pytest.mark.parametrize("kind", ["bomb", "animation"])
+def test_neither_a_bomb_nor_ten_thousand_frames_take_memory_or_time(tmp_path, kind):
+    path = tmp_path / "x.png"
+    if kind == "bomb":
+        path.write_bytes(bomb())
+    else:
+        frames = [Image.new("RGB", (64, 64), (i % 256, 0, i // 256)) for i in range(10_000)]
+        frames[0].save(path, format="WEBP", save_all=True, append_images=frames[1:], method=0)
+        assert read_image(path).shape == (3, 64, 64)
+    done = subprocess.run([sys.executable, "-c", MEASURED, path], capture_output=True, text=True,
+                          check=True)  # fmt: skip
+    megabytes, seconds = map(float, done.stdout.split())
+    assert megabytes < 200 and seconds < 1
 
 
 def test_bounds_are_checked_before_decoding(tmp_path):

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import threading
+import time
 import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -35,6 +36,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.bodies, self.keys, self.answers = [], [], []
         self.now = self.most = 0
+        self.pause, self.location = 0.02, None
         self.guard = threading.Lock()
 
     @property
@@ -54,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.now += 1
             self.server.most = max(self.server.most, self.server.now)
             status, answer = self.server.answers.pop(0) if self.server.answers else (200, None)
-        threading.Event().wait(0.02)
+        threading.Event().wait(self.server.pause)
         if answer is None:
             size = [int(n) for n in body.get("size", "16x16").split("x")]
             data = base64.b64encode(png(body["prompt"], body.get("seed"), size)).decode()
@@ -63,6 +65,8 @@ class Handler(BaseHTTPRequestHandler):
             self.server.now -= 1
         text = json.dumps(answer).encode()
         self.send_response(status if self.path == "/v1/images/generations" else 404)
+        if self.server.location is not None:
+            self.send_header("Location", self.server.location)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
@@ -147,6 +151,25 @@ def test_a_server_that_refuses_response_format_says_what_to_give(server):
         draw(api(server), 1)
     draw(api(server, ask_base64=False), 1)
     assert set(server.bodies[-1]) == {"model", "prompt", "n", "seed"}
+
+
+def test_a_redirect_is_a_refusal_and_nobody_else_is_asked(server):
+    with Server() as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        server.location = f"{other.url}/images/generations"
+        server.answers = [(307, {})]
+        with pytest.raises(ServerError, match="refused 'prompt 0', status 307"):
+            draw(api(server), 1)
+        other.shutdown()
+        assert not other.bodies and len(server.bodies) == 1
+
+
+def test_a_server_that_hangs_is_given_up(server):
+    server.pause = 1.0
+    begun = time.monotonic()
+    with pytest.raises(ServerError, match="failed 2 times, last with ReadTimeout"):
+        draw(api(server, tries=2, timeout=0.1), 1)
+    assert time.monotonic() - begun < 1
 
 
 @pytest.mark.parametrize("answer", [{}, {"data": []}, {"data": [{"url": "http://x/y.png"}]},

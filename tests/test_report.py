@@ -132,9 +132,11 @@ def test_the_policy_allows_the_pages_own_script_and_style_only(page):
 
 
 def test_hostile_words_are_inert(tmp_path):
-    path = run(tmp_path / "run", name="<b>search</b>", model="<script>1</script>",
+    folder = tmp_path / "<script>1<" / "img src=x onerror=1>"
+    path = run(folder, name="<b>search</b>", model="<script>1</script>",
                bench=hostile_bench())  # fmt: skip
     text = write_report([path], tmp_path / "page.html", []).read_text()
+    assert "img src=x onerror=1" in text, "the folder's name is on the page"
     found = Page(text)
     assert len(found.all("script")) == 1 and len(found.all("style")) == 1
     assert not found.all("b onclick") and not found.all("i") and not found.all("u")
@@ -343,6 +345,13 @@ def test_an_independent_reward_is_not_accused(tmp_path):
 
     record = {"search": {"reward": {"name": "other"}}, "second": {"name": "other", "id": "x"}}
     assert not_independent("b", record, "second"), "one name is one scorer"
+    raw = {"name": "pickscore-v1:weights=x", "id": "pickscore-v1", "sha256": "4" * 64}
+    scaled = {"name": "p26", "id": "pickscore-v1-over-26", "sha256": "4" * 64}
+    assert "by p26, of the same weights as pickscore-v1:weights=x, which is the second scorer. " \
+           in not_independent("b", {"search": {"reward": scaled}, "second": raw}, "second")
+    unknown = [{"name": name, "id": name, "sha256": ""} for name in "xy"]
+    assert not not_independent("b", {"search": {"reward": unknown[0]}, "second": unknown[1]},
+                               "second")  # fmt: skip
     path = run(tmp_path / "run", BestOfN(2, Third()), "best-of-n:n=2")
     assert "Not independent" not in write_report([path], tmp_path / "p.html", []).read_text()
     assert "Not independent" not in comparison_table([path], [])

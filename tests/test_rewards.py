@@ -1,7 +1,9 @@
 """The rewards in the signatures of flow_grpo and Flow-Factory, and the HTTP client's manners."""
 
 import json
+import socket
 import sys
+import time
 import types
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,11 +12,19 @@ import pytest
 import torch
 from PIL import Image
 
-from impasto.rewards import GenEvalReward, LocalReward, RemoteReward, ServerError, geneval_score
+from impasto.rewards import (
+    GenEvalReward,
+    LocalReward,
+    PreferenceReward,
+    RemoteReward,
+    ServerError,
+    geneval_score,
+    preference_score,
+)
 from impasto.rewards.inputs import as_pictures, as_specs
-from impasto.score.base import ScorerBroken
+from impasto.score.base import Score, ScorerBroken
 from impasto.score.geneval import GenEvalScorer
-from tests.fakes import FakeColors, FakeDetector, FakeRewards
+from tests.fakes import FakeColors, FakeDetector, FakeRewards, FakeSecond
 
 DOG = {"tag": "single_object", "include": [{"class": "dog", "count": 1}],
        "prompt": "a photo of a dog"}  # fmt: skip
@@ -155,11 +165,11 @@ def model_of(monkeypatch):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, abc.__name__, abc)
     monkeypatch.delitem(sys.modules, "impasto.rewards.flow_factory", raising=False)
-    from impasto.rewards.flow_factory import GenEvalRewardModel
+    from impasto.rewards import flow_factory
 
-    def make(**config):
+    def make(kind="GenEvalRewardModel", **config):
         values = {"device": torch.device("cpu"), "dtype": torch.float32} | config
-        return GenEvalRewardModel(types.SimpleNamespace(**values), accelerator=None)
+        return getattr(flow_factory, kind)(types.SimpleNamespace(**values), accelerator=None)
 
     yield make
     sys.modules.pop("impasto.rewards.flow_factory", None)
@@ -185,6 +195,52 @@ def test_flow_factorys_faults(model_of):
         model_of(scorer=FakeRewards())(prompt=PROMPTS, image=list(IMAGES))
 
 
+# Preferences
+
+
+@pytest.mark.parametrize("images", FORMS.values(), ids=FORMS)
+def test_preferences_in_flow_grpos_signatures(images):
+    scores, extra = PreferenceReward(FakeSecond())(images, PROMPTS, LINES, only_strict=True)
+    assert extra == {} and scores["avg"] == scores["fake-second"] == [1.0, 1.0, 0.0]
+    factory = preference_score(FakeSecond())
+    assert "device" in factory.__code__.co_varnames  # how multi_score decides to give it
+    assert factory("cpu")(images, PROMPTS, np.array(LINES)) == ([1.0, 1.0, 0.0], {})
+
+
+def test_preferences_of_the_shipped_clip_are_the_scorers_own():
+    from impasto.score.self_test import golden
+
+    pictures = golden()
+    images, specs = pictures.images[:4], pictures.specs[:4]
+    reward = PreferenceReward("sticker-clip")
+    scores, _ = reward(images, [spec.prompt for spec in specs])
+    assert scores["sticker-clip"] == [one.value for one in reward.scorer.score(images, specs)]
+    assert len(set(scores["avg"])) == 4
+
+
+def test_what_is_no_preference_is_refused():
+    with pytest.raises(ValueError, match="use GenEvalReward"):
+        PreferenceReward(FakeRewards())
+    reward = PreferenceReward(FakeSecond())
+    with pytest.raises(ValueError, match="fake-second compares with no picture"):
+        reward(IMAGES, PROMPTS, ref_images=IMAGES)
+    with pytest.raises(ValueError, match="3 pictures for 2 prompts"):
+        reward(IMAGES, PROMPTS[:2])
+    reward.scorer.score = lambda images, specs: [Score(value=float("inf"))] * len(specs)
+    with pytest.raises(ScorerBroken, match="gave inf for picture 0 of 'a photo of a dog'"):
+        reward(IMAGES, PROMPTS)
+
+
+def test_preferences_in_flow_factory(model_of):
+    model = model_of("PreferenceRewardModel", scorer=FakeSecond())
+    out = model(prompt=PROMPTS, image=list(IMAGES))
+    assert out.rewards.dtype == torch.float32 and out.rewards.tolist() == [1.0, 1.0, 0.0]
+    with pytest.raises(ValueError, match="give scorer, such as pickscore"):
+        model_of("PreferenceRewardModel")
+    with pytest.raises(ValueError, match="the samples have no image"):
+        model(prompt=PROMPTS)
+
+
 # The client; its talk with the service is in test_serve.py
 
 
@@ -192,6 +248,27 @@ def test_a_service_that_is_away_is_an_error_and_no_reward():
     client = RemoteReward("http://127.0.0.1:9", tries=1)
     with pytest.raises(ServerError, match="cannot be reached"):
         GenEvalReward(client)(IMAGES, PROMPTS, LINES)
+
+
+@pytest.mark.parametrize("answer", [
+    "10 out of 10", '{"rewards": 1}', '{"rewards": [{"score": 1}]}', '{"rewards": []}',
+    '{"rewards": [{"score": "1", "accuracy": 1, "strict_accuracy": 1}]}',
+    '{"rewards": [{"score": NaN, "accuracy": 1, "strict_accuracy": 1}]}',
+])  # fmt: skip
+def test_words_instead_of_numbers_are_an_error_and_no_reward(monkeypatch, answer):
+    client = RemoteReward("http://x", tries=3)
+    monkeypatch.setattr(client, "_post", lambda body: (200, {}, answer))
+    with pytest.raises(ServerError, match="answered without 1 rewards"):
+        client.rate(as_pictures(IMAGES[:1]), as_specs(LINES[:1], PROMPTS[:1]))
+
+
+def test_a_service_that_hangs_is_given_up():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = RemoteReward(f"http://127.0.0.1:{silent.getsockname()[1]}", tries=1, timeout=0.2)
+        begun = time.monotonic()
+        with pytest.raises(ServerError, match="cannot be reached"):
+            client.rate(as_pictures(IMAGES[:1]), as_specs(LINES[:1], PROMPTS[:1]))
+        assert 0.2 <= time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://"])
@@ -218,5 +295,5 @@ def test_retries_are_bounded_and_only_of_what_may_pass(monkeypatch, answers, tri
         with pytest.raises(ServerError, match=raises):
             client.rate(as_pictures(IMAGES[:1]), as_specs(LINES[:1], PROMPTS[:1]))
     else:
-        assert client._ask(b"") == []
+        assert client._ask(b"") == '{"rewards": []}'
     assert len(seen) == calls

@@ -18,6 +18,7 @@ from impasto.bench.pope import read_pope_items
 from impasto.bench.understanding import gqa_match
 from impasto.cli import app
 from impasto.images import png_bytes, read_image, write_png
+from impasto.run.compare import compare
 from impasto.score.judges.parse import letter, mme
 from impasto.zoo.registry import BENCHES, JUDGES
 from tests import tiny, tiny_vlm
@@ -211,6 +212,10 @@ def test_gqa_counts_all_questions_alike(tmp_path):
     assert done.exit_code == 0, done.output
     assert summary(tmp_path / "run")["overall"]["score"] == pytest.approx(2 / 3)
     assert summary(tmp_path / "run")["tasks"]["query"]["score"] == 0.5
+    worse = answers(tmp_path / "w.jsonl", {"01": "cat", "02": "cat", "03": "yes"})
+    assert call("eval", bench, "--answers", worse, "--out", tmp_path / "worse").exit_code == 0
+    (difference,) = compare([tmp_path / "run", tmp_path / "worse"])
+    assert difference.verdicts.overall.value == pytest.approx(1 / 3 - 2 / 3), "over questions too"
     (done,) = [call("eval", bench, "--answers", answers(tmp_path / "b.jsonl", {"7": "x"}))]
     assert done.exit_code == 2 and "answers none of the bench's questions" in done.output
     path.write_text("[]")

@@ -7,6 +7,7 @@ import pytest
 
 from impasto.images import read_image
 from impasto.run.generate import draw_prompts
+from impasto.run.prompts import read_prompts
 from impasto.run.provenance import SettingsDiffer
 from impasto.sample.protocol import Request, Sampling, generate, row_seed
 from tests import tiny
@@ -53,6 +54,21 @@ def test_nothing_to_draw(tmp_path, prompts, n, message):
     with pytest.raises(ValueError, match=message):
         draw_prompts(prompts, FakeGenerator(), tmp_path / "x", n=n)
     assert not (tmp_path / "x").exists()
+
+
+def test_an_edited_prompt_file_is_another_run(tmp_path, monkeypatch):
+    """Another word, another order or one line more; another line end is none of them."""
+    monkeypatch.chdir(tmp_path)
+    file, folders = tmp_path / "prompts.txt", {}
+    for text in ("a dog\na cat\n", "a dog\na bat\n", "a cat\na dog\n", "a dog\na cat\na bus\n",
+                 "\ufeffa dog\r\na cat\r\n"):  # fmt: skip
+        file.write_bytes(text.encode())
+        folders[text] = draw_prompts(read_prompts(file), FakeGenerator())[0].parent
+    *four, marked = folders.values()
+    assert len(set(four)) == 4 and marked == four[0]
+    file.write_text("a dog\na bat\n")
+    with pytest.raises(SettingsDiffer, match="texts"):
+        draw_prompts(read_prompts(file), FakeGenerator(), four[0])
 
 
 def test_other_settings_need_another_folder(tmp_path):

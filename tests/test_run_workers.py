@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -23,14 +24,15 @@ NAMES = {"model": "fake", "scorer": "fake", "second": "fake"}
 
 
 class Mortal(FakeGenerator):
-    """A fake that kills its process with SIGKILL, once, in the middle of the third prompt."""
+    """A fake that kills its process with SIGKILL: once, in the middle of the third prompt, or
+    always, at its first."""
 
     def __init__(self, grave, always=False):
         super().__init__()
         self.grave, self.always = Path(grave), always
 
     def finish(self, state):
-        if len(self.batches) >= 2 and (self.always or not self.grave.exists()):
+        if self.always or (len(self.batches) >= 2 and not self.grave.exists()):
             self.grave.write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGKILL)
         return super().finish(state)
@@ -76,9 +78,13 @@ def test_workers_write_the_same_bytes(tmp_path, whole):
 
 
 def test_killed_workers_lose_nothing(tmp_path, whole):
+    from ray.util.annotations import RayDeprecationWarning
+
     graves = tmp_path / "drawing", tmp_path / "judging"
-    done = run(tmp_path / "run", Mortal(graves[0]), workers=Workers(2),
-               scorer=MortalScorer(graves[1]))  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RayDeprecationWarning)
+        done = run(tmp_path / "run", Mortal(graves[0]), workers=Workers(2),
+                   scorer=MortalScorer(graves[1]))  # fmt: skip
     dead = {int(grave.read_text()) for grave in graves}
     assert len(dead) == 2 and os.getpid() not in dead
     assert tiny.tree(done.path) == whole
@@ -86,9 +92,55 @@ def test_killed_workers_lose_nothing(tmp_path, whole):
 
 @pytest.mark.slow
 def test_workers_that_keep_dying_end_the_run_which_can_go_on(tmp_path, whole):
-    with pytest.raises(ChildProcessError, match="run the same command again"):
+    with pytest.raises(ChildProcessError, match="4 workers died of the same job; run the same c"):
         run(tmp_path / "run", Mortal(tmp_path / "grave", always=True), workers=Workers(2))
     assert tiny.tree(run(tmp_path / "run").path) == whole
+
+
+@pytest.mark.parametrize("count, gpus, share", [
+    (2, 0, 0), (2, 2, 1), (2, 8, 1), (4, 2, 0.5), (3, 2, 0.5), (7, 1, 0.1428), (5, 2, 0.3333),
+])  # fmt: skip
+def test_every_worker_finds_its_part_of_a_gpu(count, gpus, share):
+    """By hand: on each GPU as many parts as it is given workers, never more than a whole."""
+    assert Workers(count, gpus=gpus).gpu_share == share
+    if gpus:
+        assert int(1 / share) * gpus >= count
+
+
+SHARED = """
+import ray, sys, torch
+from collections import Counter
+from pathlib import Path
+from impasto.run.cost import Meter
+from impasto.run.directory import RunDirectory
+from impasto.run.workers import Workers
+
+class Where:
+    def __call__(self, parts, job):
+        import time
+        time.sleep(0.5)
+        return ray.get_runtime_context().get_actor_id(), ray.get_gpu_ids()
+
+ray.init(num_cpus=6, num_gpus=2, include_dashboard=False, log_to_driver=False)
+meter = Meter(RunDirectory(sys.argv[1]))
+where = dict(map(lambda found: (found[0], tuple(found[1])),
+                 Workers(5, gpus=2).each("x", Where(), list(range(40)), None, meter)))
+print(sorted(Counter(gpu for gpus in where.values() for gpu in gpus).values()))
+try:
+    list(Workers(7, gpus=2).each("x", Where(), [1], None, meter))
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_five_workers_share_two_gpus(tmp_path):
+    """GPUs that Ray believes in are enough to see who is put where; and nobody waits for ever."""
+    done = subprocess.run([sys.executable, "-c", SHARED, tmp_path], capture_output=True, text=True,
+                          timeout=300, check=False)  # fmt: skip
+    shared, refused = done.stdout.splitlines()[-2:]
+    assert shared == "[2, 3]", done.stderr
+    assert refused.startswith("7 workers need 7 CPUs, the Ray cluster has 6; give fewer workers")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 from typer.testing import CliRunner
@@ -156,18 +158,43 @@ def test_other_faults(client, call, status):
     assert set(answer.json()) == {"error", "given", "allowed", "todo"}
 
 
-def test_nothing_is_unpickled(client, monkeypatch, tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return Path.touch, (tmp_path / "canary",)
+class Bomb:
+    """Unpickled, it makes a file."""
 
-    data = pickle.dumps(Bomb())
-    client.post("/v1/rewards", content=data)
-    client.post("/v1/rewards", json=question(data))
-    client.post("/v1/rewards/files", files=[("images", data)], data={"metadata": "[]"})
-    assert not (tmp_path / "canary").exists()
-    assert not any("pickle" in p.read_text() for p in (ROOT / "src/impasto/serve").glob("*.py")
-                   if "import pickle" in p.read_text())  # fmt: skip
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def pickles(canary):
+    """The bomb as everything that some library's reader would set off."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([Bomb(canary)], dtype=object), allow_pickle=True)
+    with_torch = io.BytesIO()
+    torch.save(Bomb(canary), with_torch)
+    return [pickle.dumps(Bomb(canary), protocol) for protocol in range(6)] + [
+        buffer.getvalue(), with_torch.getvalue(), gzip.compress(pickle.dumps(Bomb(canary)))]
+
+
+def test_nothing_is_unpickled(client, tmp_path):
+    """Not as the body of flow_grpo's own reward servers, not as a picture, a file or a line."""
+    canary = tmp_path / "canary"
+    pickle.loads(pickle.dumps(Bomb(canary)))
+    canary.unlink()  # so the bombs do go off
+    line = json.dumps([DOG])
+    for data in pickles(canary):
+        for kind in ("application/octet-stream", "application/x-pickle", "application/json"):
+            answer = client.post("/v1/rewards", content=data, headers={"Content-Type": kind})
+            assert answer.status_code in (400, 415, 422), answer.text
+        asked = [client.post("/v1/rewards", json=question(data)),
+                 client.post("/v1/rewards/files", files=[("images", data)],
+                             data={"metadata": line}),
+                 client.post("/v1/rewards/files", files=[("images", encoded())],
+                             data={"metadata": text(data)})]  # fmt: skip
+        assert [answer.status_code for answer in asked] == [422] * 3
+    assert not canary.exists()
 
 
 def test_a_token_is_asked_for():
@@ -190,7 +217,32 @@ def test_bytes_are_limited_whether_or_not_the_length_is_told():
         chunks = (bytes(100) for _ in range(1000))
         answer = client.post("/v1/rewards", content=chunks)
         assert answer.status_code == 413 and "1,000 bytes" in answer.json()["allowed"]
-        assert client.app.middleware_stack is not None
+
+
+@pytest.mark.parametrize("head", [{}, {b"content-length": b"7"}])
+def test_a_body_without_end_is_read_no_further_than_allowed(head):
+    """Of one that tells no length, or a wrong one: ten chunks fit, the eleventh is the last."""
+    read, sent = [], []
+
+    async def receive():
+        read.append(100)
+        return {"type": "http.request", "body": bytes(100), "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/rewards", "query_string": b"",
+             "headers": [(b"content-type", b"application/json"), *head.items()]}  # fmt: skip
+    with service(body=1000, waiting=1000) as client:
+        asyncio.run(client.app(scope, receive, send))
+        assert (sent[0]["status"], len(read)) == (413, 11)
+        answer = client.post("/v1/rewards", json={})
+        assert answer.status_code == 422, "what was read is let go"
+
+
+def test_a_million_pictures_are_refused_by_their_number(client):
+    answer = client.post("/v1/rewards", json={"images": [""] * 10**6, "metadata": [DOG]})
+    assert answer.status_code == 422 and "1000000" in answer.json()["given"]
 
 
 def test_bytes_of_all_requests_are_limited():
@@ -342,6 +394,30 @@ def test_250_requests_at_once_and_memory_stays(process):
     for _ in range(6):
         at_once(url, 50)
     assert resident(started.pid) - before < 16 * 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="files are counted in /proc")
+def test_clients_that_leave_cost_nothing(process):
+    """Half of 100 leave in the middle of their body, half before they are answered."""
+    url, started = process
+    address = ("127.0.0.1", httpx.URL(url).port)
+    files = Path(f"/proc/{started.pid}/fd")
+    at_once(url, 4)
+    time.sleep(0.2)
+    before = len(list(files.iterdir()))
+    body = BODIES[0].encode()
+    head = (f"POST /v1/rewards HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n").encode()
+    for i in range(100):
+        with socket.create_connection(address) as leaving:
+            leaving.sendall(head + (body if i % 2 else body[:100]))
+    for _ in range(100):
+        if httpx.get(url + "/healthz").json()["waiting"] == 0:
+            break
+        time.sleep(0.05)
+    assert [answer.status_code for answer in at_once(url, 4)] == [200] * 4
+    time.sleep(0.2)
+    assert len(list(files.iterdir())) <= before + 4
 
 
 def test_the_client_asks_the_process(process):

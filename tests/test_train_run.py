@@ -73,7 +73,7 @@ def test_a_recipe_is_read_and_overridden(recipe):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"step": 3}, r"recipe\.yaml: unknown key 'step': did you mean 'steps'"),
+        ({"step": 3}, r"recipe\.yaml.*: unknown key 'step': did you mean 'steps'"),
         ({"kind": "detektor"}, "unknown kind 'detektor': did you mean 'detector'"),
         ({"split": "test"}, "unknown split 'test'; allowed: "),
         ({"scenes": 0}, "scenes must be a positive number, given 0"),
@@ -91,6 +91,16 @@ def test_wrong_recipes_are_refused(tmp_path, recipe, values, words):
         load_recipe(write(tmp_path / "recipe.yaml", **values))
     with pytest.raises(ValueError, match=words):
         load_recipe(write(recipe), values)
+
+
+def test_an_unknown_key_is_named_with_its_line(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("# what it is\nkind: clip\n\nscnes: 3\n")
+    with pytest.raises(ValueError, match=r"recipe\.yaml, line 4: unknown key 'scnes': did you"):
+        load_recipe(path)
+    path.write_text("kind: clip\n")
+    with pytest.raises(ValueError, match=r"recipe\.yaml: unknown key 'stps'"):
+        load_recipe(path, {"stps": 3})
 
 
 @pytest.mark.parametrize("text", ["", "- kind\n", "clip"])

@@ -414,7 +414,7 @@ def test_the_command_refuses_with_exit_code_2(tmp_path, old):
     source = checkpoint(tmp_path / "x.pth", old)
     for arguments, words in (
         ((source, "--kind", "mask2former"), "Swin has 1 blocks in stage 0, not 2"),
-        ((source, "--kind", "x"), "Allowed: mask2former"),
+        ((source, "--kind", "x"), "unknown kind of checkpoint 'x'"),
         ((tmp_path / "none", "--kind", "mask2former"), "No such file"),
     ):
         done = call(*arguments, "--out", tmp_path / "out")

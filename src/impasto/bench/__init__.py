@@ -14,6 +14,7 @@ from impasto.bench.mmbench import mmbench
 from impasto.bench.mme import mme
 from impasto.bench.pope import pope
 from impasto.bench.results import Record, outcomes, read_results, write_results
+from impasto.bench.rewritten import geneval_rewritten, rewritten
 from impasto.bench.sticker import sticker
 from impasto.bench.sticker_edits import sticker_edits, sticker_imagine
 from impasto.bench.sticker_questions import sticker_questions
@@ -30,6 +31,7 @@ __all__ = [
     "geneval",
     "geneval2",
     "geneval_plus",
+    "geneval_rewritten",
     "geneval_specs",
     "gqa",
     "imagine",
@@ -40,6 +42,7 @@ __all__ = [
     "outcomes",
     "pope",
     "read_results",
+    "rewritten",
     "scan",
     "scan_flat",
     "sticker",

@@ -78,6 +78,7 @@ def answer_summary(
     if label:
         rows = [o._replace(task="all") for o in outcomes(readable)]
         found["overall"] |= {"label": label} | interval(bootstrap(rows).overall)
+        found["pooled"] = True
     return found
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -27,6 +27,10 @@ from impasto.spec import Spec
 __all__ = ["Bench"]
 
 
+def _lines(texts: Iterable[str]) -> str:
+    return "".join(f"{text}\n" for text in texts)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     """A named set of prompts with their demands.
@@ -36,8 +40,9 @@ class Bench:
     verdicts: whether its results are right or wrong; else they are numbers.
     sources: of a spec the pictures that it is about, (3, H, W) each: to be edited, taken from or
     asked about; None where it is about none. asks: of a spec what is asked, where the results are
-    answers in words. targets: of a spec the one right result, where it is
-    known. foreign: pattern of files that may lie beside pictures named by keys.
+    answers in words. targets: of a spec the one right result, where it is known. foreign: pattern
+    of files that may lie beside pictures named by keys.
+    rewrites: prompt -> the text that a model is given in its place; rewriter: where from.
     """
 
     name: str
@@ -51,16 +56,25 @@ class Bench:
     asks: Callable[[Spec], Asking] | None = None
     targets: Callable[[Spec], Tensor] | None = None
     foreign: str = ""
+    rewrites: Mapping[str, str] = field(default_factory=dict, repr=False)
+    rewriter: Mapping[str, Any] | None = None
+
+    @cached_property
+    def given(self) -> tuple[Spec, ...]:
+        """The specs with the texts that a model is given as their prompts."""
+        if not self.rewrites:
+            return self.specs
+        return tuple(replace(spec, prompt=self.rewrites[spec.prompt]) for spec in self.specs)
 
     @cached_property
     def metadata_text(self) -> str:
         """`evaluation_metadata.jsonl`: one JSON object a line."""
-        return "".join(f"{spec.to_json()}\n" for spec in self.specs)
+        return _lines(spec.to_json() for spec in self.given)
 
     @cached_property
     def prompts_text(self) -> str:
         """`generation_prompts.txt`: one prompt a line."""
-        return "".join(f"{spec.prompt}\n" for spec in self.specs)
+        return _lines(spec.prompt for spec in self.given)
 
     @property
     def keyed(self) -> bool:
@@ -88,7 +102,13 @@ class Bench:
             "samples_per_prompt": self.samples_per_prompt,
             "metadata_sha256": self.metadata_sha256,
             "prompts_sha256": self.prompts_sha256,
+            **({"specs_sha256": self._specs_sha256} if self.rewrites else {}),
         }
+
+    @property
+    def _specs_sha256(self) -> str:
+        """What `metadata_sha256` is without rewriting."""
+        return hashlib.sha256(_lines(spec.to_json() for spec in self.specs).encode()).hexdigest()
 
     def stratified(self, limit: int) -> Bench:
         """The bench of `limit` prompts, spread over the tasks as evenly as their sizes allow.

@@ -21,7 +21,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from impasto.bench.layout import PICTURE_SUFFIXES, IncompleteError, Picture, listed
 from impasto.spec import Spec
@@ -82,7 +82,8 @@ def _named(path: Path) -> list[Claim]:
     for where, row in _rows(path):
         name, prompt = _text(row, FILE_KEYS, where), _text(row, PROMPT_KEYS, where)
         pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
+        foreign = "\\" in name or "\0" in name or PureWindowsPath(name).drive
+        if pure.is_absolute() or ".." in pure.parts or foreign:
             raise ValueError(f"{where}: {name!r} is not the name of a file below that folder")
         claims.append((str(pure), prompt, seen[prompt]))
         seen[prompt] += 1

@@ -95,7 +95,9 @@ def _rule(records: Sequence[Record], items: Mapping[str, ImagineItem]) -> dict[s
     judged = {items[r.spec.key].id: _marks(r) for r in records}
     found = imagine_summary([i for i in items.values() if i.id in judged], judged, True)
     label = "overall (3:2:2:2 over groups)" if found["overall"] else ""
-    return number_summary(records, (0.0, 10.0), label, found["overall"]) | {"imagine": found}
+    whole = number_summary(records, (0.0, 10.0), label, found["overall"])
+    # Of the full set the weights 3:2:2:2 are the groups' shares of it.
+    return whole | {"imagine": found} | ({"pooled": True} if found["overall"] else {})
 
 
 def imagine_bench(items: Sequence[ImagineItem], name: str = "imagine") -> Bench:

@@ -51,7 +51,8 @@ def scan_keyed(
 
     foreign: pattern of names that belong to something else and may lie there (a source beside its
     edit). Raises ValueError, by name, for two pictures of one item, links out of the folder and,
-    unless `allow_extra`, pictures of no item; IncompleteError for missing ones unless `allow_incomplete`.
+    unless `allow_extra`, pictures of no item; IncompleteError for missing ones unless
+    `allow_incomplete`.
     """
     root = Path(images)
     if not root.is_dir():

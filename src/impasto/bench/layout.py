@@ -79,6 +79,7 @@ def write_metadata(images: str | Path, index: int, spec: Spec) -> None:
 class _Scan:
     """What a walk over the folders found so far; the lists hold sentences' halves, by name."""
 
+    root: Path
     specs: Sequence[Spec]
     samples: int
     folders: dict[int, str] = field(default_factory=dict)
@@ -88,7 +89,7 @@ class _Scan:
     extra: list[str] = field(default_factory=list)
     """A further sample, or not named so that GenEval would read it."""
     wrong: list[str] = field(default_factory=list)
-    """Contradictory: two files in one place, or metadata that cannot be read."""
+    """Contradictory: two files in one place, metadata that cannot be read, or a link out."""
 
     def __post_init__(self) -> None:
         self._index = {_key(spec.to_dict()): i for i, spec in enumerate(self.specs)}
@@ -129,7 +130,9 @@ class _Scan:
                 self.extra.append(f"{name} is not named DIGITS.png")
             return
         place = index, int(match[1])
-        if place[1] >= self.samples:
+        if not path.resolve().is_relative_to(self.root):
+            self.wrong.append(f"{name} lies outside the folder")
+        elif place[1] >= self.samples:
             self.extra.append(f"{name} is beyond the {self.samples} samples of a prompt")
         elif place in self.pictures:
             self.wrong.append(f"{name} and {self.pictures[place]} are the same sample")
@@ -160,15 +163,15 @@ def scan(
 ) -> list[Picture]:
     """The pictures below `images`, by prompt then sample; file names relative and with "/".
 
-    Raises ValueError, by name, for two files in one place, unreadable metadata or a folder that is
-    not there; for other prompts' metadata, further samples and misnamed pictures, unless
-    `allow_extra` (a part of a larger set is wanted). Raises IncompleteError (n/N and the first
-    missing names) unless `allow_incomplete`.
+    Raises ValueError, by name, for two files in one place, unreadable metadata, a link that leads
+    out of the folder or a folder that is not there; for other prompts' metadata, further samples
+    and misnamed pictures, unless `allow_extra` (a part of a larger set is wanted). Raises
+    IncompleteError (n/N and the first missing names) unless `allow_incomplete`.
     """
     root = Path(images)
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; give the one that holds 00000, 00001, …")
-    found = _Scan(specs, samples)
+    found = _Scan(root.resolve(), specs, samples)
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         if re.fullmatch("[0-9]+", folder.name):
             found.folder(folder)

@@ -21,13 +21,19 @@ __all__ = ["sticker"]
 TASKS = tuple(task for task in GENEVAL_TASKS if task != "single_object")
 
 
+PATIENCE = 1000
+"""Draws in a row that show nothing new before a task is taken to have no more."""
+
+
 def _specs(task: str, n: int, seed: int, split: Split) -> list[Spec]:
-    """n specs of a task that mean n different things; each from its own random state."""
+    """n specs of a task that mean n different things, each from its own random state; fewer where
+    there are fewer, as of numbers held out."""
     found: dict[object, Spec] = {}
-    states = count()
-    while len(found) < n:
+    states, idle = count(), 0
+    while len(found) < n and idle < PATIENCE:
         rng = np.random.default_rng([seed, TASKS.index(task), next(states)])
         spec = sample_spec(rng, CLASSES, split, {task: 1.0})
+        idle = idle + 1 if meaning(spec) in found else 0
         found.setdefault(meaning(spec), spec)
     return list(found.values())
 
@@ -36,6 +42,7 @@ def _specs(task: str, n: int, seed: int, split: Split) -> list[Spec]:
 def sticker(split: str = "held-out", per_task: int = 40, seed: int = 0) -> Bench:
     """Five tasks over combinations kept from training (split=held-out) or seen in it (split=seen).
 
+    A task has fewer than `per_task` prompts where fewer combinations exist, as of numbers held out.
     Raises ValueError for another split, or per_task outside 1 to 500.
     """
     if split not in ("seen", "held-out"):

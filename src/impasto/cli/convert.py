@@ -18,15 +18,17 @@ __all__ = ["convert"]
 def convert(
     *,
     foreign: Annotated[Path, typer.Argument(help="Checkpoint: .pth of torch.save, safetensors.")],
-    kind: Annotated[str, typer.Option(help="What it is: mask2former (GenEval's detector).")],
+    kind: Annotated[str, typer.Option(help="What it is: mask2former (GenEval's detector), "
+                                      "hps-v2.0, hps-v2.1, image-reward or openai-clip.")],
     out: Annotated[Path, typer.Option(help="Folder to write; must not be there, or be empty.")],
     as_json: options.Json = False,
-) -> None:
+) -> None:  # fmt: skip
     """Convert somebody else's checkpoint, without ever running what is pickled in it.
 
     OUT/conversion.json says what became of every key, with the sha256 of source and result.
     """
-    import impasto.score.mask2former_convert  # noqa: F401 - registers its kind
+    import impasto.score.mask2former_convert
+    import impasto.score.preference.convert  # noqa: F401 - these register their kinds
     from impasto.zoo.convert import RECORD
     from impasto.zoo.convert import convert as run
 

@@ -30,8 +30,8 @@ BatchSize = Annotated[
     int, typer.Option(min=1, help="Pictures drawn together; changes the speed, not the pictures.")
 ]
 Workers = Annotated[
-    int, typer.Option(min=1, help="Processes that draw and judge, a GPU each where there are "
-                                  "several; more than 1 need impasto[ray]."),
+    int, typer.Option(min=1, help="Processes that draw and judge; a GPU each, or where there are "
+                                  "fewer, several on one. More than 1 need impasto[ray]."),
 ]  # fmt: skip
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 OutFolder = Annotated[

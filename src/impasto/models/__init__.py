@@ -6,13 +6,19 @@ from pathlib import Path
 
 import torch
 
-from impasto.models.foreign import DiffusersGenerator, ImageAPI
+from impasto.models.foreign import (
+    DiffusersGenerator,
+    Emu3Generator,
+    ImageAPI,
+    JanusGenerator,
+)
 from impasto.models.mmdit import MMDiTGenerator
 from impasto.models.mmdit.storage import read_json
 from impasto.sample.protocol import Generator
 from impasto.zoo.registry import MODELS, nearest
 
-__all__ = ["FAMILIES", "DiffusersGenerator", "ImageAPI", "MMDiTGenerator", "load_generator"]
+__all__ = ["FAMILIES", "DiffusersGenerator", "Emu3Generator", "ImageAPI", "JanusGenerator",
+           "MMDiTGenerator", "load_generator"]  # fmt: skip
 
 FAMILIES = {"MMDiTGenerator": MMDiTGenerator}
 """Classes that a model folder's index may name."""

@@ -9,15 +9,17 @@ from typing import Any
 
 __all__ = ["labels"]
 
-UNSAID = {"none": "no search"}
+OWN = "own prompts"
+UNSAID = {"none": "no search", OWN: OWN}
 """Names of nothing: left out beside others, and in words where they stand alone."""
 
 
 def labels(records: Sequence[Mapping[str, Any]], paths: Sequence[Path]) -> list[str]:
     """One short, distinct name per run. records: the `run.json` of each.
 
-    The model's and the search's name, each only where runs differ in it; then what differs in the
-    sampling, then the folder's name, each only where the names before are still the same.
+    The model's and the search's name, and whose the prompts are, each only where runs differ in
+    it; then what differs in the sampling, then the folder's name, each only where the names before
+    are still the same.
     """
     names = _shown([_names(record) for record in records])
     names = _told_apart(names, _shown([_sampling(record) for record in records]))
@@ -26,9 +28,10 @@ def labels(records: Sequence[Mapping[str, Any]], paths: Sequence[Path]) -> list[
 
 
 def _names(record: Mapping[str, Any]) -> list[str]:
-    """The model's name, and the search's; "" for pictures that were drawn elsewhere."""
-    search = record["search"]
-    return [record["model"]["name"], "" if search is None else search["name"]]
+    """The model's name, the search's ("" for pictures drawn elsewhere) and the prompts'."""
+    search, rewriter = record["search"], record.get("rewriter")
+    return [record["model"]["name"], "" if search is None else search["name"],
+            OWN if rewriter is None else f"rewritten by {rewriter['file']}"]  # fmt: skip
 
 
 def _sampling(record: Mapping[str, Any]) -> list[str]:

@@ -99,7 +99,8 @@ def _content(
         "reach": scores.axis(differences),
         "groups": scores.groups(runs, differences),
         "second": scores.second(runs, differences),
-        "notes": {role: _notes(runs, role) for role in ("scorer", "second")},
+        "notes": {"scorer": [*_notes(runs, "scorer"), *_if(words.compared_by(runs, differences))],
+                  "second": _notes(runs, "second")},
         "costs": {line: [text(run) for run in runs] for line, text in COSTS.items()},
         "ends": ["%g" % (runs[0].scale[0] + x * (runs[0].scale[1] - runs[0].scale[0]))
                  for x in (0, 0.5, 1)],
@@ -153,9 +154,15 @@ def _filters(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(key, text) for key, text in FILTERS.items() if key in kept]
 
 
+def _if(note: str) -> list[str]:
+    return [note] if note else []
+
+
 def _notes(runs: Sequence[Run], role: str) -> list[str]:
-    return list(filter(None, (words.not_independent(run.label, run.record, role)
-                              for run in runs)))  # fmt: skip
+    """What must be known to believe the score, or the second one."""
+    told = words.rewriting(runs) if role == "scorer" else []
+    return [*told, *filter(None, (words.not_independent(run.label, run.record, role)
+                                  for run in runs))]  # fmt: skip
 
 
 def _kicker(runs: Sequence[Run]) -> list[str]:

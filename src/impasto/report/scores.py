@@ -10,7 +10,15 @@ from markupsafe import Markup
 
 from impasto.report.bars import bar, forest, reach
 from impasto.report.data import Run
-from impasto.report.words import change, digits, estimate, excludes_zero, interval_of, p_value
+from impasto.report.words import (
+    am_of,
+    change,
+    digits,
+    estimate,
+    excludes_zero,
+    interval_of,
+    p_value,
+)
 from impasto.run.compare import Difference
 from impasto.score.statistics import Interval
 
@@ -62,9 +70,9 @@ class Second:
 
 
 def axis(differences: Sequence[Difference]) -> float:
-    """End of the axis that all differences of verdicts are drawn on."""
-    verdicts = [difference.verdicts for difference in differences]
-    return reach(interval for v in verdicts for interval in (v.overall, *v.tasks.values()))
+    """End of the axis that all differences in score are drawn on."""
+    scores = [difference.score for difference in differences]
+    return reach(interval for s in scores for interval in (s.overall, *s.tasks.values()))
 
 
 def groups(runs: Sequence[Run], differences: Sequence[Difference]) -> list[Group]:
@@ -74,6 +82,7 @@ def groups(runs: Sequence[Run], differences: Sequence[Difference]) -> list[Group
     return [
         *(_task(runs, differences, task, end) for task in tasks),
         _overall(runs, differences, end),
+        *_am(runs, differences, end),
         *_shares(runs),
     ]
 
@@ -83,7 +92,7 @@ def _change(interval: Interval, end: float, run: int, decimals: int = 2) -> Chan
 
 
 def _change_in(difference: Difference, task: str, end: float, run: int) -> Change:
-    found = _change(difference.verdicts.tasks[task], end, run)
+    found = _change(difference.score.tasks[task], end, run)
     return replace(found, p=p_value(difference.holm[task]))
 
 
@@ -121,11 +130,22 @@ def _task(
 
 
 def _overall(runs: Sequence[Run], differences: Sequence[Difference], end: float) -> Group:
-    changes = _changes((difference.verdicts.overall for difference in differences), end)
+    changes = _changes((difference.score.overall for difference in differences), end)
     scores = [run.summary["overall"] for run in runs]
     lines = [_scored(number, run, score, "", by) for number, (run, score, by)
              in enumerate(zip(runs, scores, changes, strict=True))]  # fmt: skip
-    return Group(scores[0]["label"], "overall", tuple(lines))
+    labels = [score["label"] for score in scores]
+    return Group(min(labels, key=len), "overall", tuple(lines))
+
+
+def _am(runs: Sequence[Run], differences: Sequence[Difference], end: float) -> list[Group]:
+    """Soft-TIFA's other mean; nothing on a bench of verdicts."""
+    if not all("soft_tifa" in run.summary for run in runs):
+        return []
+    changes = _changes((difference.soft["am"].overall for difference in differences), end)
+    lines = [_line(number, run, am_of(run.summary), "", by)
+             for number, (run, by) in enumerate(zip(runs, changes, strict=True))]  # fmt: skip
+    return [Group("Soft-TIFA AM", "overall", tuple(lines))]
 
 
 def _shares(runs: Sequence[Run]) -> list[Group]:

@@ -16,8 +16,10 @@ from impasto.report.costs import COSTS, TERMINAL
 from impasto.report.data import Run, check_differences, read_runs
 from impasto.report.words import (
     DASH,
+    am_of,
     at_budget,
     change,
+    compared_by,
     digits,
     directions,
     estimate,
@@ -27,6 +29,7 @@ from impasto.report.words import (
     p_value,
     plan_text,
     quantity,
+    rewriting,
 )
 from impasto.run.budget import Budgets, Entry
 from impasto.run.compare import Difference
@@ -131,13 +134,22 @@ def _scores(runs: Sequence[Run], differences: Sequence[Difference]) -> list[list
     tasks = list(dict.fromkeys(task for run in runs for task in run.summary["tasks"]))
     rows = [
         [task, *(_score(run, task) for run in runs),
-         *_changes([difference.verdicts.tasks[task] for difference in differences]),
+         *_changes([difference.score.tasks[task] for difference in differences]),
          *(p_value(difference.holm[task]) for difference in differences)]
         for task in tasks
     ]  # fmt: skip
     overall = [estimate(interval_of(run.summary["overall"])) for run in runs]
-    changes = _changes([difference.verdicts.overall for difference in differences])
-    return [*rows, [_overall(tasks, runs[0]), *overall, *changes]]
+    changes = _changes([difference.score.overall for difference in differences])
+    return [*rows, [_overall(tasks, runs[0]), *overall, *changes], *_am(runs, differences)]
+
+
+def _am(runs: Sequence[Run], differences: Sequence[Difference]) -> list[list[str]]:
+    """Soft-TIFA's other mean, below GM; nothing on a bench of verdicts."""
+    if not all("soft_tifa" in run.summary for run in runs):
+        return []
+    scores = [estimate(am_of(run.summary)) for run in runs]
+    changes = _changes([difference.soft["am"].overall for difference in differences])
+    return [["Soft-TIFA AM", *scores, *changes]]
 
 
 def _overall(tasks: Sequence[str], run: Run) -> str:
@@ -183,6 +195,7 @@ def _notes(runs: Sequence[Run], differences: Sequence[Difference]) -> list[str]:
         notes.append(f"Differences are paired by {paired}; * the interval excludes zero. p: no "
                      f"difference in this task, adjusted for the number of tasks (Holm).")
     notes += [f"{run.label}: {line}." for run in runs for line in run.summary.get("also", ())]
+    notes += [*rewriting(runs), compared_by(runs, differences)]
     notes += [f"Incomplete: {run.label} has {run.coverage}." for run in runs if run.coverage]
     notes += [not_independent(run.label, run.record, role)
               for run in runs for role in ("scorer", "second")]  # fmt: skip

@@ -16,8 +16,10 @@ from impasto.score.statistics import Interval
 
 __all__ = [
     "DASH",
+    "am_of",
     "at_budget",
     "change",
+    "compared_by",
     "digits",
     "directions",
     "estimate",
@@ -28,6 +30,7 @@ __all__ = [
     "plan_text",
     "quantity",
     "result",
+    "rewriting",
     "size",
 ]
 
@@ -39,6 +42,12 @@ PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 def interval_of(score: Mapping[str, Any]) -> Interval:
     """The interval in a `summary.json` entry with score, low, high."""
     return Interval(score["score"], score["low"], score["high"])
+
+
+def am_of(summary: Mapping[str, Any]) -> Interval:
+    """Soft-TIFA's AM, in [0, 1] as GM is among the scores."""
+    am = summary["soft_tifa"]["am"]
+    return Interval(*(am[key] / 100 for key in ("score", "low", "high")))
 
 
 def digits(number: float) -> int:
@@ -130,12 +139,15 @@ def _alone(label: str, overall: Mapping[str, Any], scale: tuple[float, float] | 
         return (f"{label} scores {estimate(interval_of(overall))} on the bench's scale from "
                 f"{scale[0]:g} to {scale[1]:g}, 95 % interval in brackets.")  # fmt: skip
     score, low, high = _points(interval_of(overall))
+    if "Soft-TIFA" in overall["label"]:
+        return (f"{label} has a Soft-TIFA GM of {score} in a hundred, "
+                f"95 % interval {low} to {high}.")  # fmt: skip
     return (f"{label} draws what the prompt says {score} times in a hundred, "
             f"95 % interval {low} to {high}.")  # fmt: skip
 
 
 def _compared(base: str, label: str, difference: Difference, numbers: bool) -> str:
-    interval = difference.verdicts.overall
+    interval = difference.score.overall
     if numbers:
         shown = "" if excludes_zero(interval) else "; no difference is shown"
         return (f"{label} scores {change(interval)} against {base}, 95 % interval in "
@@ -146,6 +158,9 @@ def _compared(base: str, label: str, difference: Difference, numbers: bool) -> s
                 f"95 % interval {low} to {high}.")  # fmt: skip
     word = "more" if interval.value > 0 else "fewer"
     points, low, high = _points(_magnitudes(interval))
+    if difference.soft:
+        return (f"{label} scores {points} points {word} than {base} by Soft-TIFA's GM, "
+                f"95 % interval {low} to {high}.")  # fmt: skip
     return (f"{label} draws {points} points {word} of the prompts right than {base}, "
             f"95 % interval {low} to {high}.")  # fmt: skip
 
@@ -170,9 +185,27 @@ def result(
             for name, difference in zip(names[1:], differences, strict=True)]  # fmt: skip
 
 
-def _same(reward: Mapping[str, Any], scorer: Mapping[str, Any]) -> bool:
-    return any(reward.get(key) is not None and reward.get(key) == scorer.get(key)
-               for key in ("id", "name"))  # fmt: skip
+def _same(reward: Mapping[str, Any], scorer: Mapping[str, Any], *keys: str) -> bool:
+    return any(reward.get(key) and reward.get(key) == scorer.get(key) for key in keys)
+
+
+def rewriting(runs: Sequence[Any]) -> list[str]:
+    """Which of the runs were given rewritten prompts: their scores are no others'."""
+    told = {run.label: run.record.get("rewriter") for run in runs}
+    notes = [f"Rewritten prompts: {label} was given those of {by['file']} (sha256 "
+             f"{by['sha256'][:8]}); its score is not one of the bench's own prompts."
+             for label, by in told.items() if by is not None]  # fmt: skip
+    if 0 < len(notes) < len(told):
+        notes.append("Differences between the two hold what the rewriting does.")
+    return notes
+
+
+def compared_by(runs: Sequence[Any], differences: Sequence[Any]) -> str:
+    """What must be said of differences that are not of the score beside them; else ""."""
+    if not differences or "dpg" not in runs[0].summary:
+        return ""
+    return ("Differences are of verdicts, whether every question about a picture is answered yes, "
+            "and not of the DPG score.")  # fmt: skip
 
 
 def not_independent(label: str, record: Mapping[str, Any], role: str) -> str:
@@ -181,9 +214,15 @@ def not_independent(label: str, record: Mapping[str, Any], role: str) -> str:
     role: "scorer", which gives the verdicts, or "second". record: the run's `run.json`.
     """
     reward = (record["search"] or {}).get("reward")
-    if reward is None or record[role] is None or not _same(reward, record[role]):
+    if reward is None or record[role] is None:
         return ""
+    judge = record[role]
+    chosen_by = f"{judge['name']}, which also"
+    if not _same(reward, judge, "id", "name"):
+        if not _same(reward, judge, "sha256"):
+            return ""
+        chosen_by = f"{reward['name']}, of the same weights as {judge['name']}, which"
     also, number = {"scorer": ("gives the verdicts", "score"),
                     "second": ("is the second scorer", "second score")}[role]  # fmt: skip
-    return (f"Not independent: {label} chose its pictures by {record[role]['name']}, which also "
-            f"{also}. Its {number} is what it was selected for.")  # fmt: skip
+    return (f"Not independent: {label} chose its pictures by {chosen_by} {also}. Its {number} is "
+            f"what it was selected for.")  # fmt: skip

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import math
 import time
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -61,10 +63,25 @@ class RemoteReward:
             body = {"images": [base64.b64encode(png_bytes(i)).decode() for i in images[rows]],
                     "metadata": [spec.to_dict() for spec in specs[rows]],
                     "as_published": as_published}  # fmt: skip
-            rewards += [Reward(**one) for one in self._ask(json.dumps(body).encode())]
+            rewards += self._read(self._ask(json.dumps(body).encode()), len(specs[rows]))
         return rewards
 
-    def _ask(self, body: bytes) -> list[dict[str, Any]]:
+    def _read(self, text: str, number: int) -> list[Reward]:
+        """The rewards that an answer holds. Raises ServerError for another number of them, or
+        anything that is none: a reward is never invented."""
+        try:
+            rewards = [Reward(**one) for one in json.loads(text)["rewards"]]
+            numbers = [(one.score, one.accuracy, one.strict_accuracy) for one in rewards]
+            fits = len(rewards) == number and all(map(math.isfinite, chain(*numbers)))
+        except (ValueError, KeyError, TypeError):
+            fits = False
+        if not fits:
+            raise ServerError(f"the reward service {self.url} answered without {number} rewards: "
+                              f"{text[:200]!r}")  # fmt: skip
+        return rewards
+
+    def _ask(self, body: bytes) -> str:
+        """The first good answer."""
         pause = 0.5
         for left in reversed(range(self.tries)):
             try:
@@ -73,7 +90,7 @@ class RemoteReward:
                 why, wait = f"cannot be reached ({error or type(error).__name__})", pause
             else:
                 if status == http.HTTPStatus.OK:
-                    return json.loads(text)["rewards"]
+                    return text
                 why, wait = f"answered {status}: {text[:500]}", _seconds(headers, pause)
                 if status not in BUSY:
                     break

@@ -1,4 +1,4 @@
-"""GenEval's reward as a reward model of Flow-Factory (X-GenGroup/Flow-Factory, commit 5f6cda1).
+"""Reward models of Flow-Factory (X-GenGroup/Flow-Factory, commit 5f6cda1): GenEval, preferences.
 
     rewards:
       - name: geneval
@@ -6,8 +6,12 @@
         batch_size: 16
         scorer: "geneval:detector=FOLDER,clip=FOLDER"     # or server_url: http://127.0.0.1:8000
 
-Further keys: token (of the service), reward (score, accuracy or strict_accuracy) and as_published.
-Flow-Factory imports this module; without Flow-Factory it cannot be imported.
+      - name: pickscore
+        reward_model: impasto.rewards.flow_factory.PreferenceRewardModel
+        scorer: "pickscore-v1:weights=FOLDER"
+
+Further keys of GenEval's: token (of the service), reward (score, accuracy or strict_accuracy) and
+as_published. Flow-Factory imports this module; without Flow-Factory it cannot be imported.
 """
 
 from __future__ import annotations
@@ -20,8 +24,9 @@ from flow_factory.rewards.abc import PointwiseRewardModel, RewardModelOutput
 
 from impasto.rewards.client import RemoteReward
 from impasto.rewards.flow_grpo import GenEvalReward
+from impasto.rewards.preference import PreferenceReward
 
-__all__ = ["REWARDS", "GenEvalRewardModel"]
+__all__ = ["REWARDS", "GenEvalRewardModel", "PreferenceRewardModel"]
 
 REWARDS = ("score", "accuracy", "strict_accuracy")
 
@@ -65,3 +70,24 @@ def _source(config: Any) -> Any:
         raise ValueError("give either scorer (GenEval in the trainer's process) or server_url "
                          "(of impasto serve --rewards)")  # fmt: skip
     return scorer if url is None else RemoteReward(url, token=getattr(config, "token", None))
+
+
+class PreferenceRewardModel(PointwiseRewardModel):  # type: ignore[misc]
+    """The value of a scorer that reads prompts, one per picture."""
+
+    required_fields: ClassVar[tuple[str, ...]] = ("prompt", "image")
+    use_tensor_inputs: ClassVar[bool] = True
+
+    def __init__(self, config: Any, accelerator: Any) -> None:
+        super().__init__(config, accelerator)
+        if (scorer := getattr(config, "scorer", None)) is None:
+            raise ValueError("give scorer, such as pickscore-v1:weights=FOLDER")
+        self.source = PreferenceReward(scorer, device=str(self.device))
+
+    def __call__(self, prompt: Sequence[str], image: Sequence[Any] | None = None) -> Any:
+        """Rewards of pictures: (3, H, W) tensors or PIL images. Raises ValueError without."""
+        if image is None:
+            raise ValueError("the samples have no image; a preference is of pictures")
+        values = self.source.rate(image, prompt)
+        rewards = torch.tensor(values, dtype=torch.float32, device=self.device)
+        return RewardModelOutput(rewards=rewards, extra_info={})

@@ -12,7 +12,7 @@ from impasto.score.geneval import GenEvalScorer
 from impasto.score.reward import Reward
 from impasto.spec import Spec
 
-__all__ = ["LocalReward", "Rewarder"]
+__all__ = ["LocalReward", "Rewarder", "named"]
 
 
 class Rewarder(Protocol):
@@ -32,10 +32,12 @@ class LocalReward:
     """
 
     def __init__(self, scorer: GenEvalScorer | str, device: str = "cpu") -> None:
-        self.scorer = _named(scorer, device) if isinstance(scorer, str) else scorer
+        self.scorer = named(scorer, device) if isinstance(scorer, str) else scorer
         if not isinstance(self.scorer, GenEvalScorer):
             raise ValueError(f"scorer {scorer!r} does not judge by GenEval's rule, so it gives no "
-                             f"reward; allowed: geneval, sticker")  # fmt: skip
+                             f"reward; allowed: geneval, sticker (scores of picture and prompt: "
+                             f"impasto.rewards.PreferenceReward, in the trainer's process)"
+                             )  # fmt: skip
         self.scorer.rewards([], [])  # refuses another rule
         self.scorer.self_test()
         # Trainers call from several threads; a scorer's precision is a setting of the process.
@@ -51,7 +53,8 @@ class LocalReward:
         return self.scorer.provenance()
 
 
-def _named(name: str, device: str) -> Any:
+def named(name: str, device: str) -> Any:
+    """The scorer called `name`, on `device`."""
     import impasto.score  # noqa: F401  its scorers register
     from impasto.zoo.registry import SCORERS
 

@@ -44,10 +44,11 @@ def device_name() -> str:
 class Meter:
     """Keeps a run's `cost.json`. `resumed` tells that several executions added to the seconds."""
 
-    def __init__(self, run: RunDirectory, drawn: bool = True) -> None:
-        """drawn: whether the run draws its own pictures; else their cost is unknown, null."""
+    def __init__(self, run: RunDirectory, drawn: bool = True, counted: bool = True) -> None:
+        """drawn: whether the run draws its own pictures; else their cost is unknown, null.
+        counted: whether its model's FLOPs are known."""
         self.path = run.cost
-        self.drawn = drawn
+        self.drawn, self.counted = drawn, counted
         self.seconds = dict.fromkeys(PHASES, 0.0) if drawn else {"score": 0.0}
         self.peak: dict[str, int] = {}
         self.spent = Cost()
@@ -76,9 +77,14 @@ class Meter:
         self.seen(peak_memory())
         values: dict[str, Any] = {
             "seconds": {phase: round(value, 3) for phase, value in self.seconds.items()},
-            **{key: value if self.drawn else None for key, value in asdict(self.spent).items()},
+            **self._spent(),
             "peak_memory_bytes": self.peak,
             "device": device_name(),
             "resumed": self.resumed,
         }
         write_json(self.path, values)
+
+    def _spent(self) -> dict[str, Any]:
+        """What drawing cost; null where it is not known."""
+        spent = asdict(self.spent) | ({} if self.counted else {"flops": None})
+        return spent if self.drawn else dict.fromkeys(spent)

@@ -24,10 +24,14 @@ Within = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class DrawBatch:
-    """Drawing some pictures of a run; in this process or, by pickle, in a worker."""
+    """Drawing some pictures of a run; in this process or, by pickle, in a worker.
+
+    given: the specs as the model is told them (`Bench.given`), and the pictures' folders.
+    """
 
     run: RunDirectory
     specs: Sequence[Spec]
+    given: Sequence[Spec]
     seed: int
     sampling: Sampling
     size: int
@@ -45,10 +49,11 @@ class DrawBatch:
     ) -> None:  # fmt: skip
         """Draw `batch` and save it."""
         generator, search = makers
-        draws = [Draw(self.specs[i], self.seed, sample) for i, sample in batch]
+        draws = [Draw(self.specs[i], self.seed, sample, self.given[i].prompt)
+                 for i, sample in batch]  # fmt: skip
         drawn = search.draw(generator, draws, self.sampling, self.size, within)
         for (i, sample), one in zip(batch, drawn, strict=True):
-            self.run.save(i, sample, self.specs[i], one.image, _described(one))
+            self.run.save(i, sample, self.given[i], one.image, _described(one))
 
 
 def draw(

@@ -50,13 +50,14 @@ def evaluate(
     settings.self_test()
     record = run_record(settings, generator, search)
     with opened(out or default_folder("eval", record), record) as run:
-        meter = Meter(run)
+        meter = Meter(run, counted=record["model"].get("flops_known", True))
         bench = settings.bench_part
-        one = DrawBatch(run, bench.specs, settings.seed, settings.sampling, batch_size)
+        one = DrawBatch(run, bench.specs, bench.given, settings.seed, settings.sampling,
+                        batch_size)  # fmt: skip
         with meter.timing("generate"):
             meter.spent = draw(one, (generator, search), bench.samples_per_prompt,
                                workers=workers, meter=meter, progress=progress)  # fmt: skip
-        pictures = scan(run.images, bench.specs, bench.samples_per_prompt)
+        pictures = scan(run.images, bench.given, bench.samples_per_prompt)
         _judge(run, meter, settings, pictures, batch_size=batch_size, workers=workers,
                progress=progress)  # fmt: skip
     return run
@@ -86,7 +87,7 @@ def evaluate_images(
                           allow_extra=bench != settings.bench)  # fmt: skip
     record = images_record(settings, images, source.pictures)
     with opened(out or default_folder("eval", record), record) as run:
-        pictures = source.link(run, bench.specs)
+        pictures = source.link(run, bench.given)
         source.keep_sources(run, bench)
         _judge(run, Meter(run, drawn=False), settings, pictures, batch_size=batch_size,
                workers=workers, progress=progress, allow_incomplete=allow_incomplete)  # fmt: skip

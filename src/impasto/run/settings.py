@@ -74,8 +74,8 @@ class Settings:
         return {
             "kind": "eval",
             "bench": bench.provenance(),
-            "texts": [spec.prompt for spec in bench.specs],
-            "rewriter": None,
+            "texts": [spec.prompt for spec in bench.given],
+            "rewriter": bench.rewriter,
             "scorer": {"name": self.name("scorer", self.scorer)} | self.scorer.provenance(),
             "second": None if self.second is None else
             {"name": self.name("second", self.second)} | self.second.provenance(),
@@ -88,7 +88,8 @@ def run_record(settings: Settings, generator: Generator, search: Search) -> dict
     model = generator.provenance()
     return normal(settings.record() | {
         "model": {"name": settings.name("model", generator)} | model,
-        "search": {"name": settings.name("search", search)} | search.provenance(),
+        "search": {"name": settings.name("search", search), "independent": search.independent}
+        | search.provenance(),
         "seed": settings.seed,
         "sampling": resolved(settings.sampling, model),
     })  # fmt: skip

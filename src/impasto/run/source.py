@@ -52,7 +52,7 @@ class Source:
                 root, bench.specs, foreign=bench.foreign, allow_incomplete=allow_incomplete,
                 allow_extra=allow_extra))  # fmt: skip
         pictures = (scan_flat if flat else scan)(
-            root, bench.specs, bench.samples_per_prompt,
+            root, bench.given, bench.samples_per_prompt,
             allow_incomplete=allow_incomplete, allow_extra=allow_extra,
         )  # fmt: skip
         return cls(root.resolve(), flat, pictures)

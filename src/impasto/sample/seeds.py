@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["check_seeds", "row_noise"]
+__all__ = ["check_seeds", "row_noise", "row_uniforms"]
 
 
 def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
@@ -23,4 +23,13 @@ def row_noise(
 ) -> Tensor:
     """Standard normal (B, *shape), float32; row i depends on `seeds[i]` and `shape` alone."""
     rows = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(rows).to(device)
+
+
+def row_uniforms(
+    seeds: Sequence[int], n: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Uniform numbers in [0, 1), (B, n), float64; row i depends on `seeds[i]` and n alone."""
+    rows = [torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            for seed in seeds]  # fmt: skip
     return torch.stack(rows).to(device)

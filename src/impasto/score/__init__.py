@@ -6,6 +6,7 @@ from impasto.score.edits import gedit_scorer, imgedit_scorer
 from impasto.score.geneval2 import geneval2_scorer
 from impasto.score.imagine import imagine_scorer
 from impasto.score.official import OfficialScorer, geneval
+from impasto.score.preference import aesthetic_v1, aesthetic_v2, image_reward
 from impasto.score.sticker import sticker, sticker_clip
 from impasto.score.sticker_edits import sticker_edits
 from impasto.score.sticker_imagine import sticker_imagine
@@ -18,10 +19,13 @@ __all__ = [
     "Scorer",
     "ScorerBroken",
     "Wanted",
+    "aesthetic_v1",
+    "aesthetic_v2",
     "dpg_scorer",
     "gedit_scorer",
     "geneval",
     "geneval2_scorer",
+    "image_reward",
     "imagine_scorer",
     "imgedit_scorer",
     "sticker",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
@@ -34,6 +35,7 @@ __all__ = [
     "clip_config",
     "image_features",
     "load_clip",
+    "load_clip_model",
     "text_features",
     "token_ids",
 ]
@@ -84,39 +86,56 @@ def clip_config(name: str = "sticker", vocab_size: int = 1024, eos: int = 1, pad
     )  # fmt: skip
 
 
-def load_clip(
-    folder: str | Path, device: str | torch.device = "cpu"
-) -> tuple[CLIPModel, TokenizerClass, str]:
-    """Model in float32, tokenizer, and sha256 of the weights of a `save_pretrained` folder.
+def load_clip_model(folder: str | Path, device: str | torch.device = "cpu"
+                    ) -> tuple[CLIPModel, str]:  # fmt: skip
+    """Model in float32 and sha256 of the weights of a `save_pretrained` folder.
 
-    Raises FileNotFoundError when the folder has no `model.safetensors`, ValueError when it lacks
-    weights of the model, which transformers would fill with random ones, or holds others.
+    Raises FileNotFoundError when the folder has no `model.safetensors`, ValueError when it is
+    damaged, lacks weights of the model, which transformers would fill with random ones, or holds
+    others.
     """
     weights = Path(folder) / "model.safetensors"
     if not weights.is_file():
         raise FileNotFoundError(f"{weights} is missing; give a folder that CLIPModel's "
                                 f"save_pretrained wrote, with its tokenizer")  # fmt: skip
-    with without_bars():
-        model, found = CLIPModel.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
+    try:
+        with without_bars():
+            model, found = CLIPModel.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            )
+    except SafetensorError as error:
+        raise ValueError(f"{weights} is damaged or truncated: {error}") from error
     check_keys(found, weights, harmless=lambda key: key.endswith(".position_ids"))
-    tokenizer = TokenizerClass.from_pretrained(folder, local_files_only=True)
-    return model.to(device).eval(), tokenizer, sha256_file(weights)
+    return model.to(device).eval(), sha256_file(weights)
 
 
-def token_ids(tokenizer: TokenizerClass, texts: Sequence[str]) -> Tensor:
-    """Token ids (B, L), padded to the tokenizer's length; the last token is <eos>.
+def load_clip(
+    folder: str | Path, device: str | torch.device = "cpu", words: str | Path | None = None
+) -> tuple[CLIPModel, TokenizerClass, str]:
+    """`load_clip_model` with the tokenizer between model and sha256.
+
+    words: folder of the tokenizer, where it is another one.
+    """
+    model, sha256 = load_clip_model(folder, device)
+    tokenizer = TokenizerClass.from_pretrained(words or folder, local_files_only=True)
+    return model, tokenizer, sha256
+
+
+def token_ids(
+    tokenizer: TokenizerClass, texts: Sequence[str], length: int | None = None
+) -> Tensor:
+    """Token ids (B, L), padded to `length`, by default the tokenizer's; the last token is <eos>.
 
     A longer text is cut, with a warning that says how much is lost.
     """
-    length, pad = tokenizer.model_max_length, tokenizer.pad_token_id
+    length, pad = length or tokenizer.model_max_length, tokenizer.pad_token_id
     rows = []
-    for text, ids in zip(texts, tokenizer(list(texts), truncation=False).input_ids, strict=True):
+    every = tokenizer(list(texts), truncation=False, verbose=False).input_ids
+    for text, ids in zip(texts, every, strict=True):
         if len(ids) > length:
             warnings.warn(f"a text of {len(ids) - 1} tokens is scored by its first {length - 1}: "
                           f"{text[:60]!r}...", stacklevel=3)  # fmt: skip
-        kept = [*ids[: length - 1], tokenizer.eos_token_id] if len(ids) > length else ids
+        kept = [*ids[: length - 1], ids[-1]] if len(ids) > length else ids
         rows.append(kept + [pad] * (length - len(kept)))
     return torch.tensor(rows)
 

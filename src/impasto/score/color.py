@@ -74,5 +74,5 @@ class ClipColorClassifier:
         columns = self.columns(found.cls for _, found in crops)
         table = torch.stack([columns[found.cls] for _, found in crops])
         cosines = torch.einsum("nd,ncd->nc", seen, table).double()
-        shares = (self.model.logit_scale.exp().double() * cosines).softmax(-1)
-        return [tuple(row) for row in shares.tolist()]
+        scale = self.model.logit_scale.exp().double().cpu()
+        return [tuple(row) for row in (scale * cosines).softmax(-1).tolist()]

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from impasto.images import from_pil, to_pil
 from impasto.score.base import Found
+from impasto.score.square import centre_square
 
 __all__ = ["GREY", "color_crop"]
 
@@ -25,16 +25,6 @@ def _pixels(box: Sequence[float]) -> tuple[int, int, int, int]:
     """Corners as Pillow's crop rounds them, at least one pixel wide and high."""
     x1, y1, x2, y2 = (round(v) for v in box)
     return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
-
-
-def _centre_square(image: Image.Image, size: int) -> Image.Image:
-    """torchvision's Resize(size, bicubic) and CenterCrop(size) of a PIL image."""
-    width, height = image.size
-    short = min(width, height)
-    image = image.resize((int(size * width / short), int(size * height / short)),
-                         Image.Resampling.BICUBIC)  # fmt: skip
-    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
 
 
 def color_crop(image: Tensor, found: Found, size: int) -> Tensor:
@@ -55,5 +45,4 @@ def color_crop(image: Tensor, found: Found, size: int) -> Tensor:
     region = slice(top, max(y2, top)), slice(left, max(x2, left))
     cut, mask = image[:, *region].cpu(), found.mask[region].cpu()
     on_grey = to_pil(torch.where(mask, cut, torch.full_like(cut, GREY)))
-    return from_pil(_centre_square(on_grey.crop((x1 - left, y1 - top, x2 - left, y2 - top)),
-                                   size))  # fmt: skip
+    return from_pil(centre_square(on_grey.crop((x1 - left, y1 - top, x2 - left, y2 - top)), size))

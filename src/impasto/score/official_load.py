@@ -26,6 +26,7 @@ from impasto.score.mmdetection import inputs, masks_at
 from impasto.score.trained import check_keys
 from impasto.spec import CLASSES
 from impasto.zoo.convert import RECORD
+from impasto.zoo.hub import model_folder
 
 __all__ = ["Part", "load_colors", "load_detector"]
 
@@ -54,21 +55,8 @@ def _folder(given: str | None, what: str) -> Path:
                          f"convert FILE.pth --kind mask2former --out FOLDER' wrote (or mode=hf "
                          f"and {HUB['detector']}), for clip {HUB['clip']} or its folder"
                          )  # fmt: skip
-    path = Path(str(given))  # an option such as 2024 arrives as a number
-    if path.is_dir():
-        return path
-    if path.is_file():
-        raise ValueError(f"{what}={given} is a file, not a folder; a foreign checkpoint is made "
-                         f"one by 'impasto convert {given} --kind mask2former --out FOLDER'"
-                         )  # fmt: skip
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(snapshot_download(given, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ValueError(f"{what}={given} is neither a folder nor to be had from the model hub: "
-                         f"{str(error).splitlines()[0]}") from error  # fmt: skip
+    return model_folder(given, what, f"; a foreign checkpoint is made one by 'impasto convert "
+                                     f"{given} --kind mask2former --out FOLDER'")  # fmt: skip
 
 
 def _converted(folder: Path, sha256: str) -> Part:

@@ -21,7 +21,8 @@ from impasto.score.base import Score, Scorer, ScorerBroken
 from impasto.score.judges.base import Judge, Question, variants_of
 from impasto.spec import Item, Spec
 
-__all__ = ["Ask", "Means", "TifaScorer", "VlmAnswerer", "probabilities", "soft_tifa"]
+__all__ = ["Ask", "Means", "TifaScorer", "VlmAnswerer", "means_of", "probabilities",
+           "soft_tifa"]  # fmt: skip
 
 RIGHT = 0.5
 """A question counts as answered right above this probability."""
@@ -85,6 +86,11 @@ def probabilities(objects: Mapping[str, list[list[float]]], asks: Sequence[Ask])
         raise ValueError(f"no answer to {error}: this bench's rule needs a scorer that answers "
                          f"its questions, such as sticker-tifa or geneval2"
                          ) from error  # fmt: skip
+
+
+def means_of(objects: Mapping[str, list[list[float]]]) -> Means:
+    """The two means over all answers in a `TifaScorer`'s details."""
+    return soft_tifa([row[4] for rows in objects.values() for row in rows])
 
 
 class TifaScorer(Scorer):

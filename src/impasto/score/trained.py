@@ -1,7 +1,7 @@
 """Are these weights trained, and the ones that were meant? Asked of networks from elsewhere.
 
-The sticker world's golden pictures have known verdicts only for its own networks. Of a detector of
-photographs and of a CLIP, four things are asked, each with what it cannot see:
+The sticker world's golden pictures have known verdicts only for its own networks. Of networks for
+photographs these things are asked, each with what it cannot see:
 
     keys      none missing, none left over                  not: right names with wrong values
     norms     their scales are not all 1 and shifts 0        not: random values written over them
@@ -9,6 +9,9 @@ photographs and of a CLIP, four things are asked, each with what it cannot see:
               (untrained weights spread it: 1 / 81 each)          weights trained for another input
     colours   5 of 10 plain discs are named rightly          not: a few points less of accuracy
               (by chance: 2 in 1,000)
+    prompts   the same by a score of picture and prompt      not: which preferences it was taught
+    ratings   of golden pictures lie on the head's scale,    not: another head for the same scale
+              not near 0, and are not all the same
 
 So damaged, unloaded and random weights are found out. Which of several trained detectors it is,
 the record of its conversion says, by the sha256 of the file that it came from.
@@ -16,7 +19,7 @@ the record of its conversion says, by the sha256 of the file that it came from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -26,13 +29,15 @@ from impasto.score.base import Found, ScorerBroken
 from impasto.score.self_test import golden
 from impasto.spec import COLORS
 
-__all__ = ["MINIMAL_CLASS", "check_colors", "check_detector", "check_keys", "check_norms"]
+__all__ = ["MINIMAL_CLASS", "check_colors", "check_detector", "check_keys", "check_norms",
+           "check_prompts", "check_ratings"]  # fmt: skip
 
 PICTURES = 4
 MINIMAL_CLASS = 0.05
 """Of trained detectors the surest class on a picture with one drawn object is far above this."""
 MINIMAL_COLORS = 5
 DISC = "sports ball"
+MINIMAL_RATING, MINIMAL_SPREAD = 1.0, 1e-3
 PAINTS = {
     "red": (220, 30, 30), "orange": (255, 140, 0), "yellow": (250, 220, 30),
     "green": (30, 150, 50), "blue": (30, 70, 210), "purple": (125, 40, 165),
@@ -109,9 +114,43 @@ def _disc(paint: tuple[int, int, int], side: int = 224) -> tuple[Tensor, Found]:
 def check_colors(colors: Classifies) -> None:
     """Raises ScorerBroken when fewer than 5 of ten discs in GenEval's colours are named right."""
     said = colors.classify([_disc(PAINTS[color]) for color in COLORS])
+    _demand_colors(said, "the colour classifier")
+
+
+def check_prompts(name: str, grid: Callable[[Sequence[Tensor], Sequence[str]], Tensor]) -> None:
+    """Raises ScorerBroken when fewer than 5 of ten discs get the prompt of their colour.
+
+    grid: values (10, 10) of each picture by each prompt. A prompt's mean over all pictures is
+    taken off, so that a liking for some prompts does not count.
+    """
+    images = [_disc(PAINTS[color])[0] for color in COLORS]
+    values = grid(images, [f"a photo of a {color} ball" for color in COLORS])
+    if not bool(torch.isfinite(values).all()):
+        raise ScorerBroken(f"{name} gives NaN or infinite values; its weights are damaged")
+    best = (values - values.mean(0)).argmax(1).tolist()
+    _demand_colors([COLORS[i] for i in best], name)
+
+
+def _demand_colors(said: Sequence[str], name: str) -> None:
     right = sum(a == b for a, b in zip(said, COLORS, strict=True))
     if right < MINIMAL_COLORS:
-        told = ", ".join(f"{color} as {name}" for color, name in zip(COLORS, said, strict=True))
-        raise ScorerBroken(f"the colour classifier names {right} of {len(COLORS)} plain discs "
+        told = ", ".join(f"{color} as {one}" for color, one in zip(COLORS, said, strict=True))
+        raise ScorerBroken(f"{name} names {right} of {len(COLORS)} plain discs "
                            f"rightly, at least {MINIMAL_COLORS} are needed; its weights are "
                            f"random or belong to another network: {told}")  # fmt: skip
+
+
+def check_ratings(name: str, values: Sequence[float], low: float, high: float) -> None:
+    """Raises ScorerBroken for ratings of golden pictures that no trained rater gives.
+
+    low, high: between which all ratings lie. An untrained head gives numbers near 0, and one that
+    pictures never reach the same number for all.
+    """
+    fit = all(low < value < high for value in values)
+    if not fit or max(map(abs, values)) < MINIMAL_RATING:
+        raise ScorerBroken(f"{name} rates golden pictures {min(values):.2f} to {max(values):.2f}; "
+                           f"trained, it rates from {low:g} to {high:g} and not all near 0, so "
+                           f"its weights are random or belong to another network")  # fmt: skip
+    if max(values) - min(values) < MINIMAL_SPREAD:
+        raise ScorerBroken(f"{name} rates all golden pictures {values[0]:.4f}; pictures do not "
+                           f"reach it")  # fmt: skip

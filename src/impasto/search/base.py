@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -28,11 +28,19 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Draw:
-    """The wish for picture number `sample` of a spec, in a run with this seed."""
+    """The wish for picture number `sample` of a spec, in a run with this seed.
+
+    text: what the model is given; by default the spec's prompt.
+    """
 
     spec: Spec
     seed: int
     sample: int
+    text: str | None = None
+
+    @property
+    def request(self) -> Request:
+        return Request.of(self.spec.prompt if self.text is None else self.text)
 
     def row_seed(self, candidate: int = 0) -> int:
         return row_seed(self.seed, self.spec.prompt, self.sample, candidate)
@@ -63,9 +71,12 @@ class Search(ABC):
     """Spends a generator's time to fulfil draws. Register in `impasto.zoo.registry.SEARCHES`.
 
     width: pictures drawn for each draw; callers save their work after about a batch of pictures.
+    independent: each candidate is drawn by itself and the best by their values is chosen at the
+    end, so the first k of n are what the search at k would have drawn, at k / n of the cost.
     """
 
     width: int = 1
+    independent: ClassVar[bool] = False
 
     @abstractmethod
     def draw(
@@ -92,7 +103,7 @@ def draw_rows(
         raise ValueError(f"the batch size must be at least 1, given {batch_size}")
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        requests = [Request.of(draw.spec.prompt) for draw, _ in batch]
+        requests = [draw.request for draw, _ in batch]
         seeds = [draw.row_seed(candidate) for draw, candidate in batch]
         images, cost = generate(generator, requests, seeds, sampling)
         n = len(batch)

@@ -33,6 +33,8 @@ class BestOfN(Search):
     themselves, so what a reward says of them does not depend on the batch they were drawn in.
     """
 
+    independent = True
+
     def __init__(self, n: int, reward: Scorer | str = "sticker-clip",
                  scorers: Callable[[str], Scorer] = SCORERS.create) -> None:  # fmt: skip
         """scorers: how a name becomes a scorer. Raises ValueError for n < 1 or an unknown name,

@@ -16,6 +16,8 @@ __all__ = ["NoSearch"]
 class NoSearch(Search):
     """One picture per draw, as the model draws it."""
 
+    independent = True
+
     def draw(
         self, generator: Generator, draws: Sequence[Draw], sampling: Sampling, batch_size: int,
         progress: Progress | None = None,

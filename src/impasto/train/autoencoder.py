@@ -14,6 +14,7 @@ from diffusers.models import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 
+from impasto.train import processes
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
 
@@ -39,7 +40,7 @@ def train_autoencoder(
     freeze_encoder: share of the training after which the encoder, set to its average, stays as
     it is and only the decoder learns on; latents are final from then on. on_freeze: called then.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + processes.rank())
     device = cache.images.device
     model = model.to(device, memory_format=torch.channels_last).train()
     loop = Loop(model, steps, lr, weight_decay=0.0, minutes=minutes, name="autoencoder")

@@ -18,6 +18,7 @@ from impasto.models.mmdit.text import token_ids
 from impasto.score.color import TEMPLATES
 from impasto.score.detector import tight_boxes
 from impasto.spec import CLASSES, COLORS
+from impasto.train import processes
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
 from impasto.train.rough import roughen
@@ -90,7 +91,7 @@ def train_clip(
     minutes: float | None = None, compiled: bool = False, seed: int = 0,
 ) -> tuple[CLIPModel, Loop]:  # fmt: skip
     """A CLIP trained from scratch on `cache` and its captions, with moving-average weights."""
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + processes.rank())
     device = cache.images.device
     model = CLIPModel(config).to(device).train()
     loop = Loop(model, steps, lr, weight_decay=0.05, minutes=minutes, name="clip")

@@ -98,19 +98,22 @@ def _chunk(index: int, *, seed: int, weights: Mapping[str, float], split: Split 
 
 
 def chunks(count: int, seed: int, weights: Mapping[str, float] | None = None, *,
-           split: Split | None = None, style: str = "openmoji", workers: int | None = None
-           ) -> Iterator[Chunk]:  # fmt: skip
-    """`count` scenes (a multiple of 1,000) in chunks, in order."""
+           split: Split | None = None, style: str = "openmoji", workers: int | None = None,
+           start: int = 0) -> Iterator[Chunk]:  # fmt: skip
+    """Scenes `start` to `start + count` (multiples of 1,000) in chunks, in order."""
     if count <= 0 or count % CHUNK:
         raise ValueError(f"count must be a positive multiple of {CHUNK}, not {count}")
+    if start < 0 or start % CHUNK:
+        raise ValueError(f"start must be a multiple of {CHUNK}, not {start}")
     Sprites.load(style)
     make = partial(_chunk, seed=seed, weights=weights or TASK_WEIGHTS, split=split, style=style)
     workers = workers if workers is not None else os.cpu_count() or 1
+    indices = range(start // CHUNK, (start + count) // CHUNK)
     if workers <= 1:
-        yield from map(make, range(count // CHUNK))
+        yield from map(make, indices)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(make, range(count // CHUNK))
+        yield from pool.map(make, indices)
 
 
 @dataclass(frozen=True)

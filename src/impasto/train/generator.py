@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from impasto.models.mmdit import MMDiTGenerator
 from impasto.models.mmdit.text import null_ids, token_ids
 from impasto.models.mmdit.train import latent_moments, training_loss
+from impasto.train import processes
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
 
@@ -46,7 +47,7 @@ def cache_latents(
             raw.append(pipe.vae.encode(images).latent_dist.mode().bfloat16())
     z = torch.cat(raw)
     if not keep_moments:
-        mean, std = latent_moments(z[:20000].float())
+        mean, std = processes.shared(latent_moments(z[:20000].float()))
         pipe.defaults = replace(pipe.defaults, latent_mean=mean, latent_std=std)
     mean, std = pipe.defaults.latent_mean, pipe.defaults.latent_std
     m, s = (torch.tensor(v, device=device, dtype=torch.bfloat16)[:, None, None]
@@ -62,14 +63,16 @@ def train_generator(
     pipe: MMDiTGenerator, cache: LatentCache, *, steps: int, batch: int, lr: float = 1e-3,
     minutes: float | None = None, compiled: bool = False, seed: int = 0,
     wordings: Sequence[float] = (0.6, 0.4), ema: float = 0.9995,
+    time_mean: float = 0.0, time_std: float = 1.0,
     on_save: Callable[[], None] | None = None, save_every: int = 0,
 ) -> Loop:  # fmt: skip
     """Train `pipe`'s transformer and text encoder together; the autoencoder stays as it is.
 
     wordings: how often each wording of a caption is used (GenEval's own, a paraphrase).
+    time_mean, time_std: of the logit-normal times; a larger mean shows more noise.
     on_save: called every `save_every` steps with the moving average loaded, and undone after.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + processes.rank())
     device = cache.latents.device
     both = nn.ModuleList([pipe.transformer, pipe.text_encoder]).train()
     loop = Loop(both, steps, lr, weight_decay=0.02, minutes=minutes, ema_decay=ema,
@@ -78,7 +81,8 @@ def train_generator(
     chances = torch.tensor(wordings, device=device)
 
     def loss_of(x_0: Tensor, ids: Tensor) -> Tensor:
-        return training_loss(pipe.transformer, pipe.text_encoder, x_0, ids, null)
+        return training_loss(pipe.transformer, pipe.text_encoder, x_0, ids, null,
+                             mean=time_mean, std=time_std)  # fmt: skip
 
     run = torch.compile(loss_of) if compiled else loss_of
     while loop.running:
@@ -88,7 +92,8 @@ def train_generator(
         with torch.autocast(device.type, torch.bfloat16):
             loss = run(x_0, ids)
         loop.update(loss)
-        if on_save is not None and save_every and loop.step % save_every == 0:
+        due = bool(save_every) and loop.step % save_every == 0 and processes.first()
+        if on_save is not None and due:
             with loop.averaged_weights():
                 on_save()
     loop.load_average()

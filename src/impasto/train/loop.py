@@ -11,11 +11,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from impasto.train import processes
+
 __all__ = ["Loop", "NonFiniteLoss", "learning_rate"]
 
 
 class NonFiniteLoss(RuntimeError):
     """The loss or a weight is NaN or infinite: training stops and nothing is saved."""
+
+
+CLOCK = 10
+"""Steps between two looks at process 0's clock, where several processes train."""
 
 
 def learning_rate(progress: float, warmup: float = 0.02) -> float:
@@ -30,7 +36,8 @@ class Loop:
     """Drives `steps` optimiser steps over `model`; `ema` holds the moving average.
 
     betas and weight decay are AdamW's; decay applies to matrices only. minutes: when given, the
-    schedule runs over that time instead, and `steps` becomes the count that came out.
+    schedule runs over that time instead, and `steps` becomes the count that came out. Where
+    several processes train, every one makes the same steps, by process 0's clock.
     """
 
     model: nn.Module
@@ -56,15 +63,19 @@ class Loop:
         self.params = params
         self.averaged = [p.detach().clone() for p in params]
         self._start = self._last = time.monotonic()
+        self._passed = 0.0
 
     @property
     def progress(self) -> float:
-        if self.minutes is None:
-            return self.step / self.steps
-        return min((time.monotonic() - self._start) / (60 * self.minutes), 1.0)
+        """Share of the training that is done, in [0, 1]."""
+        return self.step / self.steps if self.minutes is None else self._passed
 
     @property
     def running(self) -> bool:
+        """Whether another step is to be made. Ask once a step: it looks at the clock."""
+        if self.minutes is not None and (processes.count() == 1 or self.step % CLOCK == 0):
+            passed = (time.monotonic() - self._start) / (60 * self.minutes)
+            self._passed = processes.shared(min(passed, 1.0))
         done = self.progress >= 1 if self.minutes is not None else self.step >= self.steps
         if done:
             self.steps = self.step
@@ -80,12 +91,15 @@ class Loop:
             group["lr"] = self.lr * factor
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        processes.average_gradients(self.params)
         nn.utils.clip_grad_norm_(self.params, 1.0)
         self.optimizer.step()
         self.step += 1
         decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(self.averaged, self.params, 1 - decay)
+        if not processes.first():
+            return
         if time.monotonic() - self._last > self.log_every or self.step in (1, self.steps):
             self._show(float(loss.detach()), parts or {})
 

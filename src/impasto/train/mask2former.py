@@ -6,6 +6,7 @@ import torch
 from transformers import Mask2FormerForUniversalSegmentation
 
 from impasto.score.detector import sticker_preprocess
+from impasto.train import processes
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
 from impasto.train.mask2former_loss import mask2former_loss
@@ -22,7 +23,7 @@ def train_mask2former(
 
     lr: AdamW peak learning rate. minutes overrides steps. compiled: torch.compile the network.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + processes.rank())
     device = cache.images.device
     model = model.to(device).train()
     network = torch.compile(model) if compiled else model

@@ -6,14 +6,17 @@ run, with the steps that came out, is written to the model's folder as `training
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from diffusers import ModelMixin
 from transformers import Mask2FormerForUniversalSegmentation
 
 from impasto import files
@@ -21,6 +24,7 @@ from impasto.models.mmdit import PRESETS, MMDiTGenerator, train_tokenizer
 from impasto.score.clip import clip_config
 from impasto.score.detector import detector_config
 from impasto.score.voting import build_network
+from impasto.train import processes
 from impasto.train.autoencoder import train_autoencoder
 from impasto.train.clip import train_clip
 from impasto.train.data import TASK_WEIGHTS, cache_pictures, chunks, split_of
@@ -42,6 +46,7 @@ Captions = list[tuple[str, str, str]]
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """kind: what to train. scenes: how many are drawn (a multiple of 1,000), from `data_seed`.
+    Scenes and batch are shared out evenly where several processes train.
 
     preset: size of the network, "sticker" or "tiny". minutes: train for a time instead of
     `steps`. split: "train" leaves out held-out combinations and the evaluation's meanings, "all"
@@ -50,7 +55,8 @@ class Recipe:
     autoencoder, tokenizer and latent moments are kept too). freeze_encoder: share of an
     autoencoder's training after which only its decoder learns. workers: processes
     that lay out scenes, default one per core. weights: of tasks, over those of
-    `train.data.TASK_WEIGHTS`, such as {single_object: 2.0}.
+    `train.data.TASK_WEIGHTS`, such as {single_object: 2.0}. time_mean, time_std: of the
+    logit-normal times that a generator is shown.
     """
 
     kind: str
@@ -68,6 +74,8 @@ class Recipe:
     initial: str | None = None
     freeze_encoder: float = 1.0
     workers: int | None = None
+    time_mean: float = 0.0
+    time_std: float = 1.0
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,7 +85,7 @@ class Recipe:
             known = nearest(self.preset, list(PRESETS))
             raise ValueError(f"unknown preset {self.preset!r}: {known}")
         split_of(self.split)
-        for name in ("scenes", "steps", "batch", "lr", "minutes"):
+        for name in ("scenes", "steps", "batch", "lr", "minutes", "time_std"):
             value = getattr(self, name)
             if name == "minutes" and value is None:
                 continue
@@ -88,14 +96,18 @@ class Recipe:
 
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe. Raises ValueError naming an unknown key and the nearest valid ones."""
-    values = yaml.safe_load(Path(path).read_text())
+    text = Path(path).read_text()
+    values = yaml.safe_load(text)
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold key: value lines")
+    lines = {key.value: f", line {key.start_mark.line + 1}"
+             for key, _ in yaml.compose(text).value}  # fmt: skip
     values |= dict(overrides or {})
     known = [f.name for f in fields(Recipe)]
     for key in values:
         if key not in known:
-            raise ValueError(f"{path}: unknown key {key!r}: {nearest(key, known)}")
+            raise ValueError(f"{path}{lines.get(key, '')}: unknown key {key!r}: "
+                             f"{nearest(key, known)}")  # fmt: skip
     needed = [f.name for f in fields(Recipe)
               if f.default is MISSING and f.default_factory is MISSING]  # fmt: skip
     if missing := [key for key in needed if key not in values]:
@@ -105,17 +117,22 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 
 def _pictures(recipe: Recipe, device: torch.device) -> tuple[Any, Captions, list[str]]:
-    start = time.monotonic()
-    weights = TASK_WEIGHTS | dict(recipe.weights)
-    source = chunks(recipe.scenes, recipe.data_seed, weights, split=split_of(recipe.split),
-                    workers=recipe.workers)  # fmt: skip
-    out = cache_pictures(source, recipe.scenes, device, Renderer(Sprites.load(), device))
-    print(f"{recipe.scenes} scenes in {time.monotonic() - start:.0f} s", flush=True)
+    begun, many = time.monotonic(), processes.count()
+    if recipe.scenes % many or recipe.batch % many:
+        raise ValueError(f"{many} processes cannot share {recipe.scenes} scenes and a batch of "
+                         f"{recipe.batch} evenly: both must be multiples of {many}")  # fmt: skip
+    weights, share = TASK_WEIGHTS | dict(recipe.weights), recipe.scenes // many
+    workers = recipe.workers or max(1, (os.cpu_count() or 1) // many)
+    source = chunks(share, recipe.data_seed, weights, split=split_of(recipe.split),
+                    workers=workers, start=share * processes.rank())  # fmt: skip
+    out = cache_pictures(source, share, device, Renderer(Sprites.load(), device))
+    print(f"{share} scenes in {time.monotonic() - begun:.0f} s", flush=True)
     return out
 
 
 def _numbers(recipe: Recipe) -> dict[str, Any]:
-    return {"steps": recipe.steps, "batch": recipe.batch, "lr": recipe.lr, "seed": recipe.seed,
+    batch = recipe.batch // processes.count()
+    return {"steps": recipe.steps, "batch": batch, "lr": recipe.lr, "seed": recipe.seed,
             "minutes": recipe.minutes, "compiled": recipe.compiled}  # fmt: skip
 
 
@@ -129,8 +146,9 @@ def _mask2former(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     else:
         model = Mask2FormerForUniversalSegmentation(detector_config(recipe.preset))
     model, loop = train_mask2former(model, cache, **_numbers(recipe))
-    with without_bars():
-        model.bfloat16().save_pretrained(out)
+    if processes.first():
+        with without_bars():
+            model.bfloat16().save_pretrained(out)
     return loop
 
 
@@ -141,19 +159,27 @@ def _detector(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     if recipe.initial:
         load_weights(model, Path(recipe.initial) / VAE_FILE)
     model, loop = train_voting(model, cache, **_numbers(recipe))
-    model.save_config(out)
-    save_weights(out / VAE_FILE, model.state_dict(), "bfloat16")
+    _save_plain(model, out)
     return loop
+
+
+def _save_plain(model: ModelMixin, out: Path) -> None:
+    """A diffusers network as its config and one file of weights."""
+    if processes.first():
+        model.save_config(out)
+        save_weights(out / VAE_FILE, model.state_dict(), "bfloat16")
 
 
 def _clip(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     cache, captions, wrong = _pictures(recipe, device)
-    tokenizer = train_tokenizer([text for texts in captions for text in texts])
+    words = [text for texts in captions for text in texts]
+    tokenizer = processes.shared(train_tokenizer(words))
     config = clip_config(recipe.preset, vocab_size=len(tokenizer))
     model, loop = train_clip(config, tokenizer, cache, captions, wrong, **_numbers(recipe))
-    with without_bars():
-        model.bfloat16().save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    if processes.first():
+        with without_bars():
+            model.bfloat16().save_pretrained(out)
+        tokenizer.save_pretrained(out)
     return loop
 
 
@@ -164,21 +190,18 @@ def _autoencoder(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     if recipe.initial:
         load_weights(model, Path(recipe.initial) / VAE_FILE)
 
-    def save() -> None:
-        model.save_config(out)
-        save_weights(out / VAE_FILE, model.state_dict(), "bfloat16")
-
     model, loop = train_autoencoder(model, cache, freeze_encoder=recipe.freeze_encoder,
-                                    on_freeze=save, **_numbers(recipe))  # fmt: skip
-    save()
+                                    on_freeze=partial(_save_plain, model, out),
+                                    **_numbers(recipe))  # fmt: skip
+    _save_plain(model, out)
     return loop
 
 
 def _new_generator(recipe: Recipe, captions: Captions) -> MMDiTGenerator:
     """A generator with random weights over a trained autoencoder, its words learnt."""
     config = PRESETS[recipe.preset]()
-    tokenizer = train_tokenizer([text for texts in captions for text in texts[:2]],
-                                max_tokens=config.max_tokens)  # fmt: skip
+    words = [text for texts in captions for text in texts[:2]]
+    tokenizer = processes.shared(train_tokenizer(words, max_tokens=config.max_tokens))
     torch.manual_seed(recipe.seed)
     pipe = MMDiTGenerator.from_config(config, tokenizer, recipe.seed)
     load_weights(pipe.vae, Path(str(recipe.autoencoder)) / VAE_FILE)
@@ -200,11 +223,12 @@ def _generator(recipe: Recipe, device: torch.device, out: Path) -> Loop:
                             keep_moments=recipe.initial is not None)  # fmt: skip
     del cache
 
-    def save() -> None:
-        pipe.save_pretrained(out, "int8")
-
-    loop = train_generator(pipe, latents, on_save=save, save_every=2000, **_numbers(recipe))
-    save()
+    save = partial(pipe.save_pretrained, out, "int8")
+    loop = train_generator(pipe, latents, on_save=save, save_every=2000,
+                           time_mean=recipe.time_mean, time_std=recipe.time_std,
+                           **_numbers(recipe))  # fmt: skip
+    if processes.first():
+        save()
     return loop
 
 
@@ -216,17 +240,24 @@ def run_recipe(
     path: str | Path, out: str | Path, device: str = "cpu",
     overrides: Mapping[str, Any] | None = None,
 ) -> Path:  # fmt: skip
-    """Train what the recipe at `path` says and write the model's folder `out`."""
+    """Train what the recipe at `path` says and write the model's folder `out`.
+
+    Under torchrun this is one of its processes (`train.processes`).
+    """
     recipe, out = load_recipe(path, overrides), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    loop = TRAINERS[recipe.kind](recipe, torch.device(device), out)
+    with processes.together(device) as own:
+        loop, many = TRAINERS[recipe.kind](recipe, own, out), processes.count()
+        if not processes.first():
+            return out
     name = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
     settings = " ".join(f"--set {key}={value}" for key, value in (overrides or {}).items())
     command = f"impasto train {Path(path).as_posix()} {settings}".strip()
     record = {"command": command, "recipe": asdict(recipe), "steps": loop.steps,
               "images": loop.steps * recipe.batch, "seconds": round(time.monotonic() - start),
-              "device": name, "torch": torch.__version__}  # fmt: skip
+              "device": name if many == 1 else f"{many} x {name}",
+              "torch": torch.__version__}  # fmt: skip
     files.write_json(out / "training.json", record)
     write_card(out, record)
     return out

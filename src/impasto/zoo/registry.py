@@ -1,6 +1,7 @@
 """Names for things: models, benches, scorers, searches, judges, each registered by decorator.
 
-Options in a name follow a colon: "best-of-n:n=4,reward=sticker-clip".
+Options in a name follow a colon: "best-of-n:n=4,reward=sticker-clip". A value that is a name with
+several options of its own stands in parentheses: "best-of-n:reward=(geneval:detector=A,clip=B)".
 """
 
 from __future__ import annotations
@@ -86,16 +87,35 @@ def _required(parameter: inspect.Parameter) -> bool:
 
 
 def parse_options(text: str, where: str) -> dict[str, Any]:
-    """"n=4,reward=clip" as {"n": 4, "reward": "clip"}; values are YAML scalars."""
+    """"n=4,reward=clip" as {"n": 4, "reward": "clip"}; values are YAML scalars, those in
+    parentheses text."""
     options: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals or not key:
-            raise ValueError(f"{where}: {part!r} is not key=value")
+    while text := text.lstrip(","):
+        key, equals, value = text.partition("=")
+        if not equals or not key or "," in key:
+            raise ValueError(f"{where}: {text.partition(',')[0]!r} is not key=value")
         if key in options:
             raise ValueError(f"{where}: key {key!r} is given twice")
-        options[key] = yaml.safe_load(value)
+        if value.startswith("("):
+            options[key], text = _in_parentheses(value, where)
+        else:
+            value, _, text = value.partition(",")
+            options[key] = yaml.safe_load(value)
     return options
+
+
+def _in_parentheses(text: str, where: str) -> tuple[str, str]:
+    """What the first parentheses of "(a(b)c),d" hold, and what follows them."""
+    depth = 0
+    for i, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if not depth:
+            inside, rest = text[1:i], text[i + 1 :]
+            if rest and not rest.startswith(","):
+                raise ValueError(f"{where}: {rest[:40]!r} follows a closing parenthesis; allowed: "
+                                 f"a comma")  # fmt: skip
+            return inside, rest
+    raise ValueError(f"{where}: the parenthesis of {text[:40]!r} is not closed")
 
 
 MODELS: Registry[Any] = Registry("model")

@@ -1,18 +1,24 @@
-"""Loading a diffusers pipeline: safetensors only, classes of diffusers and transformers only."""
+"""Loading a diffusers pipeline: safetensors only, classes of diffusers and transformers only.
+
+And the one hash of weights, wherever they come from.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from torch import Tensor, nn
 
 from impasto.models.mmdit.storage import as_dtype, read_json
 
-__all__ = ["load_pipeline"]
+__all__ = ["first_line", "load_pipeline", "weights_sha256"]
 
 LIBRARIES = ("diffusers", "transformers")
 
@@ -44,7 +50,7 @@ def load_pipeline(
             )  # fmt: skip
     except (OSError, ValueError) as error:
         raise ValueError(f"{id} cannot be loaded as a diffusers pipeline with safetensors: "
-                         f"{_first_line(error)}") from error  # fmt: skip
+                         f"{first_line(error)}") from error  # fmt: skip
 
 
 def _download(id: str, **options: Any) -> Path:
@@ -54,7 +60,7 @@ def _download(id: str, **options: Any) -> Path:
                                                **options))  # fmt: skip
     except (OSError, ValueError) as error:
         raise ValueError(f"{id!r} is neither a folder nor a pipeline that can be got from the "
-                         f"hub: {_first_line(error)}") from error  # fmt: skip
+                         f"hub: {first_line(error)}") from error  # fmt: skip
 
 
 def _check_index(folder: Path) -> list[str]:
@@ -80,5 +86,20 @@ def _known(library: str | None) -> bool:
     return library is None or library in LIBRARIES or hasattr(diffusers.pipelines, library)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0]
+
+
+def weights_sha256(networks: Mapping[str, nn.Module]) -> str:
+    """One hash over names and bytes of all tensors, whatever their dtype and device."""
+    digest = hashlib.sha256()
+    for name, module in networks.items():
+        for key, tensor in sorted(module.state_dict().items()):
+            digest.update(f"{name}.{key}\0".encode())
+            digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""

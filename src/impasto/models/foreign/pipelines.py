@@ -11,7 +11,6 @@ makes of padding prompts to the batch's longest.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from impasto.models.foreign.flops import counted
-from impasto.models.foreign.loading import load_pipeline
+from impasto.models.foreign.loading import load_pipeline, weights_sha256
 from impasto.sample.opaque import OpaqueGenerator
 from impasto.sample.protocol import Sampling
 from impasto.sample.rowwise import in_rows
@@ -121,11 +120,6 @@ class DiffusersGenerator(OpaqueGenerator):
 
     def provenance(self) -> dict[str, Any]:
         """Id, class, sha256 over names and bytes of all tensors, scheduler, dtype, device."""
-        digest = hashlib.sha256()
-        for name, module in self.networks.items():
-            for key, tensor in sorted(module.state_dict().items()):
-                digest.update(f"{name}.{key}\0".encode())
-                digest.update(_bytes(tensor))
         scheduler = getattr(self.pipe, "scheduler", None)
         dtypes = {name: str(p.dtype).removeprefix("torch.")
                   for name, module in self.networks.items()
@@ -133,7 +127,7 @@ class DiffusersGenerator(OpaqueGenerator):
         return {
             "id": self.id,
             "pipeline": type(self.pipe).__name__,
-            "sha256": digest.hexdigest(),
+            "sha256": weights_sha256(self.networks),
             "sampler": type(scheduler).__name__,
             "scheduler": _plain(dict(scheduler.config)) if scheduler is not None else None,
             "dtype": ", ".join(sorted(set(dtypes.values()))),
@@ -149,12 +143,6 @@ class DiffusersGenerator(OpaqueGenerator):
         found = {ours: self._accepts.get(theirs) for ours, theirs in OURS.items()}
         values = {ours: p.default for ours, p in found.items() if p is not None}
         return {ours: v for ours, v in values.items() if isinstance(v, (int, float))}
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    """A tensor's own bytes, whatever its dtype."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
