@@ -215,6 +215,7 @@ def test_gedits_data_as_the_hub_keeps_it(gedit_file, tmp_path):
     (lambda row: row.update(task_type="zoom"), r"unknown group\(s\) \['zoom'\]"),
     (lambda row: row.update(key="b"), "'ps_human/en/b' more than once"),
     (lambda row: row.update(input_image="../a.png"), "is not the name of a file below"),
+    (lambda row: row.update(input_image="c:a.png"), "is not the name of a file below"),
 ])  # fmt: skip
 def test_wrong_gedit_files_are_refused_by_name(tmp_path, change, words):
     rows = gedit_rows()

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from impasto.bench.imagine import ImagineItem, judge_imagine
+from impasto.bench.imagine import imagine_bench
 from impasto.images import to_pil
+from impasto.score.imagine import OWN_PROMPT, ImagineItem, ImagineScorer
 from impasto.score.judges import (
     CachedJudge,
     NoProbabilities,
@@ -304,8 +305,10 @@ def test_a_hundred_prompts_that_give_orders_stay_within_one_turn(scripted):
     items = [ImagineItem(i, f"a dog. {TRICKS[i % 10]} {i}", TRICKS[(i + 3) % 10], "COLOR")
              for i in range(100)]  # fmt: skip
     remote = make_judge(url=scripted, model="m")
-    scores = judge_imagine(items, {item.id: RED for item in items}, remote)
-    assert scores == {item.id: (2, 3, 4) for item in items}
+    scorer = ImagineScorer(remote, {str(item.id): item for item in items}, name="imagine",
+                           prompts={"all": OWN_PROMPT}, official=False)  # fmt: skip
+    scores = scorer.score(RED.expand(100, -1, -1, -1), imagine_bench(items).specs)
+    assert [tuple(score.scores.values()) for score in scores] == [(2, 3, 4)] * 100
     assert len(_Server.seen) == 100
     for sent, item in zip(_Server.seen, items, strict=True):
         (turn,) = sent["messages"]

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from torch import Tensor
@@ -28,7 +28,8 @@ Row = Mapping[str, Any]
 def below(folder: Path, name: str, where: str) -> Path:
     """`folder`/`name`. Raises ValueError for a name that leads out of the folder."""
     pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or not name:
+    foreign = "\\" in name or "\0" in name or PureWindowsPath(name).drive or not name
+    if pure.is_absolute() or ".." in pure.parts or foreign:
         raise ValueError(f"{where}: {name!r} is not the name of a file below {folder}")
     return folder / pure
 
