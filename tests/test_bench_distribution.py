@@ -133,22 +133,35 @@ def test_distances_bear_the_extractors_name_and_take_published_moments():
     assert moment["fd_sticker_clip"]["value"] == pytest.approx(4.080966885475713, rel=1e-9)
 
 
+def enough(measures, samples, reference, given=None):
+    widths = {"pool": 128, "logits": 8, "spatial": 9}
+    check_enough("x", measures, widths, samples=samples, reference=reference, given=given)
+
+
+GIVEN = {"pool": Moments(torch.zeros(128), torch.eye(128))}
+
+
 @pytest.mark.parametrize("measures, counts, message", [
     ({"fd": {}}, (128, 500), "fd_x needs at least 129 pictures, there are 128: a covariance of"),
     ({"fd": {}}, (500, 128), "there are 128"),
-    ({"fd": {}}, (128, None), "there are 128"),
+    ({"kd": {}, "fd": {}, "cmmd": {}}, (9, 9), r"give more, or leave it out: measures=kd\+cmmd$"),
+    ({"fd": {}}, (128, 0, GIVEN), "there are 128"),
+    ({"fd": {}}, (500, 0), "fd_x needs the reference's pictures"),
+    ({"fd": {}}, (500, 0, {"pool": Moments(torch.zeros(64), torch.eye(64))}), "128 features, the"),
+    ({"sfd": {}}, (500, 0, GIVEN), "sfd_x needs the reference's pictures"),
     ({"kid": {"subsets": 100, "size": 1000}}, (999, 5000), "at least 1,000 pictures"),
     ({"precision_recall": {"k": 3}}, (3, 9), "at least 4 pictures, there are 3"),
     ({"is": {"splits": 10}}, (9, 500), "is_x needs at least 10 pictures"),
-    ({"kd": {}}, (50, None), "kd_x needs the reference's pictures"),
+    ({"kd": {}}, (50, 0, GIVEN), "kd_x needs the reference's pictures"),
 ])  # fmt: skip
 def test_too_few_pictures_are_refused_beforehand(measures, counts, message):
     with pytest.raises(ValueError, match=message):
-        check_enough("x", measures, {"pool": 128, "logits": 8}, *counts)
+        enough(measures, *counts)
 
 
 def test_enough_pictures_are_enough():
-    check_enough("x", {"fd": {}}, {"pool": 128}, 129, 129)
-    check_enough("x", {"is": {"splits": 10}}, {"logits": 8}, 10, 1)
-    check_enough("x", {"fd": {}, "is": {"size": 5000}}, {"pool": 8, "logits": 8}, 9, None)
+    enough({"fd": {}}, 129, 129)
+    enough({"is": {"splits": 10}}, 10, 1)
+    enough({"fd": {}, "is": {"size": 5000}}, 129, 0, GIVEN)
+    enough({"fd": {}, "kd": {}}, 129, 2, GIVEN)
     assert {rule.reference for rule in MEASURES.values()} == {"features", "moments", "nothing"}

@@ -19,6 +19,12 @@ from impasto.bench.reconstruction import (
     ssim,
     use_of_counts,
 )
+from impasto.bench.reconstruction_summary import (
+    kept_verdicts,
+    mean_interval,
+    summarise_reconstruction,
+)
+from impasto.score.statistics import Outcome, bootstrap
 
 RECORDED = {"skimage_dr1": 0.8206406491030794, "skimage_dr2": 0.8232965101522964,
             "gaussian": 0.8090383078964148}  # fmt: skip
@@ -68,3 +74,47 @@ def test_codebook_use_by_hand():
     for codes in ([5], [-1], []):
         with pytest.raises(ValueError, match="0 to 4"):
             codebook_use(torch.tensor(codes), 5)
+
+
+# what a run sums up to
+
+
+def test_a_mean_has_an_interval():
+    """1,600 values, half 0 and half 2: s = 1.0003, +- 1.96 s / 40. Few: the bootstrap's."""
+    many = mean_interval(torch.tensor([0.0, 2.0] * 800))
+    assert many["value"] == 1 and many["high"] == pytest.approx(1 + 1.96 / 40, rel=1e-4)
+    assert many["low"] == pytest.approx(1 - 1.96 / 40, rel=1e-4)
+    values = torch.tensor([1.0, 2.0, 4.0, 8.0] * 5)
+    few = mean_interval(values)
+    outcomes = [Outcome("pictures", str(i), 0, v) for i, v in enumerate(values.tolist())]
+    assert (few["low"], few["high"]) == bootstrap(outcomes).overall[1:]
+    assert few["value"] == 3.75
+    assert few["low"] < 3.75 < few["high"]
+    assert mean_interval(torch.tensor([3.0])) == {"value": 3}
+    with pytest.raises(ValueError, match="no pictures"):
+        mean_interval(torch.tensor([]))
+
+
+def test_exact_pictures_have_no_psnr_but_are_counted():
+    """MSE .01 and .0001: 20 and 40 dB, mean 30; one picture is exact."""
+    def summed(*mse):
+        return summarise_reconstruction({"mse": torch.tensor(mse)}, {}, {}, {})["means"]["psnr"]
+
+    found = summed(0.01, 0.0, 0.0001)
+    assert found["value"] == pytest.approx(30) and found["exact"] == 1
+    assert summed(0.0, 0.0) == {"value": None, "exact": 2}
+
+
+def test_verdicts_kept_by_hand():
+    """Two of three true counting verdicts kept; Wilson of 2 of 3, z = 1.96, by hand:
+    (.6667 + .6402 -+ 1.96 sqrt(.07407 + .10671)) / 2.2805 = .2077, .9385 (R: binom.confint)."""
+    before = torch.tensor([True, True, True, False, True, False])
+    after = torch.tensor([True, False, True, True, True, False])
+    tasks = ["counting"] * 4 + ["colors", "position"]
+    found = kept_verdicts(before, after, tasks)
+    assert found["gained"] == 1 and list(found["tasks"]) == ["counting", "colors"]
+    counting = found["tasks"]["counting"]
+    assert (counting["kept"], counting["of"]) == (2, 3)
+    assert (counting["low"], counting["high"]) == pytest.approx((0.2077, 0.9385), abs=2e-4)
+    assert found["overall"]["value"] == 0.75
+    assert kept_verdicts(before & ~before, after, tasks)["overall"] is None

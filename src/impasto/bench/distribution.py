@@ -247,30 +247,33 @@ MEASURES: Mapping[str, Measure] = {
 
 
 def check_enough(
-    extractor: str, measures: Mapping[str, Options], widths: Mapping[str, int],
-    samples: int, reference: int | None,
+    extractor: str, measures: Mapping[str, Options], widths: Mapping[str, int], *, samples: int,
+    reference: int, given: Mapping[str, Moments] | None = None,
 ) -> None:  # fmt: skip
     """Whether all `measures` can be had of so many pictures; to be asked before any is looked at.
 
-    widths: of the extractor's streams. reference: None for published moments. Raises ValueError
-    that says how many pictures are needed, or which measure moments are not enough for.
+    widths: of the extractor's streams. given: published moments of the reference, which may stand
+    alone (reference = 0). Raises ValueError that says how many pictures are needed, or for which
+    measure moments are not enough or are of other features.
     """
     for name, options in measures.items():
-        rule = MEASURES[name]
-        if reference is None and rule.reference == "features":
-            raise ValueError(f"{name}_{extractor} needs the reference's pictures, not their mean "
-                             f"and covariance alone; give a folder of them, or leave it out by "
-                             f"measures=…")  # fmt: skip
-        width = widths[rule.stream]
-        least = rule.least(width, options)
-        counts = [samples] if rule.reference == "nothing" or reference is None else [
-            samples, reference]  # fmt: skip
-        if min(counts) < least:
+        rule, others = MEASURES[name], "+".join(key for key in measures if key != name)
+        out = f", or leave it out: measures={others}" if others else ""
+        width, counts = widths[rule.stream], [samples]
+        moment = (given or {}).get(rule.stream) if rule.reference == "moments" else None
+        if moment is not None and len(moment.mean) != width:
+            raise ValueError(f"{name}_{extractor} is of {width:,} features, the reference's "
+                             f"moments are of {len(moment.mean):,}")  # fmt: skip
+        if moment is None and rule.reference != "nothing":
+            counts.append(reference)
+        if not reference and len(counts) > 1:
+            raise ValueError(f"{name}_{extractor} needs the reference's pictures, which its "
+                             f"moments do not tell; give a folder of them{out}")  # fmt: skip
+        if min(counts) < (least := rule.least(width, options)):
             why = (f": a covariance of {width:,} features takes more pictures than features"
                    if rule.reference == "moments" else "")  # fmt: skip
             raise ValueError(f"{name}_{extractor} needs at least {least:,} pictures, there are "
-                             f"{min(counts):,}{why}; give more, or leave it out by measures=…"
-                             )  # fmt: skip
+                             f"{min(counts):,}{why}; give more{out}")  # fmt: skip
 
 
 def distances(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["SSIMS", "CodebookUse", "codebook_use", "psnr", "ssim", "use_of_counts"]
+__all__ = ["SSIMS", "CodebookUse", "codebook_use", "decibels", "psnr", "ssim", "use_of_counts"]
 
 
 class _Window(NamedTuple):
@@ -56,7 +56,12 @@ def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def psnr(x: Tensor, y: Tensor) -> Tensor:
     """(B,) decibels of pictures (B, C, H, W) in [0, 1]; infinite for equal ones."""
     x, y = _pair(x, y)
-    return -10 * torch.log10((x - y).square().mean(dim=(1, 2, 3)))
+    return decibels((x - y).square().mean(dim=(1, 2, 3)))
+
+
+def decibels(mse: Tensor) -> Tensor:
+    """PSNR of mean squared errors on [0, 1]; infinite for 0."""
+    return -10 * torch.log10(mse)
 
 
 def _filtered(x: Tensor, weights: Tensor) -> Tensor:

@@ -10,6 +10,7 @@
 adm is guided-diffusion's evaluator on the port of its graph, with sFID from `mixed_6/conv`, IS in
 splits of 5,000 and precision/recall of 3 neighbours; torch-fidelity 0.4 has IS in 10 shuffled
 splits, KID of 100 subsets of 1,000 and seed 2020. clean-fid runs the same weights as TorchScript.
+Neighbours' distances are float64 here; guided-diffusion takes them in half precision.
 Other weights than the published file give `fd_`, `sfd_`, `kd_`, precision and recall under the
 name inception_FLAVOUR_SHA256: no FID, no KID, no IS.
 """

@@ -1,0 +1,72 @@
+"""The summaries of `impasto measure` in plain text, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["measured_text"]
+
+Row = tuple[str, str, str]
+"""What, its value, its interval or spread."""
+
+
+def _number(value: float) -> str:
+    """Four significant digits, or as many as a number above 1,000 has."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _row(name: str, entry: Mapping[str, Any]) -> Row:
+    value = "-" if entry["value"] is None else _number(entry["value"])
+    spread = ""
+    if "low" in entry:
+        spread = f"[{_number(entry['low'])}, {_number(entry['high'])}]"
+    elif "std" in entry:
+        spread = f"± {_number(entry['std'])}"
+    return name, value, spread
+
+
+def _rows(summary: Mapping[str, Any]) -> Iterator[Row]:
+    for name, entry in summary.get("means", {}).items():
+        yield _row(f"{name} (dB)" if name == "psnr" else name, entry)
+    for name, entry in summary["distances"].items():
+        yield _row(name, entry)
+    if (verdicts := summary.get("verdicts")) is not None:
+        for task, entry in verdicts["tasks"].items():
+            name, value, spread = _row(f"verdicts kept, {task}", entry)
+            yield name, value, f"{spread} {entry['kept']} of {entry['of']}"
+        if verdicts["overall"] is not None:
+            yield _row("verdicts kept", verdicts["overall"])
+    if (codebook := summary.get("codebook")) is not None:
+        yield "share of codes used", _number(codebook["share"]), f"of {codebook['size']:,}"
+        yield "perplexity of codes", _number(codebook["perplexity"]), ""
+
+
+def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What the numbers are of."""
+    if "means" in summary:
+        height, width = summary["size"]
+        yield f"{summary['model']} on {summary['number']:,} pictures, {width} x {height}"
+        if exact := summary["means"]["psnr"]["exact"]:
+            yield f"{exact} came back exactly; PSNR is the mean of the others"
+        yield "[ ]: 95 %, over pictures"
+    else:
+        samples, reference = (summary[key] for key in ("samples", "reference"))
+        height, width = summary["pictures"]
+        of = f"{reference['pictures']:,} pictures of {reference['name']}"
+        if reference["moments"]:
+            more = f" and {of}" if reference["pictures"] else ""
+            of = f"the moments in {reference['name']}{more}"
+        yield f"{samples['pictures']:,} pictures of {samples['name']}, {width} x {height}"
+        yield f"from {of}"
+    if summary.get("measured"):
+        yield f"compared at {summary['measured']} x {summary['measured']}"
+
+
+def measured_text(summary: Mapping[str, Any]) -> str:
+    """Names, values and intervals, then what they are of; without a final line end."""
+    rows = list(_rows(summary))
+    widths = [max((len(row[i]) for row in rows), default=0) for i in (0, 1)]
+    lines = [f"{name:<{widths[0]}}  {value:>{widths[1]}}  {spread}".rstrip()
+             for name, value, spread in rows]  # fmt: skip
+    return "\n".join([*lines, "", *_notes(summary)])
