@@ -382,6 +382,14 @@ def test_other_sources_are_refused(tmp_path, monkeypatch, text, message):
         open_pictures(text)
 
 
+def test_hidden_files_are_no_pictures(tmp_path):
+    folder(tmp_path, [0, 10])
+    write_png(tmp_path / ".cache" / "x.png", grey(5))
+    write_png(tmp_path / "deep" / "x.PNG", grey(5))
+    (tmp_path / "folder.png").mkdir()
+    assert open_pictures(tmp_path).names == ["00.png", "01.png", "deep/x.PNG"]
+
+
 def test_the_same_pictures_have_the_same_record(tmp_path):
     a = folder(tmp_path / "a", [0, 10]).provenance()
     assert a == folder(tmp_path / "other" / "a", [0, 10]).provenance()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from diffusers.models import AutoencoderKL, VQModel
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -108,7 +109,7 @@ def _download(name: str, error: Exception) -> Path:
               for file in ("config.json", FILE)]  # fmt: skip
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
-    except (OSError, ValueError) as failed:
+    except (HfHubHTTPError, OSError, ValueError) as failed:
         reason = (str(failed) or type(failed).__name__).strip().splitlines()[0]
         raise ValueError(f"{name!r} is neither a folder nor a model that can be got from the "
                          f"hub: {reason}") from failed  # fmt: skip

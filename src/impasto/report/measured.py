@@ -48,7 +48,8 @@ def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
         height, width = summary["size"]
         yield f"{summary['model']} on {summary['number']:,} pictures, {width} x {height}"
         if exact := summary["means"]["psnr"]["exact"]:
-            yield f"{exact} came back exactly; PSNR is the mean of the others"
+            rest = "PSNR is the mean of the others" if exact < summary["number"] else "no PSNR"
+            yield f"{exact:,} came back exactly; {rest}"
         yield "[ ]: 95 %, over pictures"
     else:
         samples, reference = (summary[key] for key in ("samples", "reference"))
@@ -59,6 +60,9 @@ def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
             of = f"the moments in {reference['name']}{more}"
         yield f"{samples['pictures']:,} pictures of {samples['name']}, {width} x {height}"
         yield f"from {of}"
+    resized = [f"{name}: {how}" for name, how in summary["features"].items() if how != "none"]
+    if resized:
+        yield f"resized for their features; {'; '.join(resized)}"
     if summary.get("measured"):
         yield f"compared at {summary['measured']} x {summary['measured']}"
 

@@ -3,7 +3,7 @@
     OUT/run.json  OUT/parts/…  OUT/summary.json  OUT/cost.json
 
 summary.json: {"samples": {"name", "pictures"}, "reference": …, "pictures": [height, width],
-"distances": {"fd_sticker_detector": {"value": …}, …}, "notes": […]}.
+"features": {"sticker_detector": "RESIZING"}, "distances": {"fd_sticker_detector": {"value": …}}}.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from impasto.run.pictures import Frame, Pictures
 from impasto.run.provenance import default_folder, normal, versions
 from impasto.score.features import Extractor
 
-__all__ = ["check_extractors", "feature_sets", "features_of", "measure_distance"]
+__all__ = ["check_extractors", "feature_sets", "features_of", "measure_distance",
+           "resizing"]  # fmt: skip
 
 Progress = Callable[[str, int, int], None]
 
@@ -54,6 +55,11 @@ def features_of(extractors: Sequence[Extractor], images: Tensor) -> dict[str, Te
     """{"EXTRACTOR.STREAM": (B, D)} of pictures (B, 3, H, W)."""
     return {f"{extractor.name}.{stream}": value for extractor in extractors
             for stream, value in extractor(images).items()}  # fmt: skip
+
+
+def resizing(extractors: Sequence[Extractor]) -> dict[str, str]:
+    """Extractor's name -> how pictures come to its size, which is a part of every distance."""
+    return {extractor.name: extractor.provenance()["resize"] for extractor in extractors}
 
 
 def _looked(
@@ -126,6 +132,6 @@ def measure_distance(
             "samples": {"name": samples.name, "pictures": len(samples)},
             "reference": {"name": reference.name, "pictures": len(reference),
                           "moments": sorted(reference.given)},
-            "pictures": size, "distances": values,
+            "pictures": size, "features": resizing(extractors), "distances": values,
         })  # fmt: skip
     return run

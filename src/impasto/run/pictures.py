@@ -118,9 +118,10 @@ class Pictures(ABC):
 class _Folder(Pictures):
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
-        found = (path for path in folder.rglob("*")
-                 if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-        self.names = sorted(path.relative_to(folder).as_posix() for path in found)
+        found = (path.relative_to(folder) for path in folder.rglob("*")
+                 if path.suffix.lower() in SUFFIXES and path.is_file())
+        self.names = sorted(path.as_posix() for path in found
+                            if not any(part.startswith(".") for part in path.parts))
         if not self.names:
             raise ValueError(f"{name} holds no pictures ({', '.join(sorted(SUFFIXES))})")
         self.sizes = [image_size(folder / each) for each in self.names]

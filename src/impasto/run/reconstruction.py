@@ -25,7 +25,14 @@ from impasto.images import quantise, write_png
 from impasto.models.autoencoders import Autoencoder
 from impasto.run.cost import Meter
 from impasto.run.directory import RunDirectory, opened
-from impasto.run.distance import Progress, check_extractors, feature_sets, features_of, silent
+from impasto.run.distance import (
+    Progress,
+    check_extractors,
+    feature_sets,
+    features_of,
+    resizing,
+    silent,
+)
 from impasto.run.parts import in_parts
 from impasto.run.pictures import Frame, Pictures
 from impasto.run.provenance import default_folder, normal, versions
@@ -119,7 +126,8 @@ def measure_reconstruction(
         write_text(run.path / "pictures.jsonl", _lines(pictures.names, found))
         write_json(run.summary, {
             "model": settings.model.name, "pictures": pictures.name, "number": len(pictures),
-            "size": [height, width], "measured": settings.frame.measured, **summary,
+            "size": [height, width], "measured": settings.frame.measured,
+            "features": resizing(settings.extractors), **summary,
         })  # fmt: skip
     return run
 
