@@ -198,3 +198,11 @@ def test_resizing_in_float_neither_rounds_nor_overshoots():
     assert out.shape == (3, 299, 299) and float(out.min()) == 0 and float(out.max()) == 1
     assert float(out[0, 150, 140]) * 255 == pytest.approx(89.56714630126953, rel=1e-5)
     assert float(out[2, 7, 155]) * 255 == pytest.approx(152.9534149169922, rel=1e-5)
+
+
+def test_rounding_is_llamagens_conversion():
+    """LlamaGen's and TokenFlow's uint8: clamp(127.5 x + 128, 0, 255), cut off, x = 2 u - 1."""
+    u = torch.rand(10_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u = (u * 1.2 - 0.1).float()
+    theirs = (127.5 * (2 * u.double() - 1) + 128).clamp(0, 255).to(torch.uint8)
+    assert torch.equal((quantise(u) * 255).round().to(torch.uint8), theirs)

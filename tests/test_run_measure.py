@@ -194,6 +194,17 @@ def test_a_part_from_elsewhere_is_refused(tmp_path, monkeypatch):
         measure_reconstruction(settings(pictures), tmp_path / "out")
 
 
+def test_broken_features_are_named(tmp_path):
+    class Broken(Mean):
+        def __call__(self, images):
+            return {"pool": super().__call__(images)["pool"] / 0}
+
+    pictures = folder(tmp_path / "in", [0, 30, 60])
+    with pytest.raises(ValueError, match=r"mean\.pool of the pictures 0 to 2 is NaN or infinite"):
+        measure_distance(pictures, pictures, [Broken()], tmp_path / "out")
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
 def test_memory_is_shared_out(tmp_path):
     class Large(Lighter):
         def reconstruct(self, images):

@@ -9,10 +9,12 @@ network; on 8-bit noise of 50 x 40 (two pictures) and 400 x 320, torch.randint w
 import pytest
 import torch
 
+from impasto.bench.distribution import MEASURES
 from impasto.files import sha256_file
 from impasto.images import centre_crop
 from impasto.score.features import FLAVOURS, InceptionExtractor
 from impasto.score.features.inception import Inception, load_inception
+from impasto.score.features.networks import OWN
 from impasto.zoo.registry import FEATURES
 from tests import tiny_clip
 from tests.random_weights import random_state
@@ -132,6 +134,12 @@ def test_another_network_is_refused(state):
         load_inception({k: v for k, v in state.items() if k != "fc.weight"}, "x.pth")
     with pytest.raises(ValueError, match=r"such as fc\.bias"):
         load_inception(state | {"fc.bias": torch.zeros(1000)}, "x.pth")
+
+
+def test_extractors_name_measures_that_there_are():
+    named = {key for flavour in FLAVOURS.values() for key in flavour.measures}
+    assert named | set(OWN) | {"cmmd", "sfd"} == set(MEASURES)
+    assert all(FEATURES.describe(name).endswith(".") for name in FEATURES)
 
 
 def test_sticker_extractors(sprites):

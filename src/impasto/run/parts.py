@@ -36,7 +36,13 @@ def _worked(at: range, work: Work, batch_size: int) -> dict[str, Tensor]:
     found: list[Mapping[str, Tensor]] = []
     in_batches(at, batch_size,
                lambda rows, size: found.append(work(range(rows[0], rows[-1] + 1))))  # fmt: skip
-    return {key: value.contiguous() for key, value in _joined(found).items()}
+    rows = _joined(found)
+    for key, value in rows.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{key} of the pictures {at.start} to {at.stop - 1} is NaN or "
+                             f"infinite; the network that gives it is broken (check its weights)"
+                             )  # fmt: skip
+    return {key: value.contiguous() for key, value in rows.items()}
 
 
 def in_parts(

@@ -3,8 +3,9 @@
     OUT/run.json  OUT/images/00000000.png …  OUT/parts/…  OUT/pictures.jsonl  OUT/summary.json
 
 A picture is read, cut (`Frame`), reconstructed and put on the 8-bit grid, so that every figure is
-of what is in images/. pictures.jsonl has a line for each: {"name", "image", "psnr" (null for one
-that came back exactly), "ssim_…", "lpips_…", "before", "after" (verdicts)}.
+of what is in images/. (Rounded; LlamaGen and TokenFlow cut off 127.5 x + 128 of x in [-1, 1],
+which is the same but for exact halves.) pictures.jsonl has a line for each: {"name", "image",
+"psnr" (null for one that came back exactly), "ssim_…", "lpips_…", "before", "after" (verdicts)}.
 """
 
 from __future__ import annotations
