@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from impasto.report.words import size
+
 __all__ = ["measured_text"]
 
 Row = tuple[str, str, str]
@@ -46,19 +48,20 @@ def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
     """What the numbers are of."""
     if "means" in summary:
         height, width = summary["size"]
-        yield f"{summary['model']} on {summary['number']:,} pictures, {width} x {height}"
+        yield f"{summary['model']} on {size(summary['number'], 'picture')}, {width} x {height}"
         if exact := summary["means"]["psnr"]["exact"]:
             rest = "PSNR is the mean of the others" if exact < summary["number"] else "no PSNR"
             yield f"{exact:,} came back exactly; {rest}"
-        yield "[ ]: 95 %, over pictures"
+        if any("low" in entry for entry in summary["means"].values()):
+            yield "[ ]: 95 %, over pictures"
     else:
         samples, reference = (summary[key] for key in ("samples", "reference"))
         height, width = summary["pictures"]
-        of = f"{reference['pictures']:,} pictures of {reference['name']}"
+        of = f"{size(reference['pictures'], 'picture')} of {reference['name']}"
         if reference["moments"]:
             more = f" and {of}" if reference["pictures"] else ""
             of = f"the moments in {reference['name']}{more}"
-        yield f"{samples['pictures']:,} pictures of {samples['name']}, {width} x {height}"
+        yield f"{size(samples['pictures'], 'picture')} of {samples['name']}, {width} x {height}"
         yield f"from {of}"
     resized = [f"{name}: {how}" for name, how in summary["features"].items() if how != "none"]
     if resized:
