@@ -15,12 +15,8 @@ import pytest
 import torch
 
 from impasto.bench.distribution import (
-    MEASURES,
-    FeatureSet,
     Moments,
-    check_enough,
     cmmd,
-    distances,
     frechet,
     inception_score,
     kernel_distance,
@@ -28,6 +24,7 @@ from impasto.bench.distribution import (
     precision_recall,
     subset_kernel_distance,
 )
+from impasto.bench.measures import MEASURES, FeatureSet, check_enough, distances
 
 
 def column(*values):

@@ -9,7 +9,7 @@ network; on 8-bit noise of 50 x 40 (two pictures) and 400 x 320, torch.randint w
 import pytest
 import torch
 
-from impasto.bench.distribution import MEASURES
+from impasto.bench.measures import MEASURES
 from impasto.files import sha256_file
 from impasto.images import centre_crop
 from impasto.score.features import FLAVOURS, InceptionExtractor

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from impasto.bench.distribution import FeatureSet, distances
+from impasto.bench.measures import FeatureSet, distances
 from impasto.bench.reconstruction import codebook_use, decibels
 from impasto.score.check import wilson
 from impasto.score.statistics import Outcome, bootstrap

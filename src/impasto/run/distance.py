@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from impasto.bench.distribution import FeatureSet, Moments, check_enough, distances
+from impasto.bench.distribution import Moments
+from impasto.bench.measures import FeatureSet, check_enough, distances
 from impasto.files import write_json
 from impasto.run.cost import Meter
 from impasto.run.directory import RunDirectory, opened

@@ -17,7 +17,7 @@ from impasto.zoo.registry import nearest
 __all__ = ["Extractor", "Measures", "published"]
 
 Measures = Mapping[str, Mapping[str, Any]]
-"""Measure (a key of `impasto.bench.distribution.MEASURES`) -> its options."""
+"""Measure (a key of `impasto.bench.measures.MEASURES`) -> its options."""
 
 
 class Extractor(ABC):
