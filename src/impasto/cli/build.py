@@ -6,28 +6,40 @@ import importlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from impasto.zoo.registry import BENCHES, MODELS, SCORERS, SEARCHES, Registry
+from impasto.zoo.registry import (
+    BENCHES,
+    FEATURES,
+    MODELS,
+    PERCEPTUAL,
+    SCORERS,
+    SEARCHES,
+    Registry,
+)
 
 if TYPE_CHECKING:
     from impasto.bench import Bench
     from impasto.run.workers import Workers
     from impasto.sample.protocol import Generator
     from impasto.score.base import Scorer
+    from impasto.score.features import Extractor
+    from impasto.score.lpips import Lpips
     from impasto.search import Search
 
-__all__ = ["REGISTRIES", "bench", "device_of", "filled", "model", "parts", "scorer", "search",
-           "workers"]  # fmt: skip
+__all__ = ["REGISTRIES", "bench", "device_of", "extractors", "filled", "model", "parts",
+           "perceptual", "scorer", "search", "workers"]  # fmt: skip
 
 REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
     "models": ("impasto.models", MODELS),
     "benches": ("impasto.bench", BENCHES),
     "scorers": ("impasto.score", SCORERS),
     "searches": ("impasto.search", SEARCHES),
+    "features": ("impasto.score.features", FEATURES),
+    "perceptual": ("impasto.score.lpips", PERCEPTUAL),
 }
 
 
 def filled(kind: str) -> Registry[Any]:
-    """The registry of "models", "benches", "scorers" or "searches", with its entries loaded."""
+    """The registry of a kind of `REGISTRIES`, with its entries loaded."""
     package, registry = REGISTRIES[kind]
     importlib.import_module(package)
     return registry
@@ -58,6 +70,16 @@ def model(text: str, device: str) -> Generator:
 def scorer(text: str, device: str) -> Scorer:
     """The scorer called `text`, on `device`."""
     return filled("scorers").create(text, device=device)
+
+
+def extractors(texts: list[str], device: str) -> list[Extractor]:
+    """The feature extractors called `texts`, on `device`."""
+    return [filled("features").create(text, device=device) for text in texts]
+
+
+def perceptual(texts: list[str], device: str) -> list[Lpips]:
+    """The perceptual distances called `texts`, on `device`."""
+    return [filled("perceptual").create(text, device=device) for text in texts]
 
 
 def parts(

@@ -23,6 +23,8 @@ class Kind(StrEnum):
     benches = "benches"
     scorers = "scorers"
     searches = "searches"
+    features = "features"
+    perceptual = "perceptual"
     recipes = "recipes"
 
 
