@@ -21,9 +21,10 @@ from impasto import files
 from impasto.bench import Bench
 from impasto.cli import app
 from impasto.cli.errors import EXIT_CODES
-from impasto.images import png_bytes
+from impasto.images import png_bytes, write_png
+from impasto.score.features import Extractor
 from impasto.spec import Item, Spec
-from impasto.zoo.registry import BENCHES, MODELS, SCORERS
+from impasto.zoo.registry import BENCHES, FEATURES, MODELS, SCORERS
 from tests import tiny
 from tests.fakes import FakeGenerator, FakeScorer, FakeSecond
 
@@ -259,6 +260,86 @@ def test_compare(here):
     assert done.exit_code == 2 and "give one above 0" in done.stderr
     done = call("compare", "a", "none")
     assert done.exit_code == 2 and "none is not a run folder" in done.stderr
+
+
+# measure
+
+
+class Red(Extractor):
+    """One feature: the mean red, in levels."""
+
+    def __init__(self, name="red"):
+        super().__init__(name, {"fd": {}, "precision_recall": {"k": 1}}, {"pool": 1}, None)
+
+    def __call__(self, images):
+        return {"pool": (255 * images[:, :1]).mean((2, 3))}
+
+    def provenance(self):
+        return self.record("0" * 64, "none")
+
+
+@pytest.fixture
+def greys(here, monkeypatch):
+    """Folders a (levels 0, 10, 20) and b (100, 110, 120), and the features "red"."""
+    monkeypatch.setitem(FEATURES._factories, "red", lambda device: Red())
+    for folder, first in (("a", 0), ("b", 100)):
+        for i in range(3):
+            write_png(here / folder / f"{i}.png", torch.full((3, 16, 16), (first + 10 * i) / 255))
+    return here
+
+
+def test_measure_distance(greys):
+    """Means 100 apart, spreads equal: 10,000; no ball of b holds a picture of a."""
+    command = ["measure", "distance", "a", "b", "--features", "red"]
+    done = call(*command, "--out", "x")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[:3] == ["fd_red         10,000", "precision_red       0", "recall_red          0"]
+    assert lines[4:] == ["3 pictures of a, 16 x 16", "from 3 pictures of b", "x/summary.json"]
+    values = json.loads(call(*command, "--json").stdout)
+    assert values["summary"]["distances"]["fd_red"]["value"] == pytest.approx(1e4)
+    assert values["run"].startswith("runs/distance-")
+
+
+def test_measure_reconstruction(greys):
+    """The shipped autoencoder on grey pictures, and the same command again."""
+    command = ["reconstruction", "sticker-mmdit", "a", "--features", "red", "--out", "x"]
+    done = call("measure", *command)
+    assert done.exit_code == 0, done.output
+    shown = done.stdout.splitlines()
+    assert shown[0].startswith("psnr (dB)") and "[" in shown[0]
+    names = [line.split()[0] for line in shown[1:7]]
+    assert names == ["ssim_skimage_dr2", "ssim_skimage_dr1", "ssim_gaussian", "fd_red",
+                     "precision_red", "recall_red"]  # fmt: skip
+    assert "sticker-mmdit on 3 pictures, 16 x 16" in shown
+    assert (greys / "x/images/00000002.png").is_file()
+    assert call("measure", *command).stdout == done.stdout
+    done = call("measure", "distance", "x", "a", "--features", "red", "--json")
+    again = json.loads(done.stdout)["summary"]["distances"]  # the same distance, from its pictures
+    assert again == json.loads((greys / "x/summary.json").read_text())["distances"]
+    done = call("compare", "x", "x")
+    assert done.exit_code == 2 and "x holds a run of kind 'reconstruction'" in done.stderr
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["distance", "a", "b"], "--features"),
+    (["distance", "a", "c", "--features", "red"], "'c' is no source of pictures"),
+    (["distance", "a", "b", "--features", "rad"], "did you mean 'red'"),
+    (["distance", "a", "b", "--features", "clean"], "feature extractor 'clean' needs 'weights'"),
+    (["distance", "a", "b", "--features", "clean:weights=a/0.png"], "not the published file"),
+    (["distance", "a", "b", "--features", "sticker-clip:measures=fid"], "no measure 'fid'"),
+    (["distance", "a", "b", "--features", "red", "--size", "4"], "--size"),
+    (["reconstruction", "nothing", "a"], "'nothing' is neither a folder nor weights"),
+    (["reconstruction", "sticker-mmdit", "a", "--size", "20"], "multiples of 8 pixels"),
+    (["reconstruction", "sticker-mmdit", "a", "--scorer", "fake"], "truth is known"),
+    (["reconstruction", "sticker-mmdit", "a", "--perceptual", "lpips"], "did you mean"),
+    (["reconstruction", "sticker-mmdit", "world:scenes=3"], "needs at least 129 pictures"),
+])  # fmt: skip
+def test_measure_refuses(greys, arguments, message):
+    done = call("measure", *arguments)
+    assert done.exit_code == 2, done.output
+    assert message in re.sub(r"[\s│]+", " ", done.stderr) and "Traceback" not in done.output
+    assert not Path("runs").exists() or not list(Path("runs").glob("*/run.json"))
 
 
 # File system

@@ -12,7 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from impasto.images import ImageError, from_pil, quantise, read_image, to_pil, write_png
+from impasto.images import (
+    ImageError,
+    from_pil,
+    image_size,
+    quantise,
+    read_image,
+    resize_float,
+    to_pil,
+    write_png,
+)
 
 PICTURE = torch.arange(3 * 5 * 7).reshape(3, 5, 7).float().div(255)
 
@@ -203,3 +212,39 @@ def test_absurdly_long_file_is_not_even_read(tmp_path):
 def test_missing_file_is_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "none.png")
+
+
+def test_size_from_the_head_is_that_of_the_picture(tmp_path):
+    """Also of a picture that its EXIF turns by a quarter."""
+    image = Image.fromarray(np.zeros((10, 30, 3), np.uint8))
+    image.save(tmp_path / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "b.jpg", exif=exif)
+    for name, size in (("a.png", (10, 30)), ("b.jpg", (30, 10))):
+        assert image_size(tmp_path / name) == size
+        assert read_image(tmp_path / name).shape[1:] == size
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"c\.png"):
+        image_size(tmp_path / "c.png")
+    with pytest.raises(FileNotFoundError):
+        image_size(tmp_path / "d.png")
+
+
+def test_resizing_in_float_neither_rounds_nor_overshoots():
+    """clean-fid 0.1.35's build_resizer("clean") on a 4 x 4 picture to 299 x 299, recorded at two
+    places; bicubic would leave [0, 1] beside the edge."""
+    image = torch.zeros(3, 4, 4)
+    image[:, :, 2:] = 1
+    out = resize_float(image, 299, 299)
+    assert out.shape == (3, 299, 299) and float(out.min()) == 0 and float(out.max()) == 1
+    assert float(out[0, 150, 140]) * 255 == pytest.approx(89.56714630126953, rel=1e-5)
+    assert float(out[2, 7, 155]) * 255 == pytest.approx(152.9534149169922, rel=1e-5)
+
+
+def test_rounding_is_llamagens_conversion():
+    """LlamaGen's and TokenFlow's uint8: clamp(127.5 x + 128, 0, 255), cut off, x = 2 u - 1."""
+    u = torch.rand(10_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u = (u * 1.2 - 0.1).float()
+    theirs = (127.5 * (2 * u.double() - 1) + 128).clamp(0, 255).to(torch.uint8)
+    assert torch.equal((quantise(u) * 255).round().to(torch.uint8), theirs)

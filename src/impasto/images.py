@@ -18,11 +18,14 @@ from torch import Tensor
 
 from impasto.files import write_bytes
 
-__all__ = ["MAX_PIXELS", "ImageError", "decode_image", "from_pil", "png_bytes", "quantise",
-           "read_image", "resized", "to_pil", "write_png"]  # fmt: skip
+__all__ = ["MAX_PIXELS", "ImageError", "centre_crop", "decode_image", "from_pil", "image_size",
+           "png_bytes", "quantise", "read_image", "resize_float", "resized", "to_pil",
+           "write_png"]  # fmt: skip
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 4096**2
+ORIENTATION = 0x0112
+"""The EXIF tag."""
 
 
 class ImageError(ValueError):
@@ -91,6 +94,42 @@ def decode_image(data: bytes, name: str | Path, max_pixels: int = MAX_PIXELS) ->
     # Whatever a decoder raises on foreign bytes means one thing here: this file is no use.
     except Exception as error:
         raise ImageError(f"{name}: {_reason(error)}") from error
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Height and width as `read_image` gives them, from the file's head. Raises ImageError."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            turned = image.getexif().get(ORIENTATION, 1) >= 5  # these turn it by a quarter
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ImageError(f"{path}: {_reason(error)}") from error
+
+
+def centre_crop(image: Tensor, size: int) -> Tensor:
+    """(3, H, W) to (3, size, size) as ADM prepares ImageNet (guided-diffusion, Dhariwal & Nichol
+    2021): halved by means of 2 x 2 while the short side is at least twice `size`, bicubic to a
+    short side of `size`, cut in the middle. On the 8-bit grid after each step.
+    """
+    picture = to_pil(image)
+    while min(picture.size) >= 2 * size:
+        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+    scale = size / min(picture.size)
+    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)),
+                             Image.Resampling.BICUBIC)  # fmt: skip
+    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    return from_pil(picture.crop((left, top, left + size, top + size)))
+
+
+def resize_float(image: Tensor, height: int, width: int) -> Tensor:
+    """(3, H, W) in [0, 1] to (3, height, width), bicubic and antialiased by Pillow, each channel
+    in float: values are cut to [0, 1] and not rounded to 8 bits (Parmar et al. 2022, clean-fid).
+    """
+    channels = [Image.fromarray(channel).resize((width, height), Image.Resampling.BICUBIC)
+                for channel in (image.float().cpu() * 255).numpy()]  # fmt: skip
+    return torch.from_numpy(np.stack([np.asarray(c) for c in channels])).clamp(0, 255) / 255
 
 
 def _check_bytes(name: str | Path, size: int, max_pixels: int) -> None:

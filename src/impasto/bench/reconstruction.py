@@ -1,9 +1,8 @@
-"""How much of a picture a tokenizer keeps: PSNR, SSIM, Fréchet distance, use of the codebook.
+"""How much of a picture a tokenizer keeps: PSNR, SSIM, use of the codebook.
 
     PSNR   10 log10(1 / MSE) on [0, 1], per picture
     SSIM   mean of (2 m_x m_y + C1)(2 s_xy + C2) / ((m_x^2 + m_y^2 + C1)(s_x^2 + s_y^2 + C2)),
            C1 = (.01 L)^2, C2 = (.03 L)^2, over windows wholly inside, per channel, then its mean
-    FD     |m1 - m2|^2 + tr S1 + tr S2 - 2 sum sqrt(eig(R S2 R)),   S1 = V w V^T, R = V sqrt(w) V^T
 
 Three SSIMs are in use and never to be mixed, so each is named:
 
@@ -11,21 +10,18 @@ Three SSIMs are in use and never to be mixed, so each is named:
     skimage_dr2   the same with L = 2 on [0, 1] pictures, as LlamaGen and TokenFlow call it: higher
     gaussian      11 x 11 Gaussian, sigma 1.5, L = 1 (Wang et al. 2004)
 
-A Fréchet distance is named after its features, "fd_<extractor>"; FID is that of one published
-Inception only (Heusel et al. 2017), with its own resize.
+What a set of pictures loses as a whole is in `impasto.bench.distribution`.
 """
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["SSIMS", "CodebookUse", "Moments", "codebook_use", "frechet", "moments",
-           "named_frechet", "psnr", "ssim"]  # fmt: skip
+__all__ = ["SSIMS", "CodebookUse", "codebook_use", "decibels", "psnr", "ssim", "use_of_counts"]
 
 
 class _Window(NamedTuple):
@@ -60,7 +56,12 @@ def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def psnr(x: Tensor, y: Tensor) -> Tensor:
     """(B,) decibels of pictures (B, C, H, W) in [0, 1]; infinite for equal ones."""
     x, y = _pair(x, y)
-    return -10 * torch.log10((x - y).square().mean(dim=(1, 2, 3)))
+    return decibels((x - y).square().mean(dim=(1, 2, 3)))
+
+
+def decibels(mse: Tensor) -> Tensor:
+    """PSNR of mean squared errors on [0, 1]; infinite for 0."""
+    return -10 * torch.log10(mse)
 
 
 def _filtered(x: Tensor, weights: Tensor) -> Tensor:
@@ -90,47 +91,6 @@ def ssim(x: Tensor, y: Tensor, variant: str) -> Tensor:
     return value.mean(dim=(1, 2, 3))
 
 
-class Moments(NamedTuple):
-    """mean (D,) and unbiased covariance (D, D) of features, float64."""
-
-    mean: Tensor
-    covariance: Tensor
-
-
-def moments(features: Tensor) -> Moments:
-    """Of (N, D) features. Raises ValueError for fewer than two, or values that are not finite."""
-    if features.ndim != 2 or len(features) < 2 or not torch.isfinite(features).all():
-        raise ValueError(f"features must be (N >= 2, D) and finite, given {tuple(features.shape)}")
-    features = features.double()
-    return Moments(features.mean(0), torch.cov(features.T).reshape(features.shape[1], -1))
-
-
-def _root(matrix: Tensor) -> Tensor:
-    """The symmetric square root of a covariance; rounding's negative eigenvalues are 0."""
-    w, v = torch.linalg.eigh(matrix)
-    return v * w.clamp(min=0).sqrt() @ v.T
-
-
-def frechet(a: Moments, b: Moments) -> float:
-    """Squared Fréchet distance of the two Gaussians. Also right for N < D."""
-    root = _root(a.covariance)
-    cross = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0).sqrt().sum()
-    gap = (a.mean - b.mean).square().sum()
-    return float(gap + a.covariance.trace() + b.covariance.trace() - 2 * cross)
-
-
-def named_frechet(x: Tensor, y: Tensor, extractor: str) -> dict[str, float]:
-    """{"fd_<extractor>": distance} of features (N, D) and (M, D).
-
-    Raises ValueError for a name that is not lower-case letters, digits and "_", or calls itself
-    FID.
-    """
-    if not re.fullmatch("[a-z0-9_]+", extractor) or "fid" in extractor:
-        raise ValueError(f"name the extractor in a-z, 0-9 and _, not {extractor!r}; FID is the "
-                         f"published Inception's alone")  # fmt: skip
-    return {f"fd_{extractor}": frechet(moments(x), moments(y))}
-
-
 class CodebookUse(NamedTuple):
     """share of codes that occur at all, and perplexity exp(H) of their frequencies (1 to K)."""
 
@@ -143,6 +103,11 @@ def codebook_use(codes: Tensor, size: int) -> CodebookUse:
     flat = codes.reshape(-1).long()
     if not len(flat) or int(flat.min()) < 0 or int(flat.max()) >= size:
         raise ValueError(f"codes must be from 0 to {size - 1}, at least one")
-    p = torch.bincount(flat, minlength=size).double() / len(flat)
+    return use_of_counts(torch.bincount(flat, minlength=size))
+
+
+def use_of_counts(counts: Tensor) -> CodebookUse:
+    """`codebook_use` of how often each of the K codes occurs, (K,), at least one of them."""
+    p = counts.double() / counts.sum()
     entropy = -torch.special.xlogy(p, p).sum()
     return CodebookUse(float((p > 0).double().mean()), float(entropy.exp()))

@@ -42,7 +42,7 @@ def _specs(task: str, n: int, seed: int, split: Split) -> list[Spec]:
 def sticker(split: str = "held-out", per_task: int = 40, seed: int = 0) -> Bench:
     """Five tasks over combinations kept from training (split=held-out) or seen in it (split=seen).
 
-    A task has fewer than `per_task` prompts where fewer combinations exist, as of numbers held out.
+    A task has fewer than `per_task` prompts where fewer combinations exist (numbers held out).
     Raises ValueError for another split, or per_task outside 1 to 500.
     """
     if split not in ("seen", "held-out"):

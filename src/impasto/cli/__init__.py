@@ -17,6 +17,7 @@ from impasto.cli.doctor import doctor
 from impasto.cli.draw import generate
 from impasto.cli.errors import EXIT_CODES
 from impasto.cli.evaluate import evaluate
+from impasto.cli.measure import measure_distance, measure_reconstruction
 from impasto.cli.serve import serve
 from impasto.cli.show import bench_export, ls, scorers_check
 from impasto.cli.train import train
@@ -39,6 +40,8 @@ app = typer.Typer(
 bench_app = typer.Typer(help="Sets of prompts with their demands.", no_args_is_help=True)
 world_app = typer.Typer(help="The sticker world.", no_args_is_help=True)
 scorers_app = typer.Typer(help="The judges of pictures.", no_args_is_help=True)
+measure_app = typer.Typer(help="Pictures without prompts: what an autoencoder loses, how far two "
+                               "sets are apart.", no_args_is_help=True)  # fmt: skip
 
 app.command("demo")(demo)
 app.command("generate")(generate)
@@ -52,9 +55,12 @@ app.command("doctor")(doctor)
 bench_app.command("export")(bench_export)
 scorers_app.command("check")(scorers_check)
 world_app.command("export")(world_export)
+measure_app.command("reconstruction")(measure_reconstruction)
+measure_app.command("distance")(measure_distance)
 app.add_typer(bench_app, name="bench")
 app.add_typer(scorers_app, name="scorers")
 app.add_typer(world_app, name="world")
+app.add_typer(measure_app, name="measure")
 
 
 @bench_app.callback()

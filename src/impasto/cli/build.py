@@ -6,18 +6,29 @@ import importlib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from impasto.zoo.registry import BENCHES, JUDGES, MODELS, SCORERS, SEARCHES, Registry
+from impasto.zoo.registry import (
+    BENCHES,
+    FEATURES,
+    JUDGES,
+    MODELS,
+    PERCEPTUAL,
+    SCORERS,
+    SEARCHES,
+    Registry,
+)
 
 if TYPE_CHECKING:
     from impasto.bench import Bench
     from impasto.run.workers import Workers
     from impasto.sample.protocol import Generator
     from impasto.score.base import Scorer
+    from impasto.score.features import Extractor
     from impasto.score.judges import Judge
+    from impasto.score.lpips import Lpips
     from impasto.search import Search
 
-__all__ = ["REGISTRIES", "bench", "device_of", "filled", "judge", "judges_of", "model", "parts",
-           "scorer", "search", "second", "workers"]  # fmt: skip
+__all__ = ["REGISTRIES", "bench", "device_of", "extractors", "filled", "judge", "judges_of",
+           "model", "parts", "perceptual", "scorer", "search", "second", "workers"]  # fmt: skip
 
 REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
     "models": ("impasto.models", MODELS),
@@ -25,11 +36,13 @@ REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
     "scorers": ("impasto.score", SCORERS),
     "searches": ("impasto.search", SEARCHES),
     "judges": ("impasto.score.judges.named", JUDGES),
+    "features": ("impasto.score.features", FEATURES),
+    "perceptual": ("impasto.score.lpips", PERCEPTUAL),
 }
 
 
 def filled(kind: str) -> Registry[Any]:
-    """The registry of a kind in `REGISTRIES`, with its entries loaded."""
+    """The registry of a kind of `REGISTRIES`, with its entries loaded."""
     package, registry = REGISTRIES[kind]
     importlib.import_module(package)
     return registry
@@ -84,6 +97,16 @@ def judges_of(bench: Bench, scorer: str | None, second: str | None) -> tuple[str
                          f"{name}:path=FILE,vlm=FOLDER; docs/benches.md has them")  # fmt: skip
     other = bench.second if second is None else second
     return first, other if other and other != "none" else None
+
+
+def extractors(texts: list[str], device: str) -> list[Extractor]:
+    """The feature extractors called `texts`, on `device`."""
+    return [filled("features").create(text, device=device) for text in texts]
+
+
+def perceptual(texts: list[str], device: str) -> list[Lpips]:
+    """The perceptual distances called `texts`, on `device`."""
+    return [filled("perceptual").create(text, device=device) for text in texts]
 
 
 def parts(

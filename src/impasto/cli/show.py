@@ -24,6 +24,8 @@ class Kind(StrEnum):
     scorers = "scorers"
     searches = "searches"
     judges = "judges"
+    features = "features"
+    perceptual = "perceptual"
     recipes = "recipes"
 
 

@@ -101,18 +101,10 @@ def read_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
     """
     if not paths:
         raise ValueError("no run folders were given; a report needs at least one")
-    folders = [RunDirectory.existing(path) for path in paths]
-    records = [_evaluated(folder) for folder in folders]
+    folders = [RunDirectory.judged(path) for path in paths]
+    records = [folder.record for folder in folders]
     names = labels(records, [folder.path for folder in folders])
     return tuple(_run(*row) for row in zip(folders, names, records, strict=True))
-
-
-def _evaluated(folder: RunDirectory) -> dict[str, Any]:
-    record = folder.record
-    if record.get("kind") != "eval":
-        raise ValueError(f"{folder.path} holds a run of kind {record.get('kind')!r}; a report "
-                         "shows judged runs ('eval'): make one by impasto eval")  # fmt: skip
-    return record
 
 
 def _run(folder: RunDirectory, label: str, record: dict[str, Any]) -> Run:

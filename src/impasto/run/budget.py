@@ -110,7 +110,7 @@ def budgets(paths: Sequence[str | Path]) -> Budgets:
 
     Budgets are those of the runs themselves and, of pictures, the powers of two below them.
     """
-    runs = [_read(RunDirectory.existing(path)) for path in paths]
+    runs = [_read(RunDirectory.judged(path)) for path in paths]
     known = _known(runs)
     widest = max(run.width for run in runs)
     counts = sorted({2**i for i in range(widest.bit_length())} | {run.width for run in runs})

@@ -138,7 +138,7 @@ def compare(paths: Sequence[str | Path]) -> list[Difference]:
     """
     if len(paths) < 2:
         raise ValueError("a comparison needs at least two run folders")
-    a, *others = [RunDirectory.existing(path) for path in paths]
+    a, *others = [RunDirectory.judged(path) for path in paths]
     pairings = [check_comparable(a, b) for b in others]
     return [_difference(a, b, pairing) for b, pairing in zip(others, pairings, strict=True)]
 
@@ -155,7 +155,7 @@ def planned(paths: Sequence[str | Path], x: float) -> list[Power]:
     one alone, from its score, as if another scored x more. None where results are numbers: the
     formula is of verdicts. Errors: as `compare`, ValueError for an x that is not above 0.
     """
-    runs = [RunDirectory.existing(path) for path in paths]
+    runs = [RunDirectory.judged(path) for path in paths]
     first, *others = [score_values(_finished(run)) for run in runs]
     have = len({outcome.prompt for outcome in first})
     if not all(map(verdicts_only, runs)):

@@ -57,6 +57,16 @@ class RunDirectory:
             raise ValueError(f"{path} is not a run folder: it has no run.json")
         return run
 
+    @classmethod
+    def judged(cls, path: str | Path) -> RunDirectory:
+        """`existing`, of `impasto eval`. Raises ValueError for a run of another kind."""
+        run = cls.existing(path)
+        if (kind := run.record.get("kind")) != "eval":
+            raise ValueError(f"{run.path} holds a run of kind {kind!r}; reports and comparisons "
+                             f"are of judged runs ('eval'): make one by impasto eval"
+                             )  # fmt: skip
+        return run
+
     @property
     def record(self) -> dict[str, Any]:
         """The provenance record in `run.json`."""

@@ -1,4 +1,4 @@
-"""Names for things: models, benches, scorers, searches, judges, each registered by decorator.
+"""Names for things (models, benches, scorers, …), each registered by decorator.
 
 Options in a name follow a colon: "best-of-n:n=4,reward=sticker-clip". A value that is a name with
 several options of its own stands in parentheses: "best-of-n:reward=(geneval:detector=A,clip=B)".
@@ -13,8 +13,8 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 
-__all__ = ["BENCHES", "JUDGES", "MODELS", "SCORERS", "SEARCHES", "Registry", "nearest",
-           "parse_options"]  # fmt: skip
+__all__ = ["BENCHES", "FEATURES", "JUDGES", "MODELS", "PERCEPTUAL", "SCORERS", "SEARCHES",
+           "Registry", "nearest", "parse_options"]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -123,3 +123,5 @@ SCORERS: Registry[Any] = Registry("scorer")
 SEARCHES: Registry[Any] = Registry("search")
 BENCHES: Registry[Any] = Registry("bench")
 JUDGES: Registry[Any] = Registry("judge")
+FEATURES: Registry[Any] = Registry("feature extractor")
+PERCEPTUAL: Registry[Any] = Registry("perceptual distance")

@@ -1,0 +1,137 @@
+"""`impasto measure`: what an autoencoder loses, and how far two sets of pictures are apart."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from impasto.cli import build, options
+from impasto.cli.errors import guarded
+from impasto.cli.progress import progress
+
+if TYPE_CHECKING:
+    from impasto.run.directory import RunDirectory
+
+__all__ = ["measure_distance", "measure_reconstruction"]
+
+STICKER_FEATURES = ["sticker-detector", "sticker-clip"]
+SOURCES = "a folder, a run, an .npz file, world:scenes=NUMBER or world:run=FOLDER"
+
+Size = Annotated[
+    int | None,
+    typer.Option(min=8, help="Cut every picture to SIZE x SIZE as ADM cuts ImageNet."),
+]
+Measured = Annotated[
+    int | None,
+    typer.Option(min=8, help="Resize both sides to MEASURED x MEASURED before they are compared "
+                             "(PyTorch's bicubic, as TokenFlow does)."),
+]  # fmt: skip
+
+
+@guarded
+def measure_reconstruction(
+    *,
+    model: Annotated[
+        str, typer.Argument(help="Autoencoder: a diffusers folder (AutoencoderKL, VQModel), a "
+                            "generator with a vae/, or the name of one that ships."),
+    ],
+    pictures: Annotated[str, typer.Argument(help=f"Originals: {SOURCES}.")],
+    size: Size = None,
+    measured: Measured = None,
+    perceptual: Annotated[
+        list[str] | None,
+        typer.Option(help="LPIPS, once for each variant; see 'impasto ls perceptual'."),
+    ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(help="Features for rFID and its kin, once for each; see 'impasto ls "
+                          "features' (default: the sticker world's for its scenes, else none)."),
+    ] = None,
+    scorer: Annotated[
+        str | None,
+        typer.Option(help="Scorer of the verdicts that are kept, for the world's scenes (default "
+                          "there: sticker)."),
+    ] = None,
+    batch_size: options.BatchSize = 8,
+    device: options.Device = "auto",
+    out: options.OutFolder = None,
+    as_json: options.Json = False,
+) -> None:  # fmt: skip
+    """Measure what an autoencoder leaves of pictures: PSNR, SSIM, LPIPS, rFID, verdicts, codes.
+
+    Writes a run folder with the reconstructions; the same command again goes on where it was
+    interrupted. A distance is FID only with the published weights, and its flavour is in its name.
+    """
+    from impasto.models.autoencoders import load_autoencoder
+    from impasto.run.pictures import Frame, open_pictures
+    from impasto.run.reconstruction import ReconstructionSettings
+    from impasto.run.reconstruction import measure_reconstruction as run_it
+
+    at = build.device_of(device)
+    originals = open_pictures(pictures)
+    known = len(originals) > 0 and originals.specs(range(1)) is not None
+    if scorer is None and known:
+        scorer = "sticker"
+    if features is None and known:
+        features = STICKER_FEATURES
+    settings = ReconstructionSettings(
+        model=load_autoencoder(model, device=at),
+        pictures=originals,
+        frame=Frame(size, measured),
+        perceptual=build.perceptual(perceptual or [], at),
+        extractors=build.extractors(features or [], at),
+        scorer=build.scorer(scorer, at) if scorer is not None else None,
+    )
+    with progress(quiet=as_json) as report:
+        run = run_it(settings, out, batch_size=batch_size, progress=report)
+    _show(run, as_json)
+
+
+@guarded
+def measure_distance(
+    *,
+    samples: Annotated[str, typer.Argument(help=f"Pictures: {SOURCES}.")],
+    reference: Annotated[
+        str, typer.Argument(help="What they are compared with: the same, or an .npz with mu and "
+                                 "sigma."),
+    ],
+    features: Annotated[
+        list[str], typer.Option(help="Features to compare by, once for each; see 'impasto ls "
+                                     "features'.")
+    ],
+    size: Size = None,
+    measured: Measured = None,
+    batch_size: options.BatchSize = 8,
+    device: options.Device = "auto",
+    out: options.OutFolder = None,
+    as_json: options.Json = False,
+) -> None:  # fmt: skip
+    """Measure how far a set of pictures is from a reference: FID, KID, CMMD, precision, recall.
+
+    Which of them, the features say. Writes a run folder; the same command again goes on where it
+    was interrupted. A distance is FID only with the published weights.
+    """
+    from impasto.run.distance import measure_distance as run_it
+    from impasto.run.pictures import Frame, open_pictures
+
+    at = build.device_of(device)
+    sets = open_pictures(samples), open_pictures(reference)
+    with progress(quiet=as_json) as report:
+        run = run_it(*sets, build.extractors(features, at), out, frame=Frame(size, measured),
+                     batch_size=batch_size, progress=report)  # fmt: skip
+    _show(run, as_json)
+
+
+def _show(run: RunDirectory, as_json: bool) -> None:
+    from impasto.report.measured import measured_text
+    from impasto.run.directory import read_json
+
+    summary = read_json(run.summary)
+    if as_json:
+        print(json.dumps({"run": str(run.path), "summary": summary}, indent=2,
+                         ensure_ascii=False))  # fmt: skip
+        return
+    print(measured_text(summary))
+    print(run.summary)

@@ -1,0 +1,156 @@
+"""Autoencoders of diffusers as what reconstructs pictures: the one way to load any.
+
+A KL autoencoder's latent is its posterior's mode, so a reconstruction has no noise of its own. A
+vector-quantised one (VQModel) also tells its codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.models import AutoencoderKL, VQModel
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from impasto.files import sha256_file
+from impasto.models.mmdit.storage import read_json
+from impasto.sample.rowwise import in_rows
+from impasto.score.trained import check_keys
+from impasto.zoo.weights import load_weights, shipped_folder
+
+__all__ = ["CLASSES", "Autoencoder", "Reconstruction", "load_autoencoder"]
+
+CLASSES: Mapping[str, Any] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
+"""Classes that a folder's config may name."""
+FILE = "diffusion_pytorch_model.safetensors"
+PARTS = ("vae", "vqvae")
+"""Where a generator's folder keeps its autoencoder."""
+
+
+class Reconstruction(NamedTuple):
+    """images: (B, 3, H, W) in [0, 1]. codes: (B, n) int64 of a vector-quantised one, else None."""
+
+    images: Tensor
+    codes: Tensor | None
+
+
+class Autoencoder:
+    """name: what it is called in records. sha256: of its weights."""
+
+    def __init__(self, model: Any, name: str = "", sha256: str = "") -> None:
+        """model: an instance of one of `CLASSES`."""
+        self.model = model.eval().requires_grad_(False)
+        self.name, self.sha256 = name, sha256
+        self.config: Mapping[str, Any] = model.config
+        self.factor = 2 ** (len(self.config["block_out_channels"]) - 1)
+        codes = isinstance(model, VQModel)
+        self.codebook_size: int | None = self.config["num_vq_embeddings"] if codes else None
+
+    @torch.inference_mode()
+    def reconstruct(self, images: Tensor) -> Reconstruction:
+        """Pictures (B, 3, H, W) in [0, 1] through the latents and back, on the CPU.
+
+        On a CPU one row at a time, so that a picture's result does not depend on its neighbours.
+        Raises ValueError when a side is not a multiple of the autoencoder's factor, and for
+        results that are not as large as what went in.
+        """
+        if images.shape[-1] % self.factor or images.shape[-2] % self.factor:
+            raise ValueError(f"this autoencoder takes pictures whose sides are multiples of "
+                             f"{self.factor} pixels, not {images.shape[-1]} x {images.shape[-2]}; "
+                             f"crop them (--size)")  # fmt: skip
+        parameter = next(self.model.parameters())
+        x = (2 * images - 1).to(parameter)
+        codes: list[Tensor] = []
+
+        def rows(at: slice) -> Tensor:
+            if self.codebook_size is None:
+                return self.model.decode(self.model.encode(x[at]).latent_dist.mode()).sample
+            z = self.model.encode(x[at]).latents
+            found = self.model.quantize(z)[2][2]
+            codes.append(found.reshape(len(z), -1).cpu())
+            return self.model.decode(z).sample
+
+        out = in_rows(rows, len(x), 1 if parameter.device.type == "cpu" else None)
+        if out.shape != images.shape:
+            raise ValueError(f"the autoencoder made {tuple(out.shape)} of {tuple(images.shape)}: "
+                             f"its pictures are not the size of the originals")  # fmt: skip
+        return Reconstruction((out.float() / 2 + 0.5).clamp(0, 1).cpu(),
+                              torch.cat(codes) if codes else None)  # fmt: skip
+
+    def provenance(self) -> dict[str, Any]:
+        return {"name": self.name, "class": type(self.model).__name__, "sha256": self.sha256,
+                "factor": self.factor, "latent_channels": self.config["latent_channels"],
+                "codebook_size": self.codebook_size,
+                "latent": "mode" if self.codebook_size is None else "nearest code"}  # fmt: skip
+
+
+def _found(name_or_path: str) -> Path:
+    """The folder with the autoencoder's config.json."""
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        try:
+            folder = shipped_folder(name_or_path)
+        except FileNotFoundError as error:
+            folder = _download(name_or_path, error)
+    inner = [folder / part for part in PARTS if (folder / part / "config.json").is_file()]
+    return inner[0] if inner else folder
+
+
+def _download(name: str, error: Exception) -> Path:
+    """A hub id's config and safetensors, from the cache where they are there."""
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise ValueError(str(error)) from error
+    wanted = [f"{part}{file}" for part in ("", *(f"{p}/" for p in PARTS))
+              for file in ("config.json", FILE)]  # fmt: skip
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except (HfHubHTTPError, OSError, ValueError) as failed:
+        reason = (str(failed) or type(failed).__name__).strip().splitlines()[0]
+        raise ValueError(f"{name!r} is neither a folder nor a model that can be got from the "
+                         f"hub: {reason}") from failed  # fmt: skip
+
+
+def _quantised(weights: Path) -> bool:
+    """Whether the file is one that only `impasto.zoo.weights` reads."""
+    try:
+        with safe_open(weights, "pt") as file:
+            return "quantisation" in (file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{weights} is not a whole safetensors file: {error}") from error
+
+
+def load_autoencoder(
+    name_or_path: str | Path, *, device: str | torch.device = "cpu"
+) -> Autoencoder:
+    """The autoencoder in a folder of diffusers', in a generator's `vae/` (a folder, or the name of
+    what ships), or of a hub id; float32.
+
+    Raises ValueError or FileNotFoundError for what is none, for another class than `CLASSES`, and
+    for weights that are missing or do not fit.
+    """
+    folder = _found(str(name_or_path))
+    config = read_json(folder / "config.json")
+    kind = str(config.get("_class_name"))
+    if kind not in CLASSES:
+        raise ValueError(f"{folder} holds a {kind}; autoencoders that can be measured: "
+                         f"{', '.join(CLASSES)}")  # fmt: skip
+    weights = folder / FILE
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights} is missing; weights are read from safetensors only")
+    if _quantised(weights):
+        model = CLASSES[kind].from_config(config)
+        load_weights(model, weights)
+    else:
+        # diffusers' own loading knows the names that older files have.
+        model, found = CLASSES[kind].from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True,
+            low_cpu_mem_usage=False,
+        )  # fmt: skip
+        check_keys(found, weights, harmless=lambda key: False)
+    nn.Module.to(model, device=device, dtype=torch.float32)
+    return Autoencoder(model, str(name_or_path), sha256_file(weights))

@@ -1,0 +1,110 @@
+"""Autoencoders by folder, by name, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from diffusers.models import AutoencoderKL, VQModel
+from safetensors.torch import load_file, save_file
+
+from impasto.images import quantise
+from impasto.models import load_generator
+from impasto.models.autoencoders import FILE, load_autoencoder
+from impasto.zoo.weights import save_weights
+
+BLOCKS = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
+
+
+def saved(folder, cls=AutoencoderKL, **changes):
+    kind = "Encoder", "Decoder"
+    blocks = {"down_block_types": (f"Down{kind[0]}Block2D",) * 2,
+              "up_block_types": (f"Up{kind[1]}Block2D",) * 2}  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = cls(**(BLOCKS | blocks | changes)).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_kl_autoencoder_goes_through_the_mode(tmp_path, images):
+    model = saved(tmp_path)
+    made = load_autoencoder(tmp_path)
+    with torch.inference_mode():
+        z = model.encode(2 * images - 1).latent_dist.mean
+        expected = (model.decode(z).sample / 2 + 0.5).clamp(0, 1)
+    found = made.reconstruct(images)
+    torch.testing.assert_close(found.images, expected, rtol=1e-4, atol=1e-5)
+    assert found.codes is None and made.factor == 2 and made.codebook_size is None
+    assert torch.equal(made.reconstruct(images[1:]).images, found.images[1:])
+
+
+def test_a_quantised_one_tells_its_codes(tmp_path, images):
+    """The nearest row of the codebook at each place, by torch.cdist."""
+    model = saved(tmp_path, VQModel, num_vq_embeddings=16, latent_channels=3)
+    made = load_autoencoder(tmp_path)
+    found = made.reconstruct(images)
+    with torch.inference_mode():
+        z = model.encode(2 * images - 1).latents.permute(0, 2, 3, 1).reshape(-1, 3)
+        nearest = torch.cdist(z, model.quantize.embedding.weight).argmin(1)
+        whole = (model(2 * images - 1).sample / 2 + 0.5).clamp(0, 1)
+    assert made.codebook_size == 16 and found.codes.shape == (2, 16 * 24)
+    assert torch.equal(found.codes.flatten(), nearest)
+    torch.testing.assert_close(found.images, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_the_generator_that_ships_and_its_own_autoencoder_agree(images):
+    made = load_autoencoder("sticker-mmdit")
+    pipe = load_generator("sticker-mmdit")
+    with torch.inference_mode():
+        through = pipe.decode(pipe.encode(images))  # normalised latents and back
+    gap = quantise(made.reconstruct(images).images) - quantise(through)
+    assert float(gap.abs().max()) <= 1 / 255 + 1e-6 and made.factor == 8
+    assert made.provenance()["latent_channels"] == 16 and made.provenance()["latent"] == "mode"
+
+
+def test_int8_weights_of_ours(tmp_path, images):
+    model = saved(tmp_path, block_out_channels=(64, 64))
+    save_weights(tmp_path / FILE, model.state_dict(), "int8")
+    found = load_autoencoder(tmp_path).reconstruct(images).images
+    exact = saved(tmp_path / "float", block_out_channels=(64, 64))
+    assert exact is not model
+    exact = load_autoencoder(tmp_path / "float").reconstruct(images).images
+    assert 0 < float((found - exact).abs().mean()) < 0.05
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    saved(tmp_path)
+    state = load_file(tmp_path / FILE)
+    save_file({k: v for k, v in state.items() if k != "decoder.conv_out.bias"}, tmp_path / FILE)
+    with pytest.raises(ValueError, match=r"decoder\.conv_out\.bias \(missing\)"):
+        load_autoencoder(tmp_path)
+    save_file(state | {"extra.weight": torch.zeros(2)}, tmp_path / FILE)
+    with pytest.raises(ValueError, match=r"extra\.weight \(unexpected\)"):
+        load_autoencoder(tmp_path)
+    (tmp_path / FILE).write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load_autoencoder(tmp_path)
+    (tmp_path / FILE).unlink()
+    with pytest.raises(FileNotFoundError, match="read from safetensors only"):
+        load_autoencoder(tmp_path)
+
+
+def test_other_folders_and_names_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
+    with pytest.raises(ValueError, match=r"holds a UNet2DModel; .*: AutoencoderKL, VQModel"):
+        load_autoencoder(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
+        load_autoencoder(tmp_path / "..")
+    with pytest.raises(ValueError, match="'sticker-mmdid' is neither a folder nor weights"):
+        load_autoencoder("sticker-mmdid")
+
+
+def test_pictures_must_fit(tmp_path):
+    saved(tmp_path)
+    with pytest.raises(ValueError, match="multiples of 2 pixels, not 31 x 32; crop"):
+        load_autoencoder(tmp_path).reconstruct(torch.zeros(1, 3, 32, 31))
