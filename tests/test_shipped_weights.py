@@ -77,12 +77,8 @@ def rates():
     return check_scorer("sticker", scenes=2000, seed=0)
 
 
-SHORT = pytest.mark.xfail(reason="these weights accept .976, see the card", strict=True)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("task", [pytest.param(t, marks=SHORT) if t == "colors" else t
-                                  for t in GENEVAL_TASKS])  # fmt: skip
+@pytest.mark.parametrize("task", list(GENEVAL_TASKS))
 def test_the_shipped_scorer_accepts_true_scenes(rates, task):
     assert rates["accept"][task] >= 0.98
 
