@@ -232,7 +232,9 @@ def test_exported_targets_and_sources_through_the_command_line(tmp_path):
     found = json.loads((tmp_path / "run/summary.json").read_text())
     assert found["overall"]["score"] == sum(r.correct for r in records) / 5 > 0.5
     assert found["edits"]["rest"]["score"] == sum(r.scores["rest"] for r in records) / 5
-    assert specs[0].prompt in (tmp_path / "run/report.html").read_text()
+    page = (tmp_path / "run/report.html").read_text()
+    assert specs[0].prompt in page and "does the edit and keeps the rest" in page
+    assert page.count('alt="Source 1 of') == 5 and 'class="gallery ones given"' in page
 
 
 @pytest.mark.parametrize("bench, scorer, says", [

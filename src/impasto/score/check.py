@@ -120,8 +120,9 @@ def check_scorer(
     style: as for `Sprites.load`; specs ask only for classes that it can draw. progress: called
     with scenes done and all. Returns accept and reject (task -> rate), reject_by (kind of fact ->
     rate), intervals (the same three, each [low, high]), scenes, seed, style, classes (how many),
-    scorer (its provenance). Raises ValueError for a scorer without verdicts, fewer scenes than
-    tasks or a style with too few classes, or one that judges items by keys; ScorerBroken when the self-test fails.
+    scorer (its provenance). Raises ValueError for a scorer without verdicts or of
+    numbered items, fewer scenes than tasks or a style with too few classes; ScorerBroken when the
+    self-test fails.
     """
     sprites = Sprites.load(style)
     scorer, tasks = _prepared(name, device, scenes, sprites)
