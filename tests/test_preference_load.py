@@ -248,7 +248,8 @@ def test_tokenizers_with_other_ids_are_refused(words, rewards, hps):
 def test_of_a_hub_id_only_what_is_needed_is_fetched(hps, words, monkeypatch):
     asked = []
 
-    def fetch(name, allow_patterns):
+    def fetch(name, allow_patterns, repo_type):
+        assert repo_type == "model"
         asked.append((name, tuple(allow_patterns)))
         return str(hps if name == "some/hps" else words / "words")
 
