@@ -195,7 +195,7 @@ def test_folders_that_do_not_fit_are_refused_by_name(gedit_file, tmp_path, monke
     assert done.exit_code == code and re.search(words, done.output), done.output
 
 
-def test_gedits_data_as_the_hub_keeps_it(gedit_file, tmp_path):
+def test_gedits_data_as_the_hub_keeps_it(gedit_file, tmp_path, monkeypatch):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rows = [row | {"input_image": {"bytes": (tmp_path / row["input_image"]).read_bytes(),
                                    "path": None}} for row in gedit_rows()]  # fmt: skip
@@ -207,6 +207,10 @@ def test_gedits_data_as_the_hub_keeps_it(gedit_file, tmp_path):
     assert [(i.key, i.group, i.instruction, i.shared) for i in found] == [
         (i.key, i.group, i.instruction, i.shared) for i in plain]  # fmt: skip
     assert all(torch.equal(a.source(), b.source()) for a, b in zip(found, plain, strict=True))
+    fetch = {"repo_type": "dataset", "allow_patterns": ["*.parquet"]}
+    monkeypatch.setattr("huggingface_hub.snapshot_download",
+                        lambda name, **how: tmp_path / "hub" if how == fetch else None)
+    assert [i.key for i in read_gedit("some/data-set")] == [i.key for i in found]
     assert [i.key for i in read_gedit(tmp_path / "hub", "cn")] == ["text_change/cn/d"]
 
 

@@ -156,6 +156,24 @@ def test_workers_are_never_ignored(here, monkeypatch, arguments, message):
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("module, extra, arguments", [
+    ("openai", "judge",
+     ["eval", "sticker-questions", "--judge", "endpoint:url=http://x/v1,model=m"]),
+    ("pyarrow.parquet", "data",
+     ["eval", "gedit:path=x.parquet", "--images", ".", "--scorer", "fake"]),
+    ("httpx", "api", ["generate", "a dog", "--model",
+                      "openai-images:base_url=http://x/v1,model=m"]),
+])  # fmt: skip
+def test_an_extra_that_is_missing_is_a_line_that_says_what_to_install(
+    here, monkeypatch, module, extra, arguments
+):
+    Path("x.parquet").touch()
+    monkeypatch.setitem(sys.modules, module, None)  # importing it is an ImportError
+    done = call(*arguments)
+    assert done.exit_code == 2 and "Traceback" not in done.output
+    assert f"pip install 'impasto[{extra}]'" in done.stderr
+
+
 def test_a_flat_folder_is_judged(here):
     call("generate", *[spec.prompt for spec in tiny.SPECS], "--model", "fake", "--out", "x",
          "-n", 2)  # fmt: skip

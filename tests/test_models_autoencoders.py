@@ -104,6 +104,24 @@ def test_other_folders_and_names_are_refused(tmp_path):
         load_autoencoder("sticker-mmdid")
 
 
+def test_of_a_generators_hub_id_only_the_autoencoder_is_fetched(tmp_path, monkeypatch):
+    saved(tmp_path / "vae")
+    asked = []
+
+    def fetch(name, allow_patterns, repo_type):
+        asked.extend(allow_patterns)
+        if name == "some/other":
+            raise OSError("no network\nmore")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert load_autoencoder("some/generator").sha256 == load_autoencoder(tmp_path).sha256
+    assert {name.rpartition("/")[2] for name in asked} == {"config.json", FILE}
+    assert {name.rpartition("/")[0] for name in asked} == {"", "vae", "vqvae"}
+    with pytest.raises(ValueError, match=r"'some/other' is neither .* the hub: no network$"):
+        load_autoencoder("some/other")
+
+
 def test_pictures_must_fit(tmp_path):
     saved(tmp_path)
     with pytest.raises(ValueError, match="multiples of 2 pixels, not 31 x 32; crop"):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPModel
+from transformers import CLIPModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from impasto.cli import app
@@ -15,7 +15,12 @@ from impasto.run.judge import read_second
 from impasto.score.preference import convert as converters
 from impasto.score.preference import load
 from impasto.score.preference.aesthetic import HEADS, Head, LinearHead, load_head
-from impasto.score.preference.architecture import ARCHITECTURES, Architecture, clip_config_of
+from impasto.score.preference.architecture import (
+    ARCHITECTURES,
+    SENTENCE,
+    Architecture,
+    clip_config_of,
+)
 from impasto.score.preference.load import BERT_IDS
 from impasto.zoo.convert import convert
 from impasto.zoo.registry import BENCHES, MODELS, SCORERS
@@ -25,8 +30,9 @@ from tests import tiny_preference as t
 from tests.fakes import FakeGenerator, FakeScorer
 from tests.test_preference import HPS, IMAGE_REWARD, assert_close, table
 
-STICKER = Architecture((128, 6, 4, 12), (128, 4, 4), 128, "quick_gelu", 96, 40, 833,
-                       (259, 294, 279, 259, 491, 1))  # fmt: skip
+SHIPPED = PreTrainedTokenizerFast.from_pretrained(shipped_folder("sticker-clip"))
+STICKER = Architecture((128, 6, 4, 12), (128, 4, 4), 128, "quick_gelu", 96, 40, len(SHIPPED),
+                       tuple(SHIPPED(SENTENCE).input_ids))
 """Of the CLIP that ships, which is trained and so passes the self-tests."""
 
 
@@ -242,7 +248,8 @@ def test_tokenizers_with_other_ids_are_refused(words, rewards, hps):
 def test_of_a_hub_id_only_what_is_needed_is_fetched(hps, words, monkeypatch):
     asked = []
 
-    def fetch(name, allow_patterns):
+    def fetch(name, allow_patterns, repo_type):
+        assert repo_type == "model"
         asked.append((name, tuple(allow_patterns)))
         return str(hps if name == "some/hps" else words / "words")
 

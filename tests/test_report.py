@@ -235,15 +235,29 @@ def test_costs(pair, page):
 
 
 def test_unknown_costs_are_dashes(pair, tmp_path):
-    path = evaluate_images(tiny.settings(), pair[0] / "images", tmp_path / "judged").path
-    text = words(part(write_report([path], tmp_path / "page.html", []).read_text(), "cost"))
-    assert "time to draw –" in text and "time to draw, per picture kept –" in text
-    assert "FLOPs per picture kept –" in text and "pictures drawn, candidates included –" in text
-    assert "row-steps –" in text and "time to judge –" not in text
-    table = comparison_table([path], [])
-    assert re.search("seconds, generate +–", table) and re.search("FLOPs in all +–", table)
+    same = tiny.settings(names={"scorer": "judge", "second": "other"})
+    path = evaluate_images(same, pair[0] / "images", tmp_path / "judged").path
+    two = [pair[0], path]
+    html = write_report(two, tmp_path / "page.html", compare(two)).read_text()
+    text = words(part(html, "cost"))
+    assert re.search(r"time to draw [\d.]+ s –", text) and "row-steps 24 –" in text
+    assert re.search(r"FLOPs per picture kept \S+ FLOP –", text)
+    assert re.search(r"pictures drawn, candidates included 12 –", text)
+    table = comparison_table(two, compare(two))
+    assert re.search("FLOPs in all +240 FLOP +–", table)
     (path / "cost.json").unlink()
-    assert re.search("seconds, score +–", comparison_table([path], []))
+    assert re.search("seconds, score +[0-9.e-]+ s +–", comparison_table(two, compare(two)))
+
+
+def test_pictures_drawn_elsewhere_alone_have_no_costs_of_drawing(pair, tmp_path):
+    paths = [evaluate_images(tiny.settings(), run / "images", tmp_path / run.name).path
+             for run in pair]  # fmt: skip
+    found, costs = compare(paths), budgets(paths)
+    html = write_report(paths, tmp_path / "page.html", found, budgets=costs).read_text()
+    for text in (words(part(html, "cost")), comparison_table(paths, found, costs)):
+        assert "FLOP" not in text and "drawn" not in text and "row-steps" not in text
+        assert re.search("(time to judge|seconds, score)", text)
+    assert costs.equal_samples == costs.equal_flops == {}
 
 
 def test_numbers_in_words():
@@ -256,9 +270,10 @@ def test_numbers_in_words():
 # Claims
 
 
-def claim(*interval):
+def claim(*interval, of="prompts"):
     estimates = Estimates(Interval(*interval), {})
-    return result(["a", "b"], {}, [Difference(Path("a"), Path("b"), estimates, estimates, "")])[0]
+    difference = Difference(Path("a"), Path("b"), estimates, estimates, "")
+    return result(["a", "b"], {}, [difference], of=of)[0]
 
 
 def test_the_result_in_one_sentence(pair, page):
@@ -268,6 +283,11 @@ def test_the_result_in_one_sentence(pair, page):
         "b draws 12 points fewer of the prompts right than a, 95 % interval 5 to 19.")  # fmt: skip
     assert claim(0.12, -0.01, 0.25).startswith("No difference is shown between b and a: 12 points")
     assert claim(0.004, 0.001, 0.008).endswith("95 % interval 0.1 to 0.8.")
+    edits = claim(0.12, 0.05, 0.19, of="edits")
+    assert edits.startswith("b does 12 points more of the edits right than a")
+    asked = {"label": "overall", "score": 0.7, "low": 0.6, "high": 0.8}
+    assert result(["a"], asked, [], of="questions") == [
+        "a answers right 70 times in a hundred, 95 % interval 60 to 80."]  # fmt: skip
     overall = compare(pair)[0].verdicts.overall
     assert overall.low > 0
     assert f"best-of-n:n=3 draws {100 * overall.value:.0f} points more of the prompts" in page

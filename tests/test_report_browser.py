@@ -8,11 +8,14 @@ from dataclasses import replace
 import pytest
 
 from impasto.bench import Bench
+from impasto.bench.export import export_bench
 from impasto.report import write_report
 from impasto.run.compare import compare
-from impasto.run.evaluate import evaluate
+from impasto.run.evaluate import evaluate, evaluate_images
+from impasto.score.base import Score
 from impasto.search import BestOfN, NoSearch
 from impasto.spec import Item, Spec
+from impasto.zoo.registry import BENCHES
 from tests import tiny
 from tests.fakes import FakeGenerator, FakeScorer, FakeSecond
 
@@ -278,3 +281,32 @@ def test_nothing_is_cut_off_at_any_width(page, width):
     page.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
     assert page.execute_script("return document.documentElement.scrollWidth") <= width
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+class EditScorer(FakeScorer):
+    """A fake that finds every edit wrong, with reasons as long as they get."""
+
+    by_key = True
+
+    def _one(self, value, spec):
+        return Score(value=0.0, correct=False, scores={"edit": 0.0, "rest": 1.0},
+                     reason="expected green cup>=1, found 0 green; and 1 yellow")  # fmt: skip
+
+
+OVERLAP = """
+return [...document.querySelectorAll(".gallery article")].filter((article) => {
+  const parts = ["header", ".sources", ".frame", "figcaption"].map((name) =>
+    article.querySelector(name).getBoundingClientRect());
+  return parts.some((part, i) => part.height === 0 || (i && part.top < parts[i - 1].bottom));
+}).length;
+"""
+
+
+def test_given_pictures_stand_above_the_results_and_cover_nothing(driver, tmp_path):
+    bench = BENCHES.create("sticker-edits:per_kind=1")
+    export_bench(bench, tmp_path / "ex")
+    settings = tiny.settings(bench=bench, scorer=EditScorer(), second=None)
+    run = evaluate_images(settings, tmp_path / "ex/targets", tmp_path / "run").path
+    driver.get(write_report([run], tmp_path / "page.html", []).as_uri())
+    assert driver.execute_script("return document.querySelectorAll('.sources img').length") == 5
+    assert driver.execute_script(OVERLAP) == 0

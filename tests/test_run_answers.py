@@ -89,6 +89,9 @@ def test_answers_that_are_not_there_are_counted(mme_folder, tmp_path):
     found = summary(tmp_path / "run")
     assert found["coverage"] == {"images": 2, "of": 6, "unreadable": 4}
     assert found["mme"]["subtasks"] == {"color": 200}
+    page = (tmp_path / "run/report.html").read_text()
+    assert "right / all" in page and page.count("unreadable") >= 4
+    assert "what was seen" not in page, "nobody looked for objects"
 
 
 def test_a_judge_is_asked_and_an_interrupted_run_goes_on(mme_folder, tmp_path, monkeypatch):

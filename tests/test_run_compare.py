@@ -5,7 +5,7 @@ import json
 import pytest
 
 from impasto.bench import IncompleteError
-from impasto.run.compare import compare
+from impasto.run.compare import compare, planned
 from impasto.run.evaluate import evaluate, evaluate_images
 from impasto.run.provenance import SettingsDiffer
 from impasto.search import NoSearch
@@ -70,6 +70,12 @@ def test_pictures_from_elsewhere_pair_by_prompt(tmp_path, base):
     judged = evaluate_images(tiny.settings(), base / "images", tmp_path / "judged").path
     (difference,) = compare([base, judged])
     assert difference.paired_by == "prompt" and difference.verdicts.overall.value == 0
+
+
+def test_a_plan_over_two_benches_is_refused_as_a_comparison_is(tmp_path, base):
+    other = evaluate(tiny.settings(limit=3), FakeGenerator(), NoSearch(), tmp_path / "other").path
+    with pytest.raises(SettingsDiffer, match=r"bench\.name"):
+        planned([base, other], 0.05)
 
 
 def test_what_is_no_run(tmp_path, base):

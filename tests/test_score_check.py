@@ -172,6 +172,11 @@ def test_a_scorer_without_verdict_is_refused(register):
         check_scorer(register("dumb", NoVerdict()), scenes=6)
 
 
+def test_a_scorer_of_numbered_items_is_sent_to_its_bench():
+    with pytest.raises(ValueError, match=r"judges numbered items.*bench export sticker-edits"):
+        check_scorer("sticker-edits", scenes=6)
+
+
 def test_an_unknown_scorer_is_named_with_the_nearest():
     with pytest.raises(ValueError, match=r"unknown scorer 'stiker': did you mean .*'sticker'"):
         check_scorer("stiker", scenes=6)

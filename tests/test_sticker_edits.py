@@ -1,6 +1,7 @@
 """Sticker edits, compositions and questions, judged by who sees the truth, and by our networks."""
 
 import json
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -231,7 +232,23 @@ def test_exported_targets_and_sources_through_the_command_line(tmp_path):
     found = json.loads((tmp_path / "run/summary.json").read_text())
     assert found["overall"]["score"] == sum(r.correct for r in records) / 5 > 0.5
     assert found["edits"]["rest"]["score"] == sum(r.scores["rest"] for r in records) / 5
-    assert specs[0].prompt in (tmp_path / "run/report.html").read_text()
+    page = (tmp_path / "run/report.html").read_text()
+    assert specs[0].prompt in page and "does the edit and keeps the rest" in page
+    assert page.count('alt="Source 1 of') == 5 and 'class="gallery ones given"' in page
+
+
+@pytest.mark.parametrize("bench, scorer, says", [
+    ("sticker-edits:per_kind=1", "sticker", r"is about given pictures; it needs .*sticker-edits"),
+    ("geneval", "sticker-edits", "judges numbered items, geneval has prompts only"),
+])  # fmt: skip
+def test_another_scorer_is_refused_before_it_judges(tmp_path, bench, scorer, says):
+    call("bench", "export", "sticker-edits:per_kind=1", "--out", tmp_path / "ex")
+    edited = ["--images", str(tmp_path / "ex/targets")]
+    given = ["--model", "sticker-mmdit"] if bench == "geneval" else edited
+    done = CliRunner().invoke(app, ["eval", bench, *given, "--scorer", scorer, "--out",
+                                    str(tmp_path / "run")])  # fmt: skip
+    assert done.exit_code == 2 and re.search(says, done.output), done.output
+    assert not (tmp_path / "run").exists()
 
 
 def test_several_references_are_exported_and_compositions_judged_by_our_networks(tmp_path):

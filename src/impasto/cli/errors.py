@@ -43,6 +43,15 @@ def exit_code(error: BaseException) -> int | None:
     return next((code for kind, code in rules if isinstance(error, kind)), None)
 
 
+def _text(error: BaseException) -> str:
+    """What is wrong, in words; of the system's own errors the file first, without a number."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; run the same command again to go on"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{os.fspath(error.filename)}: {error.strerror}"
+    return str(error)
+
+
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator of a command: print a known error in a line or two and exit with its code.
 
@@ -59,8 +68,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             code = exit_code(error)
             if code is None or os.environ.get("IMPASTO_TRACEBACK"):
                 raise
-            text = "interrupted; run the same command again to go on" if code == 130 else error
-            print(f"error: {text}", file=sys.stderr)
+            print(f"error: {_text(error)}", file=sys.stderr)
             raise typer.Exit(code) from error
 
     return wrapper

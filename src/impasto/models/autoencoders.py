@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers.models import AutoencoderKL, VQModel
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -21,6 +19,7 @@ from impasto.files import sha256_file
 from impasto.models.mmdit.storage import read_json
 from impasto.sample.rowwise import in_rows
 from impasto.score.trained import check_keys
+from impasto.zoo.hub import fetched
 from impasto.zoo.weights import load_weights, shipped_folder
 
 __all__ = ["CLASSES", "Autoencoder", "Reconstruction", "load_autoencoder"]
@@ -107,12 +106,8 @@ def _download(name: str, error: Exception) -> Path:
         raise ValueError(str(error)) from error
     wanted = [f"{part}{file}" for part in ("", *(f"{p}/" for p in PARTS))
               for file in ("config.json", FILE)]  # fmt: skip
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
-    except (HfHubHTTPError, OSError, ValueError) as failed:
-        reason = (str(failed) or type(failed).__name__).strip().splitlines()[0]
-        raise ValueError(f"{name!r} is neither a folder nor a model that can be got from the "
-                         f"hub: {reason}") from failed  # fmt: skip
+    return fetched(name, wanted, f"{name!r} is neither a folder nor a model that can be had from "
+                                 f"the hub")  # fmt: skip
 
 
 def _quantised(weights: Path) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from impasto.report.data import Run
 from impasto.report.words import DASH, quantity
 
-__all__ = ["COSTS", "TERMINAL"]
+__all__ = ["COSTS", "TERMINAL", "costs"]
 
 
 def _seconds(number: float | None) -> str:
@@ -70,3 +70,12 @@ TERMINAL = {
     "peak memory, GPU": "peak memory, GPU",
 }
 """Line of the terminal's table -> line above."""
+
+
+def costs(
+    runs: Sequence[Run], lines: Mapping[str, Callable[[Run], str]]
+) -> dict[str, list[str]]:  # fmt: skip
+    """Line -> each run's entry. Where no run drew its pictures, what drawing costs is left out."""
+    rows = {line: [text(run) for run in runs] for line, text in lines.items()}
+    drawn = any(run.drawn for run in runs)
+    return {line: texts for line, texts in rows.items() if drawn or set(texts) != {DASH}}

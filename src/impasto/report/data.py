@@ -51,8 +51,9 @@ class Run:
 
     @property
     def verdicts(self) -> bool:
-        """Whether the results are right or wrong; else some are numbers."""
-        return all(record.correct is not None for record in self.records)
+        """Whether the results are right or wrong; else some are numbers. What could not be read
+        is neither."""
+        return all(record.correct is not None or record.value is None for record in self.records)
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -82,13 +83,15 @@ class Run:
         rank = {v: (bisect_left(values, v) + bisect_right(values, v) - 1) / 2 / others
                 if others else 0.5 for v in set(values)}  # fmt: skip
         places = {record: rank[self.second[record.filename]] for record in self.records}
-        return {r.filename: 1 - place if r.correct else place for r, place in places.items()}
+        return {r.filename: 1 - place if r.correct else place for r, place in places.items()
+                if r.correct is not None}  # fmt: skip
 
     def prompts_with(self, rule: Callable[[Iterable[bool]], bool]) -> Interval:
         """Share of prompts whose verdicts fulfil `rule` (any, all), with its interval."""
         verdicts: dict[str, list[bool]] = {}
         for record in self.records:
-            verdicts.setdefault(record.metadata, []).append(bool(record.correct))
+            if record.correct is not None:
+                verdicts.setdefault(record.metadata, []).append(record.correct)
         return bootstrap([Outcome("prompts", prompt, 0, float(rule(correct)))
                           for prompt, correct in verdicts.items()]).overall  # fmt: skip
 

@@ -156,6 +156,16 @@ class Gallery:
         return sum(len(side) for row in self.rows for side in row.sides)
 
     @property
+    def given(self) -> bool:
+        """Whether some prompt is about given pictures."""
+        return any(row.sources for row in self.rows)
+
+    @property
+    def looked(self) -> bool:
+        """Whether any picture has objects to show."""
+        return any(shot.boxes for row in self.rows for side in row.sides for shot in side)
+
+    @property
     def kinds(self) -> list[tuple[str, int]]:
         """(kind of failure, pictures shown that have it), of those that occur."""
         shots = [shot for row in self.rows for side in row.sides for shot in side]

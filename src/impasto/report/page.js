@@ -95,7 +95,7 @@ function fromAddress() {
 
 function showBoxes(shot, shown) {
   shot.classList.toggle("boxed", shown);
-  shot.querySelector(".toggle").setAttribute("aria-pressed", String(shown));
+  shot.querySelector(".toggle")?.setAttribute("aria-pressed", String(shown));
 }
 
 function showAllBoxes() {

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from impasto.files import write_text
 from impasto.report import provenance, scores, tables, words
 from impasto.report.bars import COLORS
-from impasto.report.costs import COSTS
+from impasto.report.costs import COSTS, costs
 from impasto.report.data import Run, check_differences, read_runs
 from impasto.report.gallery import gallery
 from impasto.run.budget import Budgets
@@ -93,7 +93,8 @@ def _content(
         "runs": runs,
         "version": version("impasto"),
         "result": words.result(names, runs[0].summary["overall"], differences,
-                               None if _drawn(runs) else runs[0].scale),
+                               None if _shares(runs) else runs[0].scale, _of(runs)),
+        "of": _of(runs),
         "paired_by": differences[0].paired_by if differences else "",
         "kicker": _kicker(runs),
         "reach": scores.axis(differences),
@@ -101,10 +102,12 @@ def _content(
         "second": scores.second(runs, differences),
         "notes": {"scorer": [*_notes(runs, "scorer"), *_if(words.compared_by(runs, differences))],
                   "second": _notes(runs, "second")},
-        "costs": {line: [text(run) for run in runs] for line, text in COSTS.items()},
+        "costs": costs(runs, COSTS),
         "ends": ["%g" % (runs[0].scale[0] + x * (runs[0].scale[1] - runs[0].scale[0]))
                  for x in (0, 0.5, 1)],
         "verdicts": _verdicts(runs),
+        "soft": "soft_tifa" in runs[0].summary,
+        "pooled": bool(runs[0].summary.get("pooled")),
         "sorted": all("failures" in run.summary for run in runs),
         "gallery": gallery(runs, max_pictures),
         "filters": _filters(runs),
@@ -131,7 +134,7 @@ def _comparison(
                                                     scorers)],
         "plans": [words.plan_text(plan, name)
                   for plan, name in zip(plans, names, strict=bool(plans))],
-        "at_cost": tables.at_cost(budgets) if budgets else None,
+        "at_cost": tables.at_cost(budgets) if budgets and budgets.equal_samples else None,
     }  # fmt: skip
 
 
@@ -139,10 +142,16 @@ def _verdicts(runs: Sequence[Run]) -> bool:
     return all(run.verdicts for run in runs)
 
 
-def _drawn(runs: Sequence[Run]) -> bool:
-    """Whether a score is how often a picture shows what its prompt says."""
-    answers = any(record.answer is not None for run in runs for record in run.records)
-    return _verdicts(runs) and not answers
+def _shares(runs: Sequence[Run]) -> bool:
+    """Whether a score is the share of what is right."""
+    return _verdicts(runs) and all(run.scale == (0, 1) for run in runs)
+
+
+def _of(runs: Sequence[Run]) -> str:
+    """What is right or wrong, a key of `words.CLAIMS`."""
+    if any(record.answer is not None for run in runs for record in run.records):
+        return "questions"
+    return "edits" if all("edits" in run.summary for run in runs) else "prompts"
 
 
 def _filters(runs: Sequence[Run]) -> list[tuple[str, str]]:

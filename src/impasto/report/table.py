@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from impasto.report.costs import COSTS, TERMINAL
+from impasto.report.costs import COSTS, TERMINAL, costs
 from impasto.report.data import Run, check_differences, read_runs
 from impasto.report.words import (
     DASH,
@@ -57,7 +57,7 @@ def comparison_table(
     read = read_runs(runs)
     check_differences(read, differences)
     lines = _lines(_table(read, differences))
-    if budgets is not None:
+    if budgets is not None and budgets.equal_samples:
         lines += [*_lines(_at_budgets(read, budgets)), *_budget_notes(budgets), ""]
     return "\n".join([*lines, *_notes(read, differences), *_plans(read, plans)])
 
@@ -167,9 +167,9 @@ def _score(run: Run, task: str) -> str:
 def _below(runs: Sequence[Run], differences: Sequence[Difference]) -> list[list[str]]:
     """The second score, then the costs."""
     second = _second(runs, differences)
-    costs = [[line, *(COSTS[name](run) for run in runs), *("" for _ in differences)]
-             for line, name in TERMINAL.items()]  # fmt: skip
-    kept = [row for row in costs if set(row[1:]) - {DASH, ""} or "GPU" not in row[0]]
+    entries = costs(runs, {line: COSTS[name] for line, name in TERMINAL.items()})
+    kept = [[line, *texts, *("" for _ in differences)] for line, texts in entries.items()
+            if set(texts) != {DASH} or "GPU" not in line]
     return [second, *kept] if second else kept
 
 

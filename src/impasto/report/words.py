@@ -134,7 +134,17 @@ def _points(numbers: Sequence[float]) -> list[str]:
     return [f"{point:z.{decimals}f}".replace("-", "−") for point in points]
 
 
-def _alone(label: str, overall: Mapping[str, Any], scale: tuple[float, float] | None) -> str:
+CLAIMS = {
+    "prompts": ("draws what the prompt says", "draws"),
+    "edits": ("does the edit and keeps the rest", "does"),
+    "questions": ("answers right", "answers"),
+}
+"""What verdicts are about -> what a right one says, and the verb of how many there are."""
+
+
+def _alone(
+    label: str, overall: Mapping[str, Any], scale: tuple[float, float] | None, of: str
+) -> str:  # fmt: skip
     if scale is not None:
         return (f"{label} scores {estimate(interval_of(overall))} on the bench's scale from "
                 f"{scale[0]:g} to {scale[1]:g}, 95 % interval in brackets.")  # fmt: skip
@@ -142,11 +152,11 @@ def _alone(label: str, overall: Mapping[str, Any], scale: tuple[float, float] | 
     if "Soft-TIFA" in overall["label"]:
         return (f"{label} has a Soft-TIFA GM of {score} in a hundred, "
                 f"95 % interval {low} to {high}.")  # fmt: skip
-    return (f"{label} draws what the prompt says {score} times in a hundred, "
+    return (f"{label} {CLAIMS[of][0]} {score} times in a hundred, "
             f"95 % interval {low} to {high}.")  # fmt: skip
 
 
-def _compared(base: str, label: str, difference: Difference, numbers: bool) -> str:
+def _compared(base: str, label: str, difference: Difference, numbers: bool, of: str) -> str:
     interval = difference.score.overall
     if numbers:
         shown = "" if excludes_zero(interval) else "; no difference is shown"
@@ -161,7 +171,7 @@ def _compared(base: str, label: str, difference: Difference, numbers: bool) -> s
     if difference.soft:
         return (f"{label} scores {points} points {word} than {base} by Soft-TIFA's GM, "
                 f"95 % interval {low} to {high}.")  # fmt: skip
-    return (f"{label} draws {points} points {word} of the prompts right than {base}, "
+    return (f"{label} {CLAIMS[of][1]} {points} points {word} of the {of} right than {base}, "
             f"95 % interval {low} to {high}.")  # fmt: skip
 
 
@@ -172,16 +182,17 @@ def _magnitudes(interval: Interval) -> list[float]:
 
 def result(
     names: Sequence[str], overall: Mapping[str, Any], differences: Sequence[Difference],
-    scale: tuple[float, float] | None = None,
+    scale: tuple[float, float] | None = None, of: str = "prompts",
 ) -> list[str]:  # fmt: skip
     """The result in plain sentences: one for each difference, or one for a run alone.
 
     names: the runs'. overall: the first one's entry in `summary.json`. scale: lowest and highest
-    score where results are numbers, None where they are verdicts on drawn pictures.
+    score where that is no share of right ones, else None. of: what is right or wrong, a key of
+    `CLAIMS`.
     """
     if not differences:
-        return [_alone(names[0], overall, scale)]
-    return [_compared(names[0], name, difference, scale is not None)
+        return [_alone(names[0], overall, scale, of)]
+    return [_compared(names[0], name, difference, scale is not None, of)
             for name, difference in zip(names[1:], differences, strict=True)]  # fmt: skip
 
 

@@ -123,7 +123,7 @@ def _record(bench: Bench, who: Answerer, name: str) -> dict[str, Any]:
         "bench": bench.provenance(),
         "texts": [spec.prompt for spec in bench.specs],
         "rewriter": None,
-        "scorer": {"name": "answers", "id": "answers", "rule": "the bench's own reading"},
+        "scorer": {"name": "the bench's own reading", "id": "answers"},
         "second": None,
         "versions": versions(),
         "model": {"name": name} | who.provenance(),

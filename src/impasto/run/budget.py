@@ -108,9 +108,12 @@ class _Run:
 def budgets(paths: Sequence[str | Path]) -> Budgets:
     """Both tables of finished runs of the same prompts, as `impasto.run.compare` accepts them.
 
-    Budgets are those of the runs themselves and, of pictures, the powers of two below them.
+    Empty where no run drew its pictures. Budgets are those of the runs themselves and, of
+    pictures, the powers of two below them.
     """
     runs = [_read(RunDirectory.judged(path)) for path in paths]
+    if not any(run.drawn for run in runs):
+        return Budgets({}, {})
     known = _known(runs)
     widest = max(run.width for run in runs)
     counts = sorted({2**i for i in range(widest.bit_length())} | {run.width for run in runs})

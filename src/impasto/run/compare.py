@@ -156,6 +156,8 @@ def planned(paths: Sequence[str | Path], x: float) -> list[Power]:
     formula is of verdicts. Errors: as `compare`, ValueError for an x that is not above 0.
     """
     runs = [RunDirectory.judged(path) for path in paths]
+    for run in runs[1:]:
+        check_comparable(runs[0], run)
     first, *others = [score_values(_finished(run)) for run in runs]
     have = len({outcome.prompt for outcome in first})
     if not all(map(verdicts_only, runs)):

@@ -60,12 +60,20 @@ class Settings:
             self.second.self_test()
 
     def _check_kind(self) -> None:
+        name = self.name("scorer", self.scorer)
+        wanted = f", such as {self.bench.scorer}" if self.bench.scorer else ""
+        if self.scorer.by_key and not self.bench.keyed:
+            raise ValueError(f"scorer {name} judges numbered items, {self.bench.name} has prompts "
+                             f"only; take another scorer{wanted}")  # fmt: skip
+        if self.bench.sources is not None and not self.scorer.by_key:
+            raise ValueError(f"scorer {name} looks at a picture and its prompt alone, "
+                             f"{self.bench.name} is about given pictures; it needs a scorer that "
+                             f"knows its items{wanted}")  # fmt: skip
         if self.bench.verdicts == self.scorer.gives_verdict:
             return
         given = "gives a verdict" if self.scorer.gives_verdict else "gives no verdict"
         needs = "right or wrong" if self.bench.verdicts else "a number"
-        wanted = f", such as {self.bench.scorer}" if self.bench.scorer else ""
-        raise ValueError(f"scorer {self.name('scorer', self.scorer)} {given}; {self.bench.name} "
+        raise ValueError(f"scorer {name} {given}; {self.bench.name} "
                          f"needs one that says {needs}{wanted}")  # fmt: skip
 
     def record(self) -> dict[str, Any]:

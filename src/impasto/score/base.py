@@ -88,6 +88,9 @@ class Scorer(ABC):
 
     gives_verdict: ClassVar[bool] = False
     """Whether `Score.correct` is set: only such scorers can judge a bench with a rule."""
+    by_key: ClassVar[bool] = False
+    """Whether it judges numbered items by the specs' keys (edits, compositions, a file's items)
+    and not what a prompt demands."""
 
     @abstractmethod
     def score(self, images: Tensor, specs: Sequence[Spec]) -> list[Score]:

@@ -93,6 +93,11 @@ def _prepared(name: str, device: str, scenes: int, sprites: Sprites
     if not scorer.gives_verdict:
         raise ValueError(f"scorer {name!r} gives no verdict, so it neither accepts nor rejects; "
                          f"give one with a rule, such as 'sticker'")  # fmt: skip
+    if scorer.by_key:
+        raise ValueError(f"scorer {name!r} judges numbered items, and scenes have prompts only; "
+                         f"what it accepts, its bench tells: 'impasto bench export {name} --out "
+                         f"DIR', then 'impasto eval {name} --images DIR/targets'"
+                         )  # fmt: skip
     tasks = PLUS if scorer.provenance().get("rule") == "GenEval++" else GENEVAL_TASKS
     if scenes < len(tasks):
         raise ValueError(f"scenes must be at least {len(tasks)}, one for each task; given "
@@ -115,8 +120,9 @@ def check_scorer(
     style: as for `Sprites.load`; specs ask only for classes that it can draw. progress: called
     with scenes done and all. Returns accept and reject (task -> rate), reject_by (kind of fact ->
     rate), intervals (the same three, each [low, high]), scenes, seed, style, classes (how many),
-    scorer (its provenance). Raises ValueError for a scorer without verdicts, fewer scenes than
-    tasks or a style with too few classes; ScorerBroken when the self-test fails.
+    scorer (its provenance). Raises ValueError for a scorer without verdicts or of
+    numbered items, fewer scenes than tasks or a style with too few classes; ScorerBroken when the
+    self-test fails.
     """
     sprites = Sprites.load(style)
     scorer, tasks = _prepared(name, device, scenes, sprites)

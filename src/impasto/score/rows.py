@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from impasto.images import decode_image, read_image
+from impasto.zoo.hub import fetched
 
 __all__ = ["Row", "Table", "below", "read_rows"]
 
@@ -122,7 +123,8 @@ def read_rows(path: str | Path, columns: Sequence[str], picture: str = "", what:
 def _files(path: str | Path, what: str) -> list[Path]:
     root = Path(path)
     if not root.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not root.suffix:
-        root = _fetched(str(path), what)
+        root = fetched(str(path), ["*.parquet"], f"{path} is neither a file or folder here nor "
+                       f"{what} to be had from the hub", data=True)  # fmt: skip
     if root.is_dir():
         files = sorted(root.rglob("*.parquet"))
         if not files:
@@ -134,15 +136,3 @@ def _files(path: str | Path, what: str) -> list[Path]:
     if root.suffix not in (".parquet", ".jsonl"):
         raise ValueError(f"{path} is neither .jsonl nor .parquet")
     return [root]
-
-
-def _fetched(name: str, what: str) -> Path:
-    """The hub's data set in the local cache. Raises ValueError where it cannot be had."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet"]))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ValueError(f"{name} is neither a file or folder here nor {what} to be had from the "
-                         f"hub: {error}") from error  # fmt: skip

@@ -175,6 +175,7 @@ class StickerEditScorer(Scorer):
     """
 
     gives_verdict: ClassVar[bool] = True
+    by_key: ClassVar[bool] = True
 
     def __init__(self, judge: GenEvalScorer) -> None:
         self.judge = judge

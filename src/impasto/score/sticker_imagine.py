@@ -16,7 +16,7 @@ Impasto's own marks: comparable among themselves, not with Imagine-Bench's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -80,6 +80,8 @@ class StickerImagineScorer(Scorer):
 
     judge: whose detector and colour classifier look.
     """
+
+    by_key: ClassVar[bool] = True
 
     def __init__(self, judge: GenEvalScorer) -> None:
         self.judge = judge

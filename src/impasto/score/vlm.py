@@ -11,7 +11,7 @@ import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
@@ -36,6 +36,8 @@ class MarkScorer(Scorer, Generic[Item]):
     prompts: the texts that the judge is asked by, by name. official: whether they are the
     benchmark's own, from a file; impasto's own are not comparable with published scores.
     """
+
+    by_key: ClassVar[bool] = True
 
     def __init__(self, judge: Judge, items: Mapping[str, Item], *, name: str,
                  prompts: Mapping[str, str], official: bool) -> None:  # fmt: skip

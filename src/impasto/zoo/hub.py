@@ -1,10 +1,11 @@
-"""Weights by a folder's path or a hub id: no other way, and nothing pickled is taken."""
+"""Weights and data by a folder's path or a hub id: no other way, and nothing pickled is taken."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["model_folder"]
+__all__ = ["fetched", "model_folder"]
 
 TEXTS, WEIGHTS = ("*.json", "*.txt"), ("*.safetensors",)
 """What is fetched of a hub's repository."""
@@ -22,12 +23,22 @@ def model_folder(given: str, option: str, of_a_file: str = "", *, weights: bool 
         return path
     if path.is_file():
         raise ValueError(f"{option}={given} is a file, not a folder{of_a_file}")
+    return fetched(str(given), [*TEXTS, *(WEIGHTS if weights else ())],
+                   f"{option}={given} is neither a folder nor to be had from the model hub"
+                   )  # fmt: skip
+
+
+def fetched(name: str, patterns: Sequence[str], lacking: str, *, data: bool = False) -> Path:
+    """The hub's repository `name` in the local cache, of its files those that fit `patterns`.
+
+    data: a data set, not a model. Raises ValueError of the words `lacking` and the reason.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
+    kind = "dataset" if data else "model"
     try:
-        wanted = [*TEXTS, *(WEIGHTS if weights else ())]
-        return Path(snapshot_download(str(given), allow_patterns=wanted))
+        return Path(snapshot_download(name, allow_patterns=list(patterns), repo_type=kind))
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ValueError(f"{option}={given} is neither a folder nor to be had from the model hub: "
-                         f"{str(error).splitlines()[0]}") from error  # fmt: skip
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{lacking}: {reason}") from error

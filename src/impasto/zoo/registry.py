@@ -22,8 +22,10 @@ T = TypeVar("T")
 def nearest(given: str, allowed: list[str]) -> str:
     """The tail of an error message: what was probably meant, then all that is allowed."""
     close = difflib.get_close_matches(given, allowed, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-    return f"{hint}Allowed: {', '.join(sorted(allowed))}."
+    known = ", ".join(sorted(allowed)) or "none"
+    if not close:
+        return f"allowed: {known}."
+    return f"did you mean {' or '.join(map(repr, close))}? Allowed: {known}."
 
 
 class Registry(Generic[T]):

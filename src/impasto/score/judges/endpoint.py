@@ -40,8 +40,8 @@ class EndpointJudge(Judge):
     """url: up to and with "/v1". model: as the server calls it. form: of pictures.
 
     The key is the environment's OPENAI_API_KEY where `key` is not given. retries: further tries
-    after a network failure or a 429 or 5xx answer. Raises ImportError without the extra `judge`,
-    ValueError for another form.
+    after a network failure or a 429 or 5xx answer. Raises ValueError without the extra `judge`,
+    and for another form.
     """
 
     def __init__(self, url: str, model: str, *, key: str | None = None, form: str = "png",
@@ -51,8 +51,8 @@ class EndpointJudge(Judge):
         try:
             import openai
         except ImportError as error:
-            raise ImportError("a judge behind a server needs the openai client: "
-                              "pip install 'impasto[judge]'") from error  # fmt: skip
+            raise ValueError("a judge behind a server needs the openai client: "
+                             "pip install 'impasto[judge]'") from error  # fmt: skip
         self.url, self.model, self.form = url, model, form
         self._openai = openai
         self._client = openai.OpenAI(base_url=url, api_key=key or _key(), max_retries=retries,
