@@ -39,6 +39,15 @@ def recipe(tmp_path):
 # Recipes
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [("time_mean", 1.0), ("freeze_encoder", 0.5), ("autoencoder", "a"), ("initial", "b")],
+)
+def test_a_key_that_the_kind_does_not_read_is_refused(key, value):
+    with pytest.raises(ValueError, match=rf"{key} is of .* only, .* kind is clip"):
+        Recipe(**BASE | {key: value})
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
 def test_every_recipe_loads(path):
     recipe = load_recipe(path)

@@ -27,7 +27,7 @@ from impasto.score.voting import build_network
 from impasto.train import processes
 from impasto.train.autoencoder import train_autoencoder
 from impasto.train.clip import train_clip
-from impasto.train.data import TASK_WEIGHTS, cache_pictures, chunks, split_of
+from impasto.train.data import CHUNK, TASK_WEIGHTS, cache_pictures, chunks, split_of
 from impasto.train.generator import cache_latents, train_generator
 from impasto.train.loop import Loop
 from impasto.train.mask2former import train_mask2former
@@ -85,6 +85,11 @@ class Recipe:
             known = nearest(self.preset, list(PRESETS))
             raise ValueError(f"unknown preset {self.preset!r}: {known}")
         split_of(self.split)
+        for name, kinds in ONLY.items():
+            default = next(f.default for f in fields(self) if f.name == name)
+            if self.kind not in kinds and getattr(self, name) != default:
+                raise ValueError(f"{name} is of {' and '.join(kinds)} only, and this recipe's kind "
+                                 f"is {self.kind}; leave it out")  # fmt: skip
         for name in ("scenes", "steps", "batch", "lr", "minutes", "time_std"):
             value = getattr(self, name)
             if name == "minutes" and value is None:
@@ -118,9 +123,10 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 def _pictures(recipe: Recipe, device: torch.device) -> tuple[Any, Captions, list[str]]:
     begun, many = time.monotonic(), processes.count()
-    if recipe.scenes % many or recipe.batch % many:
+    if many > 1 and (recipe.scenes % (many * CHUNK) or recipe.batch % many):
         raise ValueError(f"{many} processes cannot share {recipe.scenes} scenes and a batch of "
-                         f"{recipe.batch} evenly: both must be multiples of {many}")  # fmt: skip
+                         f"{recipe.batch} evenly: scenes must be a multiple of {many * CHUNK}, "
+                         f"batch of {many}")  # fmt: skip
     weights, share = TASK_WEIGHTS | dict(recipe.weights), recipe.scenes // many
     workers = recipe.workers or max(1, (os.cpu_count() or 1) // many)
     source = chunks(share, recipe.data_seed, weights, split=split_of(recipe.split),
@@ -232,6 +238,12 @@ def _generator(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     return loop
 
 
+ONLY: dict[str, tuple[str, ...]] = {
+    "autoencoder": ("generator",), "freeze_encoder": ("autoencoder",),
+    "initial": ("detector", "mask2former", "autoencoder", "generator"),
+    "time_mean": ("generator",), "time_std": ("generator",),
+}  # fmt: skip
+"""Keys that some kinds alone read."""
 TRAINERS = {"detector": _detector, "mask2former": _mask2former, "clip": _clip,
             "autoencoder": _autoencoder, "generator": _generator}  # fmt: skip
 
