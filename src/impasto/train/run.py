@@ -88,8 +88,8 @@ class Recipe:
         for name, kinds in ONLY.items():
             default = next(f.default for f in fields(self) if f.name == name)
             if self.kind not in kinds and getattr(self, name) != default:
-                raise ValueError(f"{name} is of {' and '.join(kinds)} only, and this recipe's kind "
-                                 f"is {self.kind}; leave it out")  # fmt: skip
+                raise ValueError(f"{name} is of {' and '.join(kinds)} only, and this recipe's "
+                                 f"kind is {self.kind}; leave it out")  # fmt: skip
         for name in ("scenes", "steps", "batch", "lr", "minutes", "time_std"):
             value = getattr(self, name)
             if name == "minutes" and value is None:
