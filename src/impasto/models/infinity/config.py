@@ -93,7 +93,8 @@ TRANSFORMERS = {
 def _t5(width: int, layers: int, heads: int) -> dict[str, Any]:
     """flan-T5's kind of encoder (gated GELU), twice the width inside."""
     return {"d_model": width, "d_kv": width // heads, "d_ff": 2 * width, "num_layers": layers,
-            "num_heads": heads, "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0}  # fmt: skip
+            "num_heads": heads, "feed_forward_proj": "gated-gelu",
+            "dropout_rate": 0.0}  # fmt: skip
 
 
 def sticker() -> InfinityConfig:
