@@ -13,7 +13,7 @@ from impasto.models.foreign import (
     JanusGenerator,
 )
 from impasto.models.mmdit import MMDiTGenerator
-from impasto.models.mmdit.storage import read_json
+from impasto.models.storage import read_json
 from impasto.sample.protocol import Generator
 from impasto.zoo.registry import MODELS, nearest
 
