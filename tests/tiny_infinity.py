@@ -9,6 +9,8 @@ import torch
 
 from impasto.models.infinity.config import PRESETS, TransformerConfig
 from impasto.models.infinity.model import InfinityTransformer
+from impasto.models.infinity.pipeline import InfinityGenerator
+from impasto.models.infinity.sampler import Defaults
 from impasto.models.infinity.schedules import schedule
 from tests import tiny_mmdit
 
@@ -48,3 +50,12 @@ def inputs(rows=2, bits=4, plan=SCHEDULE, seed=0):
 @functools.cache
 def tokenizer():
     return tiny_mmdit.tokenizer()
+
+
+@torch.no_grad()
+def generator(scales: int = 4, **defaults) -> InfinityGenerator:
+    """Tiny, at temperature 1 and without top-p unless told otherwise, so that noise matters."""
+    made = InfinityGenerator.from_config(PRESETS["tiny"](), tokenizer())
+    settings = {"temperature": 1.0, "top_p": 0.0} | defaults
+    enliven(made.transformer)
+    return InfinityGenerator(**made.components, defaults=Defaults(scales=scales, **settings))

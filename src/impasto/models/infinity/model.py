@@ -20,8 +20,9 @@ Infinity (arXiv 2412.04431), section 3.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -83,10 +84,8 @@ def block_causal_mask(schedule: Schedule, device: torch.device | str = "cpu") ->
 
 
 class FeedForward(nn.Module):
-    def __init__(self, width: int, ratio: float) -> None:
+    def __init__(self, width: int, inside: int) -> None:
         super().__init__()
-        # In steps of 256; below one step, as small models have it, exactly the ratio.
-        inside = round(width * ratio / 256) * 256 or int(width * ratio)
         self.fc1, self.fc2 = nn.Linear(width, inside), nn.Linear(inside, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,13 +95,13 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """drop_path: share of rows whose branches are left out in training, the rest scaled up."""
 
-    def __init__(self, width: int, heads: int, ratio: float, drop_path: float) -> None:
+    def __init__(self, width: int, heads: int, inside: int, drop_path: float) -> None:
         super().__init__()
         self.drop_path = drop_path
         self.ada_gss = nn.Parameter(torch.empty(1, 1, 6, width))
         self.sa = SelfAttention(width, heads)
         self.ca = TextAttention(width, heads, width)
-        self.ffn = FeedForward(width, ratio)
+        self.ffn = FeedForward(width, inside)
         self.ca_norm = nn.LayerNorm(width, eps=EPS)
 
     def _kept(self, branch: Tensor) -> Tensor:
@@ -167,7 +166,9 @@ class InfinityTransformer(ModelMixin, ConfigMixin):
         self.word_embed = nn.Linear(bits, width)
         self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         share = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, p) for p in share)
+        # In steps of 256; below one step, as small models have it, exactly the ratio.
+        self.inside = round(width * mlp_ratio / 256) * 256 or int(width * mlp_ratio)
+        self.blocks = nn.ModuleList(Block(width, heads, self.inside, p) for p in share)
         self.head_nm = HeadNorm(width)
         self.head = nn.Linear(width, 2 * bits)
         self.head_width, self.level_every = width // heads, level_every
@@ -252,7 +253,7 @@ class InfinityTransformer(ModelMixin, ConfigMixin):
 
     def logits(self, x: Tensor, condition: Condition) -> Tensor:
         scale, shift = condition.head.unbind(2)
-        with torch.autocast(x.device.type, enabled=False):
+        with _full_precision(x.device):
             h = normalised(x, scale, shift)
             out = F.linear(h, self.head.weight.float(), self.head.bias.float())
         return out.unflatten(-1, (-1, 2))
@@ -275,6 +276,13 @@ class InfinityTransformer(ModelMixin, ConfigMixin):
         mask = block_causal_mask(schedule, x.device)
         return self(x, condition, level=self.level(schedule), angles=self.angles(schedule),
                     mask=mask)[0]  # fmt: skip
+
+
+def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """No autocast in the block; the meta device knows none."""
+    if device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def mixed(x: Tensor, guidance: float) -> Tensor:
