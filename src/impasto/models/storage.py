@@ -29,7 +29,7 @@ from impasto import files
 from impasto.zoo.weights import load_weights, save_weights
 
 __all__ = ["Layout", "as_dtype", "load_components", "network_from", "read_json", "save_components",
-           "save_network", "weights_digest"]  # fmt: skip
+           "save_network", "weights_digest", "weights_file"]  # fmt: skip
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
