@@ -24,8 +24,7 @@ from torch import Tensor
 
 from impasto.models.infinity.schedules import Size
 
-__all__ = ["area", "bit_entropy", "codes", "from_tokens", "linear", "residual_bits", "sum_codes",
-           "to_tokens"]  # fmt: skip
+__all__ = ["area", "codes", "from_tokens", "linear", "residual_bits", "sum_codes", "to_tokens"]
 
 
 def area(x: Tensor, size: Size) -> Tensor:
@@ -83,13 +82,3 @@ def to_tokens(x: Tensor, patch: int = 1) -> Tensor:
 def from_tokens(x: Tensor, size: Size, patch: int = 1) -> Tensor:
     """The inverse of `to_tokens`; size: (h, w) in tokens."""
     return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, size), patch)
-
-
-def bit_entropy(bits: Tensor) -> Tensor:
-    """Mean entropy of a bit, in bits (scalar in [0, 1]), of bits (B, d, h, w).
-
-    Each channel's frequency over rows and places; near 0 the scale says nothing, which is how
-    coarse scales collapse in training.
-    """
-    p = bits.float().mean((0, 2, 3)).clamp(1e-6, 1 - 1e-6)
-    return -(p * p.log2() + (1 - p) * (1 - p).log2()).mean()
