@@ -17,6 +17,7 @@ from impasto.models import load_generator
 from impasto.models.mmdit import PRESETS, Defaults, MMDiTGenerator
 from impasto.sample.protocol import Part, Request, Sampling, generate
 from impasto.zoo.registry import MODELS
+from impasto.zoo.weights import shipped_folder
 from tests import tiny_mmdit
 
 SHORT = Sampling(steps=2)
@@ -151,6 +152,12 @@ def test_registered_models_load_or_say_what_is_missing(name, monkeypatch, tmp_pa
     monkeypatch.setattr("impasto.zoo.weights.__file__", str(tmp_path / "zoo" / "weights.py"))
     with pytest.raises(FileNotFoundError, match=name):
         load_generator(name)
+
+
+def test_the_index_is_that_of_folders_that_ship():
+    shipped = json.loads((shipped_folder("sticker-mmdit") / "model_index.json").read_text())
+    layout = MMDiTGenerator.LAYOUT
+    assert {"_class_name": layout.family} | layout.index == shipped
 
 
 def test_defaults_survive_json():

@@ -45,9 +45,10 @@ class Layout:
     @property
     def index(self) -> dict[str, list[str]]:
         """Component -> [library, class], as in model_index.json."""
-        classes = {**self.networks, "tokenizer": PreTrainedTokenizerFast}
-        return {name: [kind.__module__.partition(".")[0], kind.__name__]
-                for name, kind in classes.items()}  # fmt: skip
+        networks = {name: [kind.__module__.partition(".")[0], kind.__name__]
+                    for name, kind in self.networks.items()}  # fmt: skip
+        # By its public name: the class calls itself otherwise in some versions of transformers.
+        return networks | {"tokenizer": ["transformers", "PreTrainedTokenizerFast"]}
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
