@@ -17,6 +17,7 @@ from impasto.models import load_generator
 from impasto.models.mmdit import PRESETS, Defaults, MMDiTGenerator
 from impasto.sample.protocol import Part, Request, Sampling, generate
 from impasto.zoo.registry import MODELS
+from impasto.zoo.weights import shipped_folder
 from tests import tiny_mmdit
 
 SHORT = Sampling(steps=2)
@@ -115,7 +116,7 @@ def test_bfloat16_network_draws_nearly_the_same(pipe, tmp_path):
 
 @pytest.mark.parametrize("file, change, message", [
     ("model_index.json", {"vae": ["diffusers", "AutoencoderTiny"]}, "must be .*AutoencoderKL"),
-    ("model_index.json", {"_class_name": "os.system"}, "os.system; allowed: MMDiTGenerator"),
+    ("model_index.json", {"_class_name": "os.system"}, "os.system; allowed: .*MMDiTGenerator"),
     ("config.json", {"stepps": 4}, "stepps"),
     ("config.json", {"latent_std": [0.0] * 4}, "latent_std must be positive"),
     ("config.json", {"latent_mean": [0.0], "latent_std": [1.0]}, "4 latent channels"),
@@ -151,6 +152,12 @@ def test_registered_models_load_or_say_what_is_missing(name, monkeypatch, tmp_pa
     monkeypatch.setattr("impasto.zoo.weights.__file__", str(tmp_path / "zoo" / "weights.py"))
     with pytest.raises(FileNotFoundError, match=name):
         load_generator(name)
+
+
+def test_the_index_is_that_of_folders_that_ship():
+    shipped = json.loads((shipped_folder("sticker-mmdit") / "model_index.json").read_text())
+    layout = MMDiTGenerator.LAYOUT
+    assert {"_class_name": layout.family} | layout.index == shipped
 
 
 def test_defaults_survive_json():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,15 +13,16 @@ from impasto.models.foreign import (
     ImageAPI,
     JanusGenerator,
 )
+from impasto.models.infinity import InfinityGenerator
 from impasto.models.mmdit import MMDiTGenerator
-from impasto.models.mmdit.storage import read_json
+from impasto.models.storage import read_json
 from impasto.sample.protocol import Generator
 from impasto.zoo.registry import MODELS, nearest
 
-__all__ = ["FAMILIES", "DiffusersGenerator", "Emu3Generator", "ImageAPI", "JanusGenerator",
-           "MMDiTGenerator", "load_generator"]  # fmt: skip
+__all__ = ["FAMILIES", "DiffusersGenerator", "Emu3Generator", "ImageAPI", "InfinityGenerator",
+           "JanusGenerator", "MMDiTGenerator", "load_generator"]  # fmt: skip
 
-FAMILIES = {"MMDiTGenerator": MMDiTGenerator}
+FAMILIES = {"InfinityGenerator": InfinityGenerator, "MMDiTGenerator": MMDiTGenerator}
 """Classes that a model folder's index may name."""
 
 
@@ -41,8 +43,9 @@ def load_generator(
     if not folder.is_dir():
         raise ValueError(f"unknown model {text!r}, and no folder either: "
                          f"{nearest(text, list(MODELS))}")  # fmt: skip
-    family = read_json(folder / "model_index.json").get("_class_name")
+    family = str(read_json(folder / "model_index.json").get("_class_name"))
     if family not in FAMILIES:
         raise ValueError(f"{folder} holds a {family}; allowed: {', '.join(FAMILIES)}, and any "
                          f"pipeline of diffusers as diffusers:id={folder}")  # fmt: skip
-    return FAMILIES[family].from_pretrained(folder, torch_dtype=torch_dtype, device=device)
+    kind: Any = FAMILIES[family]
+    return kind.from_pretrained(folder, torch_dtype=torch_dtype, device=device)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from impasto.files import sha256_file
-from impasto.models.mmdit.storage import read_json
+from impasto.models.storage import read_json
 from impasto.sample.rowwise import in_rows
 from impasto.score.trained import check_keys
 from impasto.zoo.hub import fetched

@@ -30,6 +30,9 @@ MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 MAX_PROGRAM = 2**28
 """Bytes of the pickle itself; those of real checkpoints have some 100 per tensor."""
 SPARE_MEMORY = 2**31
+MEANT = ("state_dict", "vae", "gpt_fsdp")
+"""Keys of the model itself, where a checkpoint has other sets of tensors (averages, optimisers).
+The last two are Infinity's tokenizer and its training's transformer."""
 
 
 class Refused(Exception):
@@ -255,20 +258,24 @@ class Stream:
 def tensors_of(value: Any) -> dict[str, Strided]:
     """The named tensors of a checkpoint: at its top, or in its only dict of tensors.
 
-    Where there are several, that under "state_dict" is taken.
+    Where there are several, the one under the first of `MEANT` is taken; a checkpoint of a
+    training is looked for under "trainer".
     """
     if not isinstance(value, dict):
         what = "tensor" if isinstance(value, Strided) else type(value).__name__
         raise Refused(f"it holds a {what}, not a dict of tensors")
     parts = {key: part for key, part in value.items() if isinstance(part, dict) and _own(part)}
+    if not _own(value) and not parts and isinstance(value.get("trainer"), dict):
+        return tensors_of(value["trainer"])
     if not _own(value) and not parts:
         raise Refused(f"it holds no named tensors; its keys are {str(list(value))[:200]}")
     if _own(value):
         return _own(value)
-    if len(parts) > 1 and "state_dict" not in parts:
+    meant = [key for key in MEANT if key in parts] or list(parts)
+    if len(parts) > 1 and meant[0] not in MEANT:
         raise Refused(f"it holds several sets of tensors ({', '.join(map(str, parts))}); save "
                       f"the one that is meant by itself")  # fmt: skip
-    return _own(parts["state_dict"] if "state_dict" in parts else next(iter(parts.values())))
+    return _own(parts[meant[0]])
 
 
 def _own(part: dict[Any, Any]) -> dict[str, Strided]:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from impasto import files
 
 __all__ = ["FORMATS", "dequantise", "load_state", "load_weights", "quantise", "save_weights",
-           "shipped_folder", "without_bars"]  # fmt: skip
+           "shipped_folder", "untied", "without_bars"]  # fmt: skip
 
 FORMATS = ("float32", "bfloat16", "int8")
 MIN_SIZE = 4096
@@ -89,6 +89,20 @@ def dequantise(q: Tensor, scale: Tensor) -> Tensor:
     return q.float() * scale.float()
 
 
+def untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with the first name of each tensor: one that has two (an embedding that two
+    modules share) is on disk once."""
+    seen: set[tuple[Any, ...]] = set()
+    kept: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if place in seen and tensor.data_ptr():
+            continue
+        seen.add(place)
+        kept[key] = tensor
+    return kept
+
+
 def save_weights(path: str | Path, state: Mapping[str, Tensor], format: str) -> None:
     """Write a state dict atomically in one of `FORMATS`. Raises ValueError for a non-finite value.
 
@@ -97,7 +111,7 @@ def save_weights(path: str | Path, state: Mapping[str, Tensor], format: str) -> 
     if format not in FORMATS:
         raise ValueError(f"unknown weight format {format!r}; allowed: {', '.join(FORMATS)}")
     tensors: dict[str, Tensor] = {}
-    for key, tensor in state.items():
+    for key, tensor in untied(state).items():
         _check_finite(path, key, tensor)
         if format == "int8" and is_quantised(tensor):
             tensors[key], tensors[key + SCALE] = quantise(tensor.detach().cpu())
@@ -162,7 +176,7 @@ def _dequantised(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
     """Copy a file's tensors into `module`, cast to its dtypes. Raises ValueError on a misfit."""
-    state, wanted = load_state(path), module.state_dict()
+    state, wanted = load_state(path), untied(module.state_dict())
     missing, unexpected = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     if missing or unexpected:
         raise ValueError(f"{path} does not fit {type(module).__name__}: missing keys {missing}, "
@@ -173,7 +187,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
                 f"{path}: {key!r} has shape {tuple(tensor.shape)}, "
                 f"{type(module).__name__} needs {tuple(wanted[key].shape)}"
             )
-    module.load_state_dict(state)
+    module.load_state_dict(state, strict=False)  # checked above; tied names follow the first
 
 
 def _check_finite(path: str | Path, key: str, tensor: Tensor) -> None:

@@ -16,7 +16,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from impasto.models.mmdit.storage import as_dtype, read_json
+from impasto.models.storage import as_dtype, read_json
 
 __all__ = ["first_line", "load_pipeline", "weights_sha256"]
 

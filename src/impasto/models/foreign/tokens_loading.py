@@ -17,7 +17,7 @@ from transformers import (
 
 from impasto.models.foreign.loading import first_line
 from impasto.models.foreign.tokens import Emu3Generator, JanusGenerator, TokenGenerator
-from impasto.models.mmdit.storage import as_dtype
+from impasto.models.storage import as_dtype
 from impasto.score.trained import check_keys
 from impasto.zoo.registry import MODELS, nearest
 from impasto.zoo.weights import without_bars

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.models import AutoencoderKL, SD3Transformer2DModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast, SiglipTextModel
 
 from impasto.images import quantise
-from impasto.models.mmdit import storage
 from impasto.models.mmdit.config import Defaults, MMDiTConfig
 from impasto.models.mmdit.sampler import (
     FlowState,
@@ -27,23 +23,28 @@ from impasto.models.mmdit.sampler import (
     shifted_times,
 )
 from impasto.models.mmdit.text import Encoding, encode, null_ids, token_ids
+from impasto.models.networks import NetworkGenerator
+from impasto.models.storage import Layout
 from impasto.sample.flops import count_flops
-from impasto.sample.pictures import Pipeline
 from impasto.sample.protocol import Cost, Request, Sampling, one_text
 from impasto.sample.rowwise import in_rows, rowwise_products
 from impasto.sample.seeds import check_seeds, row_noise
-from impasto.zoo.weights import shipped_folder
 
 __all__ = ["MMDiTGenerator"]
 
 
-class MMDiTGenerator(Pipeline):
+class MMDiTGenerator(NetworkGenerator):
     """Text to pictures by flow matching with `SD3Transformer2DModel`.
 
     On a CPU a row's bytes do not depend on its batch: the transformer's products are made row by
     row (`impasto.sample.rowwise`), and text and pictures go through encoder and decoder one at a
     time, which costs nothing there. Elsewhere all goes in one batch and rows agree to rounding.
     """
+
+    LAYOUT = Layout("MMDiTGenerator", {"transformer": SD3Transformer2DModel, "vae": AutoencoderKL,
+                                       "text_encoder": SiglipTextModel})  # fmt: skip
+    DEFAULTS = Defaults
+    sampler = "flow-matching Euler"
 
     def __init__(
         self, *, transformer: SD3Transformer2DModel, vae: AutoencoderKL,
@@ -71,56 +72,6 @@ class MMDiTGenerator(Pipeline):
                 "text_encoder": config.build_text_encoder(len(tokenizer)).eval(),
             }
         return cls(**networks, tokenizer=tokenizer, defaults=config.defaults())
-
-    @classmethod
-    def from_pretrained(
-        cls, name_or_path: str | Path, *, torch_dtype: torch.dtype | str = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> MMDiTGenerator:  # fmt: skip
-        """Load a folder that `save_pretrained` wrote, or the model that ships under this name.
-
-        torch_dtype: float32, bfloat16 or float16. Raises FileNotFoundError for what is missing,
-        ValueError for a file that does not fit.
-        """
-        dtype, path = storage.as_dtype(torch_dtype), Path(name_or_path)
-        folder = path if path.is_dir() else shipped_folder(str(name_or_path))
-        components, defaults = storage.load_components(folder, dtype, device)
-        return cls(**components, defaults=defaults)
-
-    def save_pretrained(
-        self, folder: str | Path, formats: Mapping[str, str] | str = "bfloat16"
-    ) -> None:
-        """Write the model's folder. formats: one of "float32", "bfloat16", "int8" for all, or per
-        network, as {"transformer": "int8", "vae": "bfloat16", "text_encoder": "int8"}.
-        """
-        if isinstance(formats, str):
-            formats = dict.fromkeys(storage.WEIGHTS, formats)
-        storage.save_components(Path(folder), self.components, self.defaults, formats)
-
-    @property
-    def components(self) -> dict[str, Any]:
-        return {"transformer": self.transformer, "vae": self.vae,
-                "text_encoder": self.text_encoder, "tokenizer": self.tokenizer}  # fmt: skip
-
-    @property
-    def device(self) -> torch.device:
-        return self.transformer.device
-
-    @property
-    def rows_at_once(self) -> int | None:
-        """Rows per call of the text encoder and the decoder; None for all."""
-        return 1 if self.device.type == "cpu" else None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.transformer.dtype
-
-    def to(self, device: torch.device | str) -> MMDiTGenerator:
-        """Move the networks, as torch's modules do; returns the generator itself."""
-        networks: tuple[nn.Module, ...] = (self.transformer, self.vae, self.text_encoder)
-        for network in networks:
-            network.to(device)
-        return self
 
     # ---------------------------------------------------------------- pixels and latents
 
@@ -222,7 +173,7 @@ class MMDiTGenerator(Pipeline):
             raise ValueError(f"only {state.step} of {state.steps} steps are done; call preview")
         return quantise(self.decode(state.x))
 
-    # ---------------------------------------------------------------- settings, cost, provenance
+    # ---------------------------------------------------------------- settings, cost
 
     def _settings(self, sampling: Sampling) -> tuple[int, float, int, int]:
         """Steps, guidance, height and width with defaults filled in. Raises ValueError."""
@@ -233,9 +184,9 @@ class MMDiTGenerator(Pipeline):
         if not (math.isfinite(guidance) and guidance >= 0):
             raise ValueError(f"guidance must be a finite number >= 0, given {guidance!r}; 1 "
                              f"leaves the unconditional branch out")  # fmt: skip
-        side = self.transformer.config["sample_size"] * self.downscale
-        height = side if sampling.height is None else sampling.height
-        width = side if sampling.width is None else sampling.width
+        height, width = self.default_size()
+        height = height if sampling.height is None else sampling.height
+        width = width if sampling.width is None else sampling.width
         self._check_size(height, width)
         return steps, float(guidance), height, width
 
@@ -273,19 +224,6 @@ class MMDiTGenerator(Pipeline):
         n = len(state.x)
         return Cost(flops=float(n * (branches * network + last * decoder)), row_steps=n)
 
-    def provenance(self) -> dict[str, Any]:
-        """Id, sha256 over names and values of all tensors, sampler, dtype, device, defaults."""
-        digest = hashlib.sha256()
-        for name in storage.WEIGHTS:
-            for key, tensor in sorted(self.components[name].state_dict().items()):
-                digest.update(f"{name}.{key}\0".encode())
-                digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    def default_size(self) -> tuple[int, int]:
         side = self.transformer.config["sample_size"] * self.downscale
-        return {
-            "id": type(self).__name__,
-            "sha256": digest.hexdigest(),
-            "sampler": "flow-matching Euler",
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "device": str(self.device),
-            "defaults": self.defaults.to_dict() | {"height": side, "width": side},
-        }
+        return side, side

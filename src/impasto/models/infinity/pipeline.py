@@ -1,0 +1,299 @@
+"""`InfinityGenerator`: the sampling protocol over Infinity, one step a scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from impasto.images import quantise
+from impasto.models.infinity.config import InfinityConfig
+from impasto.models.infinity.costs import decoder_flops, scale_flops
+from impasto.models.infinity.initialise import initialise
+from impasto.models.infinity.model import Cache, Condition, InfinityTransformer, mixed
+from impasto.models.infinity.sampler import (
+    Defaults,
+    ScaleState,
+    draw_bits,
+    per_scale,
+    select_rows,
+)
+from impasto.models.infinity.schedules import TEMPLATES, Schedule, nearest_ratio, schedule
+from impasto.models.infinity.tokenizer import InfinityTokenizer
+from impasto.models.mmdit.text import token_ids
+from impasto.models.networks import NetworkGenerator
+from impasto.models.storage import Layout
+from impasto.sample.protocol import Cost, Request, Sampling, one_text
+from impasto.sample.rowwise import in_rows
+from impasto.sample.seeds import check_seeds
+
+__all__ = ["InfinityGenerator"]
+
+
+class InfinityGenerator(NetworkGenerator):
+    """Text to pictures scale by scale, by bits.
+
+    A prompt goes through the text encoder by itself and without padding, once; its condition, with
+    the text's keys and values in every block, is held by the state. On a CPU each row's networks
+    run by themselves, so a row's bytes do not depend on its batch; elsewhere all rows go in one
+    batch and agree to rounding.
+    """
+
+    LAYOUT = Layout("InfinityGenerator", {"transformer": InfinityTransformer,
+                                          "vae": InfinityTokenizer,
+                                          "text_encoder": T5EncoderModel})  # fmt: skip
+    DEFAULTS = Defaults
+    sampler = "next scale, one uniform number a bit"
+
+    def __init__(
+        self, *, transformer: InfinityTransformer, vae: InfinityTokenizer,
+        text_encoder: T5EncoderModel, tokenizer: PreTrainedTokenizerFast, defaults: Defaults,
+    ) -> None:  # fmt: skip
+        bits, width = transformer.config["bits"], transformer.config["text_width"]
+        if vae.token_bits != bits or text_encoder.config.d_model != width:
+            raise ValueError(f"the transformer takes {bits} bits a token and text states of width "
+                             f"{width}; the tokenizer makes {vae.token_bits}, the text encoder "
+                             f"{text_encoder.config.d_model}")  # fmt: skip
+        if tokenizer.model_max_length > transformer.config["null_rows"]:
+            raise ValueError(f"prompts of up to {tokenizer.model_max_length} tokens need as many "
+                             f"rows of the unconditional text, not "
+                             f"{transformer.config['null_rows']}")  # fmt: skip
+        if defaults.scales > transformer.config["levels"]:
+            raise ValueError(f"the transformer knows {transformer.config['levels']} scales, "
+                             f"not {defaults.scales}")  # fmt: skip
+        defaults.check(transformer.config["depth"])
+        self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
+        self.tokenizer, self.defaults = tokenizer, defaults
+        self._flops: dict[Any, int] = {}
+
+    @classmethod
+    def from_config(
+        cls, config: InfinityConfig, tokenizer: PreTrainedTokenizerFast, seed: int = 0
+    ) -> InfinityGenerator:
+        """A generator with random weights from `seed`, on the CPU, in evaluation mode."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            text = T5Config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id,
+                            eos_token_id=tokenizer.eos_token_id, **config.text)  # fmt: skip
+            return cls(
+                transformer=initialise(InfinityTransformer(**asdict(config.transformer))).eval(),
+                vae=InfinityTokenizer(**asdict(config.tokenizer)).eval(),
+                text_encoder=T5EncoderModel(text).eval(),
+                tokenizer=tokenizer, defaults=Defaults(scales=config.scales),
+            )  # fmt: skip
+
+    # ---------------------------------------------------------------- text
+
+    def encode_text(self, prompt: str) -> Tensor:
+        """The text encoder's states (1, L, D), float32, of a prompt and its end, unpadded."""
+        ids = token_ids(self.tokenizer, [prompt])
+        ids = ids[:, : int((ids != self.tokenizer.pad_token_id).sum())]
+        return self.text_encoder(input_ids=ids.to(self.device)).last_hidden_state.float()
+
+    def _conditions(self, prompts: Sequence[str]) -> tuple[Condition, tuple[int, ...]]:
+        """Of every prompt and of the unconditional text beside it, padded to one length; and the
+        prompts' lengths. One prompt at a time, so that none depends on the others."""
+        parts, lengths = [], []
+        for prompt in prompts:
+            states = self.encode_text(prompt)
+            pair = torch.cat([states, self.transformer.null_text(states.shape[1]).float()])
+            seen = torch.ones(pair.shape[:2], dtype=torch.bool, device=self.device)
+            parts.append(self.transformer.condition(pair, seen))
+            lengths.append(states.shape[1])
+        return _padded(parts, max(lengths)), tuple(lengths)
+
+    # ---------------------------------------------------------------- the sampling protocol
+
+    @torch.inference_mode()
+    def start(
+        self, requests: Sequence[Request], seeds: Sequence[int], sampling: Sampling
+    ) -> ScaleState:
+        """Encode each distinct prompt once. Raises ValueError for settings or requests that this
+        family cannot draw."""
+        prompts = one_text(requests, seeds)
+        plan, guidance = self._settings(sampling)
+        distinct = list(dict.fromkeys(prompts))
+        own = check_seeds(seeds)
+        text, lengths = self._conditions(distinct)
+        channels = self.vae.token_bits // self.vae.patch**2
+        return ScaleState(
+            step=0,
+            steps=len(plan.sizes),
+            seeds=own,
+            f_hat=torch.zeros(len(own), channels, *self.vae.map_size(plan.sizes[-1]),
+                              device=self.device),
+            cache=None,
+            text=text,
+            lengths=lengths,
+            prompt_of=tuple(distinct.index(prompt) for prompt in prompts),
+            schedule=plan,
+            guidance=guidance,
+            temperature=per_scale("temperature", self.defaults.temperature, len(plan.sizes)),
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def advance(self, state: ScaleState) -> ScaleState:
+        """Draw the next scale's bits of all rows. Raises ValueError when the state is done."""
+        if state.done:
+            raise ValueError(f"all {state.steps} scales are drawn; call finish")
+        k, n = state.step, len(state.seeds)
+        size = self.rows_at_once or n
+        parts = [self._rows(state, range(i, min(i + size, n))) for i in range(0, n, size)]
+        bits = draw_bits(torch.cat([logits for logits, _ in parts]), state.seeds, k,
+                         top_k=self.defaults.top_k, top_p=self.defaults.top_p)  # fmt: skip
+        last = k + 1 == state.steps
+        return replace(
+            state,
+            step=k + 1,
+            f_hat=self.vae.add_codes(state.f_hat, bits, state.schedule.sizes[k]),
+            cache=None if last else _joined([cache for _, cache in parts]),
+            cost=state.cost + self._step_cost(state),
+        )
+
+    @torch.inference_mode()
+    def preview(self, state: ScaleState) -> Tensor:
+        """Pictures of the scales so far, at full size; of no codes before the first."""
+        return self.decode(state.f_hat)
+
+    def select(self, state: ScaleState, rows: Sequence[int]) -> ScaleState:
+        """The state whose row i is row `rows[i]`; rows may repeat, and differ from then on where
+        the result is given other seeds."""
+        return select_rows(state, rows)
+
+    @torch.inference_mode()
+    def finish(self, state: ScaleState) -> Tensor:
+        """The pictures (B, 3, H, W) on the 8-bit grid. Raises ValueError before the last scale."""
+        if not state.done:
+            raise ValueError(f"only {state.step} of {state.steps} scales are drawn; call preview")
+        return quantise(self.decode(state.f_hat))
+
+    def decode(self, f_hat: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] of summed codes (B, d, h, w)."""
+        return in_rows(lambda at: self.vae.decode(f_hat[at]), len(f_hat), self.rows_at_once)
+
+    def _rows(self, state: ScaleState, rows: range) -> tuple[Tensor, Cache]:
+        """Guided, tempered logits (B, L, d, 2) of the next scale of some rows, and their cache."""
+        k, both = state.step, state.paired
+        prompts = [state.prompt_of[i] for i in rows]
+        length = max(state.lengths[p] for p in prompts)
+        padded = any(state.lengths[p] < length for p in prompts)
+        at = [2 * p + j for p in prompts for j in range(1 + both)]
+        text = state.text.cut(length).rows(torch.tensor(at, device=self.device))
+        codes = None
+        if k:
+            f_hat = state.f_hat[rows.start : rows.stop]
+            codes = self.vae.next_input(f_hat, state.schedule.sizes[k])
+            codes = codes.repeat_interleave(1 + both, dim=0)
+        held, past = slice(rows.start * (1 + both), rows.stop * (1 + both)), state.cache
+        g = state.guidance[k]
+        inside = both and g != 1 and self.defaults.guidance_layer < 0
+        logits, cache = self.transformer(
+            self.transformer.embed(k, text, codes), text,
+            level=self.transformer.level(state.schedule, k),
+            angles=self.transformer.angles(state.schedule, k), padded=padded,
+            past=None if past is None else tuple((a[held], b[held]) for a, b in past),
+            mix=(self._guided_block, g) if inside else None,
+        )  # fmt: skip
+        logits = logits / state.temperature[k]
+        if not both:
+            return logits, cache
+        return (logits[0::2] if inside or g == 1 else mixed(logits, g)), cache
+
+    @property
+    def _guided_block(self) -> int:
+        return len(self.transformer.blocks) + self.defaults.guidance_layer
+
+    # ---------------------------------------------------------------- settings, cost
+
+    def default_size(self) -> tuple[int, int]:
+        return self._pixels(schedule(1.0, self.defaults.scales))
+
+    def _pixels(self, plan: Schedule) -> tuple[int, int]:
+        h, w = plan.sizes[-1]
+        return h * self.vae.stride, w * self.vae.stride
+
+    def _settings(self, sampling: Sampling) -> tuple[Schedule, tuple[float, ...]]:
+        """The schedule and the guidance at each scale, defaults filled in. Raises ValueError."""
+        scales = self.defaults.scales
+        if sampling.steps not in (None, scales) or isinstance(sampling.steps, bool):
+            raise ValueError(f"this model draws in {scales} scales, so steps must be {scales} or "
+                             f"left out, given {sampling.steps!r}")  # fmt: skip
+        guidance = sampling.guidance
+        if guidance is not None and not (math.isfinite(guidance) and guidance >= 0):
+            raise ValueError(f"guidance must be a finite number >= 0, given {guidance!r}; 1 "
+                             f"leaves the unconditional branch out")  # fmt: skip
+        own = self.defaults.guidance if guidance is None else guidance
+        default = self.default_size()
+        asked = (default[0] if sampling.height is None else sampling.height,
+                 default[1] if sampling.width is None else sampling.width)  # fmt: skip
+        return self._plan(*asked), per_scale("guidance", own, scales)
+
+    def _plan(self, height: int, width: int) -> Schedule:
+        """The schedule whose pictures have this size. Raises ValueError, naming the nearest."""
+        plans = {ratio: schedule(ratio, self.defaults.scales) for ratio in TEMPLATES}
+        if all(isinstance(side, int) and not isinstance(side, bool) and side > 0
+               for side in (height, width)):  # fmt: skip
+            # The nearest first: short schedules of different shapes end in the same size.
+            nearest = nearest_ratio(height / width)
+            for plan in (plans[nearest], *plans.values()):
+                if self._pixels(plan) == (height, width):
+                    return plan
+            hint = " x ".join(map(str, self._pixels(plans[nearest])))
+            hint = f"; nearest in shape: {hint}"
+        else:
+            hint = ""
+        known = sorted({self._pixels(plan) for plan in plans.values()})
+        sizes = ", ".join(f"{h} x {w}" for h, w in known)
+        raise ValueError(f"height x width must be one of {sizes}, given {height!r} x {width!r}"
+                         f"{hint}")  # fmt: skip
+
+    def _step_cost(self, state: ScaleState) -> Cost:
+        """Of one scale of all rows. The last is charged with the decoding after it.
+
+        The text encoder and the conditions are left out: their share depends on how many rows
+        share a prompt.
+        """
+        last = state.step + 1 == state.steps
+        branches = 1 + state.paired
+        flops = sum(branches * self._row_flops(state.schedule, state.step, state.lengths[p])
+                    for p in state.prompt_of)  # fmt: skip
+        n = len(state.seeds)
+        if last:
+            flops += n * self._decoder_flops(state.schedule)
+        return Cost(flops=float(flops), row_steps=n)
+
+    def _row_flops(self, plan: Schedule, k: int, length: int) -> int:
+        key = (plan, k, length)
+        if key not in self._flops:
+            self._flops[key] = scale_flops(self.transformer, plan, k, length)
+        return self._flops[key]
+
+    def _decoder_flops(self, plan: Schedule) -> int:
+        if plan not in self._flops:
+            self._flops[plan] = decoder_flops(self.vae, plan)
+        return self._flops[plan]
+
+
+def _padded(parts: Sequence[Condition], length: int) -> Condition:
+    """Conditions of texts of different lengths as one, the shorter ones padded with zeros."""
+    def stretch(x: Tensor, dim: int) -> Tensor:
+        missing = list(x.shape)
+        missing[dim] = length - x.shape[dim]
+        return torch.cat([x, x.new_zeros(missing)], dim=dim)
+
+    whole = [part._replace(keys=stretch(part.keys, 3), values=stretch(part.values, 3),
+                           seen=stretch(part.seen, 1)) for part in parts]  # fmt: skip
+    return Condition(*(torch.cat(tensors) for tensors in zip(*whole, strict=True)))
+
+
+def _joined(caches: Sequence[Cache]) -> Cache:
+    """Caches of different rows as one."""
+    if len(caches) == 1:
+        return caches[0]
+    return tuple((torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer]))
+                 for layer in zip(*caches, strict=True))  # fmt: skip

@@ -1,0 +1,151 @@
+"""Drawing scale by scale: the equations, and the state of a batch of drawings.
+
+    l      = g_k l_with + (1 - g_k) l_without               guidance, on logits or inside a block
+    p      = softmax(l / tau_k) over a bit's two classes
+    bit    = [u >= p_0],  u uniform from the row's own seed and the scale
+    f^    += linear(codes)                                  towards the picture and the next input
+
+Top-k and top-p on two classes: top-k of 1 leaves the likelier one, of 2 and more both. Top-p drops
+the less likely class when its probability is at most 1 - p: a threshold on |log-odds|.
+
+The bits of a scale hang on (seed, scale) alone, so a state whose rows were selected twice draws
+different continuations once it is given different seeds: `replace(state, seeds=...)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from impasto.models.infinity.model import Cache, Condition
+from impasto.models.infinity.schedules import Schedule
+from impasto.sample.protocol import State
+from impasto.sample.seeds import row_uniforms
+
+__all__ = ["Defaults", "ScaleState", "draw_bits", "per_scale", "scale_seed", "select_rows"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What a model folder says about drawing with it.
+
+    scales: entries of a schedule that its pictures have. guidance, temperature: of all scales, or
+    a list of one a scale. guidance_layer: 0 for logits, -n for the states after block depth - n.
+    top_k: 0 for all. top_p: 0 or 1 for all.
+    """
+
+    scales: int
+    guidance: float | tuple[float, ...] = 3.0
+    temperature: float | tuple[float, ...] = 0.5
+    guidance_layer: int = 0
+    top_k: int = 900
+    top_p: float = 0.97
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Defaults:
+        """The inverse of `to_dict`. Raises ValueError naming unknown or missing keys."""
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            raise ValueError(f"config.json of an infinity model must have the keys "
+                             f"{sorted(known)}; given: {sorted(values)}")  # fmt: skip
+        lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **lists})
+
+    def check(self, depth: int) -> None:
+        """Raises ValueError for a value out of range, for a transformer of `depth` blocks."""
+        if not 1 <= self.scales <= 13:
+            raise ValueError(f"scales must be 1 to 13, given {self.scales!r}")
+        if not all(value >= 0 for value in per_scale("guidance", self.guidance, self.scales)):
+            raise ValueError(f"guidance must be >= 0 at every scale, given {self.guidance!r}")
+        if not all(value > 0 for value in per_scale("temperature", self.temperature, self.scales)):
+            raise ValueError(f"temperature must be positive at every scale, given "
+                             f"{self.temperature!r}")  # fmt: skip
+        if not -depth < self.guidance_layer <= 0:
+            raise ValueError(f"guidance_layer must be 0 (logits) or -1 to {1 - depth}, given "
+                             f"{self.guidance_layer!r}")  # fmt: skip
+        if self.top_k < 0 or not 0 <= self.top_p <= 1:
+            raise ValueError(f"top_k must be >= 0 and top_p 0 to 1, given {self.top_k!r} and "
+                             f"{self.top_p!r}")  # fmt: skip
+
+
+def per_scale(name: str, value: float | Sequence[float], scales: int) -> tuple[float, ...]:
+    """One number a scale, of one for all or a list. Raises ValueError for a list of another
+    length, or for what is not finite."""
+    given = (value,) * scales if isinstance(value, int | float) else tuple(value)
+    if len(given) != scales:
+        raise ValueError(f"{name} has {len(given)} values for {scales} scales: {value!r}")
+    if not all(abs(number) < float("inf") for number in given):
+        raise ValueError(f"{name} must be finite, given {value!r}")
+    return tuple(map(float, given))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleState(State):
+    """Unfinished drawings. B rows, P distinct prompts; a step is a scale.
+
+    f_hat: (B, d, H, W) codes summed so far, float32; zero before the first scale. cache: keys and
+    values of all scales so far in every block, (R B, heads, L, d_head): rows in pairs (with the
+    prompt, without) where `paired`, else one a row. text: conditions of P prompts with the prompt
+    and P without, one after another in pairs. lengths: tokens of each prompt. prompt_of: for each
+    row its prompt. guidance, temperature: one a scale.
+    """
+
+    f_hat: Tensor
+    cache: Cache | None
+    text: Condition
+    lengths: tuple[int, ...]
+    prompt_of: tuple[int, ...]
+    schedule: Schedule
+    guidance: tuple[float, ...]
+    temperature: tuple[float, ...]
+
+    @property
+    def paired(self) -> bool:
+        """Whether the unconditional branch has a say at any scale, and is run."""
+        return any(g != 1 for g in self.guidance)
+
+
+def scale_seed(seed: int, scale: int) -> int:
+    """The seed of one row's bits at one scale."""
+    digest = hashlib.sha256(f"{seed}\0scale\0{scale}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def draw_bits(
+    logits: Tensor, seeds: Sequence[int], scale: int, *, top_k: int = 0, top_p: float = 0.0
+) -> Tensor:
+    """Bits, bool (B, L, d), of guided and tempered logits (B, L, d, 2). One number a bit."""
+    odds = (logits[..., 1] - logits[..., 0]).double()
+    u = row_uniforms([scale_seed(seed, scale) for seed in seeds], odds[0].numel(), odds.device)
+    drawn = u.view(odds.shape) >= torch.sigmoid(-odds)
+    likelier = odds > 0
+    if top_k == 1:
+        return likelier
+    if not 0 < top_p < 1:
+        return drawn
+    return torch.where(torch.sigmoid(-odds.abs()) <= 1 - top_p, likelier, drawn)
+
+
+def select_rows(state: ScaleState, rows: Sequence[int]) -> ScaleState:
+    """The state whose row i is row `rows[i]`: sums and both halves of every cache. Its cost stays
+    what was spent to get here."""
+    at = torch.tensor(rows, dtype=torch.long, device=state.f_hat.device)
+    held = torch.stack([2 * at, 2 * at + 1], dim=1).flatten() if state.paired else at
+    cache = state.cache
+    if cache is not None:
+        cache = tuple((keys[held], values[held]) for keys, values in cache)
+    return replace(
+        state,
+        f_hat=state.f_hat[at],
+        cache=cache,
+        prompt_of=tuple(state.prompt_of[i] for i in rows),
+        seeds=tuple(state.seeds[i] for i in rows),
+    )

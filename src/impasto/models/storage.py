@@ -1,0 +1,149 @@
+"""A generator's folder, laid out as diffusers lays out a pipeline:
+
+    model_index.json     {"_class_name": the family's, component: [library, class], ...}
+    config.json          the family's sampling defaults
+    NETWORK/             config.json, and diffusion_pytorch_model.safetensors of diffusers' kind of
+                         class (our own too), model.safetensors of transformers'
+    tokenizer/           tokenizer.json, tokenizer_config.json
+
+Classes are never looked up by name: the index must name exactly those of the family's `Layout`.
+Float files are readable by the libraries' own `from_pretrained`; int8 ones by
+`impasto.zoo.weights` only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from impasto import files
+from impasto.zoo.weights import load_weights, save_weights
+
+__all__ = ["Layout", "as_dtype", "load_components", "network_from", "read_json", "save_components",
+           "save_network", "weights_digest", "weights_file"]  # fmt: skip
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a family's folder holds. family: the generator's class name. networks: folder -> class
+    of diffusers' kind or transformers'."""
+
+    family: str
+    networks: Mapping[str, Any]
+
+    @property
+    def index(self) -> dict[str, list[str]]:
+        """Component -> [library, class], as in model_index.json."""
+        networks = {name: [kind.__module__.partition(".")[0], kind.__name__]
+                    for name, kind in self.networks.items()}  # fmt: skip
+        # By its public name: the class calls itself otherwise in some versions of transformers.
+        return networks | {"tokenizer": ["transformers", "PreTrainedTokenizerFast"]}
+
+
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A floating-point dtype, given as such or by its name. Raises ValueError."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, given {dtype!r}")
+    return DTYPES[name]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises FileNotFoundError or ValueError naming the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {path.parent} is not a whole model folder")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object, not a {type(values).__name__}")
+    return values
+
+
+def _like_diffusers(kind: Any) -> bool:
+    return issubclass(kind, ConfigMixin)
+
+
+def weights_file(kind: Any) -> str:
+    """The name of a network's file of weights, of a class."""
+    return ("diffusion_pytorch_model" if _like_diffusers(kind) else "model") + ".safetensors"
+
+
+def network_from(kind: Any, folder: Path) -> nn.Module:
+    """A network of class `kind` with the configuration and the weights in `folder`.
+
+    Raises FileNotFoundError for what is missing, ValueError for what does not fit.
+    """
+    config = read_json(folder / "config.json")
+    if _like_diffusers(kind):
+        network = kind.from_config(config)
+    else:
+        network = kind(kind.config_class.from_dict(config))
+    load_weights(network, folder / weights_file(kind))
+    return network
+
+
+def save_network(network: Any, folder: Path, format: str) -> None:
+    """Write a network's configuration and its weights in one of `impasto.zoo.weights.FORMATS`."""
+    if _like_diffusers(type(network)):
+        network.save_config(folder)
+    else:
+        network.config.save_pretrained(folder)
+    save_weights(folder / weights_file(type(network)), network.state_dict(), format)
+
+
+def save_components(
+    folder: Path, layout: Layout, components: Mapping[str, Any], *, defaults: Mapping[str, Any],
+    formats: Mapping[str, str],
+) -> None:  # fmt: skip
+    """Write everything; the index goes last, so a folder that has one is whole."""
+    for name in layout.networks:
+        save_network(components[name], folder / name, formats[name])
+    components["tokenizer"].save_pretrained(folder / "tokenizer")
+    files.write_json(folder / "config.json", dict(defaults))
+    files.write_json(folder / "model_index.json", {"_class_name": layout.family} | layout.index)
+
+
+def _check_index(folder: Path, layout: Layout) -> None:
+    index = read_json(folder / "model_index.json")
+    for name, cls in layout.index.items():
+        if index.get(name) != cls:
+            raise ValueError(f"{folder / 'model_index.json'}: {name!r} must be {cls}, "
+                             f"not {index.get(name)}")  # fmt: skip
+
+
+def load_components(
+    folder: Path, layout: Layout, dtype: torch.dtype, device: torch.device | str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The components, in evaluation mode, and what config.json says. Raises ValueError on any
+    misfit."""
+    _check_index(folder, layout)
+    components: dict[str, Any] = {}
+    for name, kind in layout.networks.items():
+        network = network_from(kind, folder / name)
+        # Not diffusers' own `to`: it warns of modules to keep in float32 even when there are none.
+        components[name] = nn.Module.to(network, device=device, dtype=dtype).eval()
+    components["tokenizer"] = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+    return components, read_json(folder / "config.json")
+
+
+def weights_digest(networks: Mapping[str, Any]) -> str:
+    """sha256 over names and values of all tensors of the networks, in their order."""
+    digest = hashlib.sha256()
+    for name, network in networks.items():
+        for key, tensor in sorted(network.state_dict().items()):
+            digest.update(f"{name}.{key}\0".encode())
+            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
