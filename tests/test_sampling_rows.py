@@ -68,6 +68,15 @@ def test_rowwise_linear_is_linear(shape):
                            rowwise_linear(x, weight, bias)[i])
 
 
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_a_row_is_the_same_with_fewer_rows_than_threads(n):
+    x, weight = torch.randn(8, 64, 1024), torch.randn(256, 1024)
+    with threads(n):
+        eight = rowwise_linear(x, weight)
+        for b in range(1, 8):
+            assert torch.equal(rowwise_linear(x[:b], weight), eight[:b])
+
+
 @torch.no_grad()
 def test_rowwise_products_reach_modules_and_end_with_the_block():
     layer = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 2, stride=2), torch.nn.GELU())

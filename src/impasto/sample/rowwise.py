@@ -6,10 +6,11 @@ linear layer is B products of one fixed shape each, by one batched call,
 
     y_i = x_i W^T + b,    i = 1 .. B,    x_i: (L, D)
 
-and convolutions, GELU and SiLU are done row by row. (Threads share an elementwise function out
-without regard to rows, and what is left over at a seam goes through a scalar version, which may
-differ in the last bit.) What else a transformer has, attention, normalisation, sums and products,
-works within a row in the first place. Figures are in benchmarks/notes/batch-invariance.md.
+of at least as many products as there are threads, or else the library shares single products out
+among them; and convolutions, GELU and SiLU are done row by row. (Threads share an elementwise
+function out without regard to rows, and what is left over at a seam goes through a scalar version,
+which may differ in the last bit.) What else a transformer has, attention, normalisation, sums and
+products, works within a row in the first place. Figures: benchmarks/notes/batch-invariance.md.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ def in_rows(fn: Callable[[slice], Tensor], n: int, rows_at_once: int | None) -> 
 def rowwise_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b for x (B, ..., D) as B separate products; W: (O, D), b: (O,)."""
     rows = x.reshape(len(x), -1, x.shape[-1])
-    y = torch.bmm(rows, weight.t().expand(len(x), -1, -1))
+    idle = torch.get_num_threads() - len(rows)
+    if idle > 0:
+        rows = torch.cat([rows, rows[:1].expand(idle, -1, -1)])
+    y = torch.bmm(rows, weight.t().expand(len(rows), -1, -1))[: len(x)]
     return (y if bias is None else y.add_(bias)).view(*x.shape[:-1], -1)
 
 
