@@ -294,7 +294,7 @@ def test_a_reward_that_raises_on_the_way():
     def fail(image):
         raise KeyError("dog")
 
-    with pytest.raises(RewardBroken, match="failed on candidate 0 of .* after step 4: KeyError"):
+    with pytest.raises(RewardBroken, match=r"failed on candidate 0 of .* after step 4: KeyError"):
         drawn(search(fail))
 
 

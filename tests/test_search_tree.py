@@ -1,19 +1,22 @@
 """The engine: who lives, what is drawn, decoded and asked, and that nothing is drawn twice."""
 
+import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
 
+from impasto.images import read_image
+from impasto.run.evaluate import evaluate
 from impasto.sample.protocol import Cost, Sampling, copy_seed, generate
 from impasto.score.base import Score
 from impasto.score.features.patches import Patches
-from impasto.search import BestOfN, Draw, Importance, NoSearch, TTSVar
+from impasto.search import BestOfN, Draw, Importance, NoSearch, RewardBroken, TTSVar
 from impasto.search.engine import PREVIEW, preview_size
 from impasto.search.schedule import plan
 from impasto.zoo.registry import SEARCHES
-from tests import tiny_infinity, tiny_mmdit
+from tests import tiny, tiny_infinity, tiny_mmdit
 from tests.fakes import FakeSecond, Walker
 from tests.tiny import SPECS
 
@@ -402,3 +405,54 @@ def test_the_text_form():
     one = SEARCHES.create("importance:n=3,lam=2,reward=r", scorers=lambda name: Mean())
     assert one.provenance() == {"n": 3, "potential": "value", "lam": 2.0,
                                 "reward": {"name": "r", "id": "fake-second", "sha256": "2" * 64}}
+
+
+# ------------------------------------------------------------------------------ runs
+
+
+def run(out, search, **changes):
+    settings = tiny.settings(sampling=SEVEN, names={"search": "tts"}, **changes)
+    return evaluate(settings, Walker(), search, out, batch_size=32)
+
+
+def test_a_run_keeps_the_tree_of_every_sample(tmp_path):
+    done = run(tmp_path / "run", tts(1))
+    record, kept = done.sample(2, 1), done.record["search"]
+    assert [s["rows"] for s in record["trace"]] == [8, 6, 4, 2, 1]
+    assert record["trace"][2]["values"] and record["trace"][0]["values"] is None
+    assert record["decodes"] == 21 and record["reward_flops"] == 3.0 * 7 + 5.0 * 14
+    sheet = read_image(done.tree("images/00002/samples/00001.png"))
+    assert sheet.shape == (3, 2 * 16, 16 * 16)  # 21 tiles in two lines of 16
+    assert kept["independent"] is False and kept["features"] == {"name": "grid"}
+    cost = json.loads((done.path / "cost.json").read_text())
+    assert cost["images"] == 12 and cost["decodes"] == 12 * 21 and cost["feature_calls"] == 12 * 14
+    again = run(tmp_path / "again", tts(1))
+    assert tiny.tree(done.path) == tiny.tree(again.path)
+    assert not (run(tmp_path / "base", NoSearch()).path / "search").exists()
+
+
+def test_a_run_whose_reward_breaks_goes_on_by_the_same_command(tmp_path):
+    """RewardBroken, as of best-of-n; what was drawn stays, and a whole reward ends the same."""
+    class Breaks(Mean):
+        def score(self, images, specs):
+            if specs[0] == SPECS[4]:
+                raise OSError("gone")
+            return super().score(images, specs)
+
+    whole = run(tmp_path / "whole", tts(1))
+    with pytest.raises(RewardBroken, match=r"candidate 0 of 'a photo of a cow above a bed' after"):
+        run(tmp_path / "run", TTSVar(1, Breaks(), features=Grid()))
+    drawn = len(list((tmp_path / "run").rglob("*.png")))
+    assert drawn == 8
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    record["search"]["reward"]["name"] = "Mean"
+    (tmp_path / "run/run.json").write_text(json.dumps(record, indent=2) + "\n")
+    ended = run(tmp_path / "run", tts(1))
+    assert {k: v for k, v in tiny.tree(ended.path).items() if k != "run.json"} == {
+        k: v for k, v in tiny.tree(whole.path).items() if k != "run.json"}
+
+
+def test_settings_that_no_drawing_fits_claim_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="5 entries for a drawing of 7"):
+        run(tmp_path / "run", tts(1, schedule=(4, 3, 2, 1, 1), cluster=(1,), resample=(2, 3)))
+    assert not list((tmp_path / "run").glob("*.json"))
