@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from impasto.images import read_image
+from impasto.models.infinity.schedules import schedule as token_maps
 from impasto.run.evaluate import evaluate
 from impasto.sample.protocol import Cost, Sampling, copy_seed, generate
 from impasto.score.base import Score
@@ -332,6 +333,17 @@ def test_defaults_are_the_published_schedules(steps, schedule, cluster, resample
     assert plan(steps, 2).start == 16
 
 
+def test_token_rows_of_the_published_schedule():
+    """14,656 N at 1024 px, 1.393 N pictures' worth (own count over the published sizes)."""
+    sizes = [h * w for h, w in token_maps(1.0, 13).sizes]
+    found, alive = plan(13, 1), []
+    for step in range(13):
+        alive.append(([found.start, *(keep for s, (_, keep) in found.stops.items() if s < step)]
+                      )[-1])  # fmt: skip
+    assert alive == ROWS and sum(sizes) == 10_521
+    assert sum(rows * size for rows, size in zip(alive, sizes, strict=True)) == 14_656
+
+
 @pytest.mark.parametrize("steps", [6, 8, 9, 12, 28, 50])
 def test_other_numbers_of_steps_have_a_default_too(steps):
     found = plan(steps, 1)
@@ -474,7 +486,7 @@ def test_a_run_out_of_memory_goes_on_in_parts(tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu():
-    """All rows in one call a step, reward and features on the device; a batch agrees to rounding."""
+    """All rows in one call a step; reward and features on the device."""
     pipe, draws = tiny_infinity.generator(scales=7).to("cuda"), DRAWS[:2]
     search = SEARCHES.create(
         "tts-var:n=2,lam=1", scorers=lambda name: SCORERS.create(name, device="cuda"),
