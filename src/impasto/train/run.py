@@ -23,6 +23,7 @@ from impasto import files
 from impasto.models.mmdit import PRESETS, MMDiTGenerator, train_tokenizer
 from impasto.score.clip import clip_config
 from impasto.score.detector import detector_config
+from impasto.score.match import match_config, save_match
 from impasto.score.voting import build_network
 from impasto.train import processes
 from impasto.train.autoencoder import train_autoencoder
@@ -31,6 +32,7 @@ from impasto.train.data import CHUNK, TASK_WEIGHTS, cache_pictures, chunks, spli
 from impasto.train.generator import cache_latents, train_generator
 from impasto.train.loop import Loop
 from impasto.train.mask2former import train_mask2former
+from impasto.train.match import train_match
 from impasto.train.voting import train_voting
 from impasto.world import Renderer, Sprites
 from impasto.zoo.cards import write_card
@@ -130,7 +132,8 @@ def _pictures(recipe: Recipe, device: torch.device) -> tuple[Any, Captions, list
     weights, share = TASK_WEIGHTS | dict(recipe.weights), recipe.scenes // many
     workers = recipe.workers or max(1, (os.cpu_count() or 1) // many)
     source = chunks(share, recipe.data_seed, weights, split=split_of(recipe.split),
-                    workers=workers, start=share * processes.rank())  # fmt: skip
+                    workers=workers, start=share * processes.rank(),
+                    twins=recipe.kind == "match")  # fmt: skip
     out = cache_pictures(source, share, device, Renderer(Sprites.load(), device))
     print(f"{share} scenes in {time.monotonic() - begun:.0f} s", flush=True)
     return out
@@ -189,6 +192,17 @@ def _clip(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     return loop
 
 
+def _match(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+    cache, captions, wrong = _pictures(recipe, device)
+    words = [text for texts in captions for text in texts[:2]]
+    tokenizer = processes.shared(train_tokenizer(words))
+    config = match_config(recipe.preset, vocab_size=len(tokenizer))
+    model, loop = train_match(config, tokenizer, cache, captions, wrong, **_numbers(recipe))
+    if processes.first():
+        save_match(model, tokenizer, out)
+    return loop
+
+
 def _autoencoder(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     cache, _, _ = _pictures(recipe, device)
     torch.manual_seed(recipe.seed)
@@ -244,7 +258,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "time_mean": ("generator",), "time_std": ("generator",),
 }  # fmt: skip
 """Keys that some kinds alone read."""
-TRAINERS = {"detector": _detector, "mask2former": _mask2former, "clip": _clip,
+TRAINERS = {"detector": _detector, "mask2former": _mask2former, "clip": _clip, "match": _match,
             "autoencoder": _autoencoder, "generator": _generator}  # fmt: skip
 
 
