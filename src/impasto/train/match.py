@@ -167,7 +167,7 @@ def train_match(
         others, known = groups.others(rows)
         ids = torch.stack([table[way, rows], table[way, rows ^ 1], table[way, others]])
         images = roughen(coarse(cache.images[rows].float() / 255))
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
             seen, odds = forward(model, images, ids)
             logits = heads(seen)
         matched, parts = match_loss(odds, shown[rows], known)
