@@ -32,7 +32,7 @@ from impasto.score.preference.base import PreferenceScorer
 from impasto.score.self_test import check_captions, check_pairs
 from impasto.zoo.weights import load_weights, save_weights
 
-__all__ = ["MatchScorer", "load_match", "log_odds", "marked_ids", "match_config", "patches",
+__all__ = ["MatchScorer", "load_match", "marked_ids", "match_config", "matched", "patches",
            "save_match"]  # fmt: skip
 
 WEIGHTS = "model.safetensors"
@@ -84,12 +84,15 @@ def patches(model: BlipForImageTextRetrieval, pixels: Tensor) -> Tensor:
     return model.vision_model(pixel_values=NORMALISATION(pixels)).last_hidden_state
 
 
-def log_odds(model: BlipForImageTextRetrieval, seen: Tensor, ids: Tensor) -> Tensor:
-    """(B,) log p(match) - log p(no match) of what `patches` gave and `marked_ids` (B, L)."""
+def matched(model: BlipForImageTextRetrieval, seen: Tensor, ids: Tensor
+            ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(B,) log p(match) - log p(no match) of what `patches` gave and `marked_ids` (B, L), and
+    the states (B, L, D) before the text encoder's last layer."""
     mask = (ids != model.config.text_config.pad_token_id).long()
-    out = model.text_encoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=seen)
+    out = model.text_encoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=seen,
+                             output_hidden_states=True)  # fmt: skip
     logits = model.itm_head(out.last_hidden_state[:, 0]).float()
-    return logits[:, 1] - logits[:, 0]
+    return logits[:, 1] - logits[:, 0], out.hidden_states[-2]
 
 
 def save_match(model: BlipForImageTextRetrieval, tokenizer: TokenizerClass, folder: str | Path
@@ -151,7 +154,7 @@ class MatchScorer(PreferenceScorer):
     def rate(self, seen: Tensor, prompts: Sequence[str]) -> Tensor:
         """(B,) log-odds."""
         ids = marked_ids(self.tokenizer, prompts).to(self.device)
-        return self.in_rows(lambda rows: log_odds(self.model, seen[rows], ids[rows]).cpu(),
+        return self.in_rows(lambda rows: matched(self.model, seen[rows], ids[rows])[0].cpu(),
                             len(seen))  # fmt: skip
 
     def self_test(self) -> None:

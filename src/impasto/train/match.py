@@ -6,10 +6,14 @@ A picture and its twin are a fact apart (`world.twins`). Per picture three capti
     twin     wrong, but where the picture shows that one as well                      7/20
     other    of another scene with as many objects and coloured ones, wrong           3/20
 
-by cross-entropy on the log-odds. Beside it, so that a small ViT learns to see in minutes, every
-patch is asked what it shows, by heads that are not kept:
+by cross-entropy on the log-odds. One bit a caption teaches slowly, so two further questions, by
+heads that are not kept, are asked of what lies between:
 
-    loss = match + [class of 80 or nothing] + [colour] + |offset to the object's middle|_1 smooth
+    patch   of the ViT's patches: class or nothing, colour, offset to the object's middle
+    word    of the nouns, before the text encoder's last layer: how many of this class there are
+            in the picture, in which colour and where (as MDETR grounds words; Kamath et al. 2021)
+
+    loss = match + patch + word
 
 Some pictures are shrunk and enlarged again: the reward also looks at decoded coarse scales.
 """
@@ -17,20 +21,23 @@ Some pictures are shrunk and enlarged again: the reward also looks at decoded co
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BlipConfig, BlipForImageTextRetrieval, PreTrainedTokenizerFast
 
-from impasto.score.match import log_odds, marked_ids, patches
-from impasto.spec import CLASSES, COLORS
+from impasto.score.match import marked_ids, matched, patches
+from impasto.spec import CLASSES, COLORS, plural
 from impasto.train import processes
 from impasto.train.data import SLOTS, PictureCache
 from impasto.train.loop import Loop
 from impasto.train.rough import roughen
+from impasto.world.words import english_plural
 
-__all__ = ["Groups", "coarse", "patch_loss", "patch_targets", "train_match"]
+__all__ = ["Groups", "coarse", "match_loss", "noun_classes", "patch_loss", "patch_targets",
+           "train_match", "word_loss", "word_targets"]  # fmt: skip
 
 SHARES = (0.5, 0.35, 0.15)
 """Of own, twin and other in the loss."""
@@ -72,34 +79,93 @@ class Groups:
         return found, (self.classes[found] != self.classes[rows]).any(1)
 
 
-def patch_targets(cache: PictureCache, rows: Tensor, grid: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What the middles of grid x grid patches show.
+class Shown(NamedTuple):
+    """What pictures show at the middles of their P = grid x grid patches, of K objects.
 
-    class (B, P), `NOTHING` where there is no object; colour (B, P), -100 there; offset (B, P, 2)
-    from the patch to the middle of the object's patches, x and y, in patches.
+    owner: (B, P) 1 + slot, 0 where there is no object. classes, colors: (B, K). middles: (B, K, 2)
+    of the objects' patches, x and y, in patches from the picture's corner.
     """
+
+    owner: Tensor
+    classes: Tensor
+    colors: Tensor
+    middles: Tensor
+    grid: int
+
+
+def shown_by(cache: PictureCache, rows: Tensor, grid: int) -> Shown:
+    """What the cache knows of some rows, at grid x grid patches."""
     step = cache.owner.shape[-1] // grid
     owner = cache.owner[rows, step // 2 :: step, step // 2 :: step].flatten(1).long()
-    empty, slot = owner == 0, (owner - 1).clamp_min(0)
-    classes = cache.classes[rows].gather(1, slot).masked_fill(empty, NOTHING)
-    colors = cache.colors[rows].gather(1, slot).masked_fill(empty, -100)
-    y, x = torch.meshgrid(*[torch.arange(grid, device=rows.device).float()] * 2, indexing="ij")
-    place = torch.stack([x.flatten(), y.flatten()], 1)
-    mine = F.one_hot(owner, SLOTS + 1).float()
+    mine = F.one_hot(owner, SLOTS + 1).float()[..., 1:]
+    place = places(grid, rows.device)
     middles = mine.transpose(1, 2) @ place / mine.sum(1).clamp_min(1)[..., None]
-    offset = middles.gather(1, owner[..., None].expand(-1, -1, 2)) - place
-    return classes, colors, offset
+    return Shown(owner, cache.classes[rows], cache.colors[rows], middles, grid)
 
 
-def patch_loss(logits: Tensor, targets: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def places(grid: int, device: torch.device) -> Tensor:
+    """(P, 2) middles of patches, x and y, in patches."""
+    steps = torch.arange(grid, device=device) + 0.5
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    return torch.stack([x.flatten(), y.flatten()], 1)
+
+
+def patch_targets(shown: Shown) -> tuple[Tensor, Tensor, Tensor]:
+    """What each patch shows.
+
+    class (B, P), `NOTHING` where there is no object; colour (B, P), -100 there; offset (B, P, 2)
+    from the patch to the object's middle.
+    """
+    empty, slot = shown.owner == 0, (shown.owner - 1).clamp_min(0)
+    classes = shown.classes.gather(1, slot).masked_fill(empty, NOTHING)
+    colors = shown.colors.gather(1, slot).masked_fill(empty, -100)
+    middles = shown.middles.gather(1, slot[..., None].expand(-1, -1, 2))
+    return classes, colors, middles - places(shown.grid, slot.device)
+
+
+def word_targets(shown: Shown, nouns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What the picture says of each noun. nouns: (k, B, L) class, -1 for other words.
+
+    how many of the class (k, B, L), -100 for other words; colour, -100 where there is none or
+    they differ; where (k, B, L, 2), the mean of their middles, -1 to 1, 0 where there is none.
+    """
+    match = (shown.classes[:, None] == nouns[..., None]) & (nouns >= 0)[..., None]
+    count, match = match.sum(-1), match.float()
+    hues = shown.colors[:, None].float()
+    color = (match * hues).sum(-1) / count.clamp_min(1)
+    spread = (match * (hues - color[..., None]).abs()).sum(-1)
+    color = color.round().long().masked_fill((count == 0) | (spread > 0), -100)
+    half = shown.grid / 2
+    where = match @ (shown.middles / half - 1)[None] / count.clamp_min(1)[..., None]
+    return count.masked_fill(nouns < 0, -100), color, where
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean over targets that are not -100; 0 without any."""
+    total = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="sum")
+    return total / (targets != -100).sum().clamp_min(1)
+
+
+def _answers_loss(logits: Tensor, kinds: Tensor, colors: Tensor, places: Tensor, there: Tensor
+                  ) -> Tensor:  # fmt: skip
+    """Of logits (..., kinds + 11 + 2): cross-entropies, and a smooth L1 where `there`."""
+    kind, hue, place = logits.float().split([logits.shape[-1] - HUES - 2, HUES, 2], -1)
+    there = there.float()[..., None]
+    apart = F.smooth_l1_loss(place * there, places * there, reduction="sum")
+    return (_cross_entropy(kind, kinds) + _cross_entropy(hue, colors)
+            + apart / there.sum().clamp_min(1))  # fmt: skip
+
+
+def patch_loss(logits: Tensor, shown: Shown) -> Tensor:
     """The patches' loss. logits: (B, P, 80 + 1 + 11 + 2)."""
-    classes, colors, offset = targets
-    kinds, hues, to_middle = logits.float().split([NOTHING + 1, HUES, 2], -1)
-    there = (classes != NOTHING).float()[..., None]
-    apart = F.smooth_l1_loss(to_middle * there, offset * there, reduction="sum")
-    return (F.cross_entropy(kinds.flatten(0, 1), classes.flatten())
-            + F.cross_entropy(hues.flatten(0, 1), colors.flatten())
-            + apart / there.sum().clamp_min(1) / 2)  # fmt: skip
+    classes, colors, offset = patch_targets(shown)
+    return _answers_loss(logits, classes, colors, offset, classes != NOTHING)
+
+
+def word_loss(logits: Tensor, shown: Shown, nouns: Tensor) -> Tensor:
+    """The nouns' loss. logits: (k, B, L, 9 + 11 + 2); nouns: (k, B, L)."""
+    count, color, where = word_targets(shown, nouns)
+    return _answers_loss(logits, count, color, where, count > 0)
 
 
 def match_loss(odds: Tensor, shown: Tensor, known: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -126,12 +192,43 @@ def caption_ids(tokenizer: PreTrainedTokenizerFast, captions: Sequence[Sequence[
     return ids[..., : int((ids != tokenizer.pad_token_id).sum(-1).max())]
 
 
-def _looks_and_odds(model: BlipForImageTextRetrieval, images: Tensor, ids: Tensor
-                    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Patch states (B, P, D), and log-odds (k, B) of B pictures by ids (k, B, L)."""
+def noun_classes(tokenizer: PreTrainedTokenizerFast, table: Tensor, cache: PictureCache
+                 ) -> Tensor:  # fmt: skip
+    """(2, N, L) class that a caption's token ends the name of, -1 for other tokens.
+
+    table: `caption_ids`. Names of classes that the caption's own scene does not have are not
+    taken for them: "orange" is a colour too.
+    """
+    out = torch.full_like(table, -1)
+    names = {form: i for i, name in enumerate(CLASSES)
+             for form in (name, plural(name), english_plural(name))}  # fmt: skip
+    forms = {tuple(ids[:-1]): names[form]
+             for form, ids in zip(names, tokenizer(list(names)).input_ids, strict=True)}
+    for ids, i in sorted(forms.items(), key=lambda one: len(one[0])):  # longer names last
+        width = table.shape[-1] - len(ids) + 1
+        found = torch.stack([table[..., k : k + width] == x for k, x in enumerate(ids)]).all(0)
+        found &= (cache.classes == i).any(1)[:, None]
+        for k in range(len(ids)):
+            out[..., k : k + width][found] = i if k == len(ids) - 1 else -1
+    return out
+
+
+class Heads(nn.Module):
+    """What patches and words are asked by; not kept."""
+
+    def __init__(self, config: BlipConfig) -> None:
+        super().__init__()
+        self.patch = nn.Linear(config.vision_config.hidden_size, NOTHING + 1 + HUES + 2)
+        self.word = nn.Linear(config.text_config.hidden_size, SLOTS + 1 + HUES + 2)
+
+
+def _forward(model: BlipForImageTextRetrieval, heads: Heads, images: Tensor, ids: Tensor
+             ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Log-odds (k, B) of B pictures by ids (k, B, L), and what their patches and words answer."""
     seen = patches(model, images)
-    odds = log_odds(model, seen.repeat(len(ids), 1, 1), ids.flatten(0, 1))
-    return seen[:, 1:], odds.view(len(ids), -1)
+    odds, before = matched(model, seen.repeat(len(ids), 1, 1), ids.flatten(0, 1))
+    return (odds.view(len(ids), -1), heads.patch(seen[:, 1:]),
+            heads.word(before).unflatten(0, ids.shape[:2]))  # fmt: skip
 
 
 def train_match(
@@ -148,30 +245,31 @@ def train_match(
         raise ValueError(f"twins come in pairs: batch must be even, given {batch}")
     torch.manual_seed(seed + processes.rank())
     device = cache.images.device
-    model = BlipForImageTextRetrieval(config).to(device).train()
+    model, heads = BlipForImageTextRetrieval(config).to(device).train(), Heads(config).to(device)
     for unused in (model.vision_proj, model.text_proj):
         unused.requires_grad_(False)
-    vision = config.vision_config
-    grid = vision.image_size // vision.patch_size
-    heads = nn.Linear(vision.hidden_size, NOTHING + 1 + HUES + 2).to(device)
     loop = Loop(nn.ModuleList([model, heads]), steps, lr, weight_decay=0.05, minutes=minutes,
                 name="match")  # fmt: skip
+    grid = config.vision_config.image_size // config.vision_config.patch_size
     table = caption_ids(tokenizer, captions).to(device)
-    shown = torch.tensor([not text for text in wrong], device=device)
+    nouns = noun_classes(tokenizer, table, cache)
+    both = torch.tensor([not text for text in wrong], device=device)
     groups = Groups(cache)
-    forward = torch.compile(_looks_and_odds) if compiled else _looks_and_odds
+    forward = torch.compile(_forward) if compiled else _forward
     while loop.running:
         first = torch.randint(len(cache) // 2, (batch // 2,), device=device) * 2
         rows = torch.stack([first, first + 1], 1).flatten()
         way = torch.randint(2, (batch // 2,), device=device).repeat_interleave(2)
         others, known = groups.others(rows)
-        ids = torch.stack([table[way, rows], table[way, rows ^ 1], table[way, others]])
+        of = torch.stack([rows, rows ^ 1, others])
         images = roughen(coarse(cache.images[rows].float() / 255))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
-            seen, odds = forward(model, images, ids)
-            logits = heads(seen)
-        matched, parts = match_loss(odds, shown[rows], known)
-        patch = patch_loss(logits, patch_targets(cache, rows, grid))
-        loop.update(matched + patch, {"match": matched.detach(), "patch": patch.detach(), **parts})
+            odds, patch_says, word_says = forward(model, heads, images, table[way, of])
+        shown = shown_by(cache, rows, grid)
+        match, parts = match_loss(odds, both[rows], known)
+        patch = patch_loss(patch_says, shown)
+        word = word_loss(word_says, shown, nouns[way, of])
+        told = {"match": match, "patch": patch, "word": word} | parts
+        loop.update(match + patch + word, {name: part.detach() for name, part in told.items()})
     loop.load_average()
     return model.eval(), loop
