@@ -129,8 +129,10 @@ class MatchScorer(PreferenceScorer):
 
     model: BlipForImageTextRetrieval
 
-    def __init__(self, model: BlipForImageTextRetrieval, tokenizer: TokenizerClass, *,
-                 name: str = "match", record: Mapping[str, Any] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self, model: BlipForImageTextRetrieval, tokenizer: TokenizerClass, *,
+        name: str = "match", record: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(model, name=name, record=record)
         self.tokenizer = tokenizer
         self.size: int = model.config.vision_config.image_size

@@ -132,8 +132,12 @@ def chunks(count: int, seed: int, weights: Mapping[str, float] | None = None, *,
         raise ValueError(f"count must be a positive multiple of {CHUNK}, not {count}")
     if start < 0 or start % CHUNK:
         raise ValueError(f"start must be a multiple of {CHUNK}, not {start}")
+    if twins and split is not None:
+        raise ValueError(f"a twin can be any scene, so with twins no split leaves anything out; "
+                         f"given {split.name!r}, use split all")  # fmt: skip
     Sprites.load(style)
-    make = partial(_twin_chunk if twins else _chunk, seed=seed, weights=weights or TASK_WEIGHTS, split=split, style=style)
+    make = partial(_twin_chunk if twins else _chunk, seed=seed, weights=weights or TASK_WEIGHTS,
+                   split=split, style=style)  # fmt: skip
     workers = workers if workers is not None else os.cpu_count() or 1
     indices = range(start // CHUNK, (start + count) // CHUNK)
     if workers <= 1:

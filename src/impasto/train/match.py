@@ -168,6 +168,11 @@ def word_loss(logits: Tensor, shown: Shown, nouns: Tensor) -> Tensor:
     return _answers_loss(logits, count, color, where, count > 0)
 
 
+def _share(good: Tensor, of: Tensor) -> Tensor:
+    """The share of `of` that is good; both (B,) bool."""
+    return (good & of).sum() / of.sum().clamp_min(1)
+
+
 def match_loss(odds: Tensor, shown: Tensor, known: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of log-odds (3, B) by own, twin's and other captions, and what to show of it.
 
@@ -179,10 +184,9 @@ def match_loss(odds: Tensor, shown: Tensor, known: Tensor) -> tuple[Tensor, dict
     weight = torch.tensor(SHARES, device=odds.device)[:, None].repeat(1, odds.shape[1])
     weight[2] *= known
     each = F.binary_cross_entropy_with_logits(odds, truth, reduction="none")
-    wrong = ~shown
     swapped = odds[1].view(-1, 2).flip(1).flatten()  # the twin's picture by this one's caption
-    above = (odds[0] > swapped)[~shown.view(-1, 2).flip(1).flatten()]
-    parts = {"hard": (odds[1] < 0)[wrong].float().mean(), "right": above.float().mean()}
+    apart = ~shown.view(-1, 2).flip(1).flatten()
+    parts = {"hard": _share(odds[1] < 0, ~shown), "right": _share(odds[0] > swapped, apart)}
     return (each * weight).sum() / weight.sum(), parts
 
 

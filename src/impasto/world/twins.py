@@ -12,6 +12,7 @@ relations, of which a scene may show two at once, are asked of GenEval's formula
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,7 +69,7 @@ def _counts(spec: Spec) -> bool:
     return bool(spec.exclude) or any(item.count > 1 for item in spec.include)
 
 
-def _placed(items: tuple[Item, ...] | Items) -> int | None:
+def _placed(items: Sequence[Item]) -> int | None:
     """The item that has a relation."""
     return next((i for i, item in enumerate(items) if item.position is not None), None)
 
@@ -81,44 +82,62 @@ def _one_of(rng: Rng, values: list[str]) -> str:
     return values[int(rng.integers(len(values)))]
 
 
-def _other_class(items: Items, i: int, rng: Rng, classes: tuple[str, ...]) -> None:
+def _other_class(items: Items, i: int, rng: Rng, classes: tuple[str, ...]) -> Item:
     taken = {item.cls for item in items} | ({"person"} if items[i].color else set())
-    items[i] = replace(items[i], cls=_one_of(rng, [c for c in classes if c not in taken]))
+    return replace(items[i], cls=_one_of(rng, [c for c in classes if c not in taken]))
 
 
-def _other_color(items: Items, i: int, rng: Rng) -> None:
-    items[i] = replace(items[i],
-                       color=_one_of(rng, [c for c in COLORS if c != items[i].color]))  # fmt: skip
+def _other_color(item: Item, rng: Rng) -> Item:
+    return replace(item, color=_one_of(rng, [c for c in COLORS if c != item.color]))
 
 
-def _other_count(items: Items, i: int, rng: Rng) -> None:
-    n = items[i].count
-    items[i] = replace(items[i], count=n + 1 if n == 1 or n < MOST and rng.random() < 0.5
-                       else n - 1)  # fmt: skip
+def _other_count(item: Item, rng: Rng) -> Item:
+    more = item.count == 1 or (item.count < MOST and rng.random() < 0.5)
+    return replace(item, count=item.count + (1 if more else -1))
 
 
-def _swap(items: Items, rng: Rng) -> None:
+def _swap(items: Items, rng: Rng) -> Items:
     """Two things that look differently exchange colour and number."""
     pairs = [(i, j) for i in range(len(items)) for j in range(i)
              if _look(items[i]) != _look(items[j])]  # fmt: skip
     i, j = pairs[int(rng.integers(len(pairs)))]
-    a, b = items[i], items[j]
-    items[i] = replace(a, color=b.color, count=b.count)
-    items[j] = replace(b, color=a.color, count=a.count)
+    looks = {i: items[j], j: items[i]}
+    return [replace(item, color=looks[k].color, count=looks[k].count) if k in looks else item
+            for k, item in enumerate(items)]  # fmt: skip
 
 
-def _other_relation(items: Items, rng: Rng) -> None:
+def _other_relation(items: Items, rng: Rng) -> Items:
     """The converse for six in ten, else one across."""
     i = _placed(items)
     assert i is not None
     relation, to = items[i].position or ("", 0)
     across = [r for r in RELATIONS if r not in (relation, CONVERSE[relation])]
     other = CONVERSE[relation] if rng.random() < 0.6 else _one_of(rng, across)
-    items[i] = replace(items[i], position=(other, to))
+    return [replace(item, position=(other, to)) if k == i else item
+            for k, item in enumerate(items)]  # fmt: skip
 
 
 def _without(items: Items, i: int) -> Items:
     return [replace(item, position=None) for k, item in enumerate(items) if k != i]
+
+
+def _changed(items: Items, kind: str, rng: Rng, classes: tuple[str, ...]) -> Items:
+    """The items with one difference of that kind."""
+    if kind == "swap":
+        return _swap(items, rng)
+    if kind == "relation":
+        return _other_relation(items, rng)
+    if kind == "region":
+        return [replace(x, region=MIRRORED[x.region]) if x.region else x for x in items]
+    able = [i for i, item in enumerate(items) if kind != "color" or item.color is not None]
+    i = able[int(rng.integers(len(able)))]
+    if kind == "missing":
+        return _without(items, i)
+    if kind == "class":
+        other = _other_class(items, i, rng, classes)
+    else:
+        other = _other_color(items[i], rng) if kind == "color" else _other_count(items[i], rng)
+    return [*items[:i], other, *items[i + 1 :]]
 
 
 def _tag(spec: Spec, items: Items) -> str:
@@ -138,24 +157,7 @@ def twin_spec(spec: Spec, rng: Rng, classes: tuple[str, ...], kind: str | None =
         raise ValueError(f"{spec.prompt!r} cannot differ in {kind}; allowed: {', '.join(kinds)}")
     chances = np.array([CHANCES[k] for k in kinds])
     kind = kind or str(rng.choice(kinds, p=chances / chances.sum()))
-    items = list(spec.include)
-    able = [i for i, item in enumerate(items) if kind != "color" or item.color is not None]
-    i = able[int(rng.integers(len(able)))]
-    if kind == "class":
-        _other_class(items, i, rng, classes)
-    elif kind == "missing":
-        items = _without(items, i)
-    elif kind == "count":
-        _other_count(items, i, rng)
-    elif kind == "color":
-        _other_color(items, i, rng)
-    elif kind == "swap":
-        _swap(items, rng)
-    elif kind == "relation":
-        _other_relation(items, rng)
-    else:
-        items = [replace(item, region=MIRRORED[item.region]) if item.region else item
-                 for item in items]  # fmt: skip
+    items = _changed(list(spec.include), kind, rng, classes)
     tag = _tag(spec, items)
     counted = tuple(replace(item, count=item.count + 1) for item in items
                     if tag == "counting")  # fmt: skip
