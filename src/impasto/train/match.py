@@ -15,7 +15,7 @@ heads that are not kept, are asked of what lies between:
 
     loss = match + patch + word
 
-Some pictures are shrunk and enlarged again: the reward also looks at decoded coarse scales.
+Pictures are made worse (`train.rough`): the reward looks at generated ones, also at coarse scales.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from impasto.spec import CLASSES, COLORS, plural
 from impasto.train import processes
 from impasto.train.data import SLOTS, PictureCache
 from impasto.train.loop import Loop
-from impasto.train.rough import roughen
+from impasto.train.rough import coarse, roughen, warped
 from impasto.world.words import english_plural
 
-__all__ = ["Groups", "coarse", "match_loss", "noun_classes", "patch_loss", "patch_targets",
+__all__ = ["Groups", "match_loss", "noun_classes", "patch_loss", "patch_targets",
            "train_match", "word_loss", "word_targets"]  # fmt: skip
 
 SHARES = (0.5, 0.35, 0.15)
@@ -44,18 +44,6 @@ SHARES = (0.5, 0.35, 0.15)
 NOTHING = len(CLASSES)
 HUES = len(COLORS) + 1
 """Colours and natural."""
-SIDES = (16, 24, 32, 48, 64)
-COARSE = 0.35
-"""Share of pictures that are shrunk to one of `SIDES`."""
-
-
-def coarse(images: Tensor, share: float = COARSE) -> Tensor:
-    """Pictures (B, 3, H, W), a share of them shrunk to one of `SIDES` and enlarged again."""
-    side = SIDES[int(torch.randint(len(SIDES), ()))]
-    small = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
-    large = F.interpolate(small, size=images.shape[-2:], mode="bicubic").clamp(0, 1)
-    chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < share
-    return torch.where(chosen, large, images)
 
 
 class Groups:
@@ -266,7 +254,7 @@ def train_match(
         way = torch.randint(2, (batch // 2,), device=device).repeat_interleave(2)
         others, known = groups.others(rows)
         of = torch.stack([rows, rows ^ 1, others])
-        images = roughen(coarse(cache.images[rows].float() / 255))
+        images = roughen(coarse(warped(cache.images[rows].float() / 255)))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
             odds, patch_says, word_says = forward(model, heads, images, table[way, of])
         shown = shown_by(cache, rows, grid)
