@@ -198,6 +198,8 @@ def noun_classes(tokenizer: PreTrainedTokenizerFast, table: Tensor, cache: Pictu
              for form, ids in zip(names, tokenizer(list(names)).input_ids, strict=True)}
     for ids, i in sorted(forms.items(), key=lambda one: len(one[0])):  # longer names last
         width = table.shape[-1] - len(ids) + 1
+        if width < 1:
+            break
         found = torch.stack([table[..., k : k + width] == x for k, x in enumerate(ids)]).all(0)
         found &= (cache.classes == i).any(1)[:, None]
         for k in range(len(ids)):
