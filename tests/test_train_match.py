@@ -256,20 +256,22 @@ def test_what_it_is_asked_is_learnt(twins, words, capsys):
 
 
 def test_a_right_picture_comes_to_be_above_a_wrong_one(words):
-    """Two pictures' states as they are; the text encoder learns by the loss which caption is whose,
+    """Eight pictures' states as they are, and a text encoder that learns whose caption is whose,
     though every caption is as often right as wrong, and so is every picture."""
     tokenizer, table, _ = words
     torch.manual_seed(0)
-    model = BlipForImageTextRetrieval(match_config("tiny", vocab_size=len(tokenizer)))
-    seen, no = torch.randn(2, 5, 16), torch.zeros(2, dtype=torch.bool)
-    ids = torch.stack([table[0, :2], table[0, [1, 0]], table[0, 2:4]])
-    optimizer = torch.optim.Adam(model.parameters(), 0.02)
-    first = None
-    for _ in range(120):
+    config = match_config("tiny", vocab_size=len(tokenizer))
+    config.text_config.hidden_size, config.text_config.num_hidden_layers = 32, 2
+    model = BlipForImageTextRetrieval(config)
+    for weight in (p for p in model.parameters() if p.ndim > 1):
+        torch.nn.init.normal_(weight, std=0.1)
+    seen, no, own = torch.randn(8, 5, 16), torch.zeros(8, dtype=torch.bool), torch.arange(8)
+    ids = torch.stack([table[0, own], table[0, own ^ 1], table[0, own + 8]])
+    optimizer = torch.optim.Adam(model.parameters(), 0.003)
+    for _ in range(80):
         odds, _ = matched(model, seen.repeat(3, 1, 1), ids.flatten(0, 1))
-        loss, parts = match_loss(odds.view(3, 2), no, ~no)
-        first = first or float(loss.detach())
+        loss, parts = match_loss(odds.view(3, 8), no, ~no)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss < 0.6 * first and parts["right"] == parts["hard"] == 1
+    assert loss.detach() < 0.3 and parts["right"] >= 0.87 and parts["hard"] >= 0.87
