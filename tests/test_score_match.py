@@ -5,13 +5,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BlipForImageTextRetrieval
 
+from impasto.sample.protocol import Sampling
 from impasto.score import match
 from impasto.score.base import Score, Scorer, ScorerBroken
 from impasto.score.match import MatchScorer, load_match, marked_ids, match_config, matched, patches
 from impasto.score.self_test import PREFERRED, check_pairs, golden
-from impasto.search import BestOfN
-from impasto.zoo.registry import SCORERS
+from impasto.search import Draw
+from impasto.zoo.registry import SCORERS, SEARCHES
 from tests import tiny_match
+from tests.fakes import FakeGenerator
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +170,16 @@ def test_weights_that_are_nowhere_are_named():
         SCORERS.create("sticker-match:weights=no-such", device="cpu")
 
 
-def test_it_is_a_reward_of_a_search(scorer, monkeypatch):
-    monkeypatch.setattr(scorer, "self_test", lambda: None)
-    search = BestOfN(2, scorer)
+def test_it_is_a_reward_of_a_search(scorer, some, folder, monkeypatch):
+    """The best of four by it, drawn in batches of three, is the best of the same pictures."""
+    monkeypatch.setattr(MatchScorer, "self_test", lambda self: None)
+    search = SEARCHES.create(f"best-of-n:n=4,reward=(sticker-match:weights={folder})")
+    draws = [Draw(spec, 7, 0) for spec in some[1][:2]]
+    for draw, found in zip(draws, search.draw(FakeGenerator(), draws, Sampling(steps=2), 3),
+                           strict=True):  # fmt: skip
+        told = [candidate.value for candidate in found.candidates]
+        assert found.chosen == told.index(max(told)) and len(set(told)) == 4
+        assert values(scorer, found.image[None], [draw.spec]) == [max(told)]
     assert search.provenance()["reward"]["value"] == "log p(match) - log p(no match)"
 
 
