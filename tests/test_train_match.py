@@ -21,7 +21,7 @@ from impasto.train.match import (
     train_match,
     word_targets,
 )
-from impasto.train.rough import coarse, warped
+from impasto.train.rough import SIDES, coarse, warped
 from impasto.train.run import Recipe, run_recipe
 from impasto.world import Renderer, Split, Sprites
 
@@ -177,6 +177,10 @@ def test_coarse_pictures_have_no_fine_detail():
     kept = torch.tensor([torch.equal(a, b) for a, b in zip(images, worse, strict=True)])
     assert 20 < kept.sum() < 44 and worse.min() >= 0 and worse.max() <= 1
     assert torch.equal(coarse(images, share=0.0), images)
+    small = torch.nn.functional.interpolate  # by torch's own kernels, of whatever side it was
+    alike = [small(small(images, size=(side, side), mode="bilinear", antialias=True), (32, 32),
+                   mode="bicubic").clamp(0, 1) for side in SIDES]  # fmt: skip
+    assert min(float((one - worse)[~kept].abs().max()) for one in alike) < 1e-5
 
 
 def test_bent_pictures_move_by_a_few_pixels():
