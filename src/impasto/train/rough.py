@@ -59,10 +59,9 @@ def coarse(images: Tensor, share: float = 0.35) -> Tensor:
 
 
 def warped(images: Tensor, share: float = 0.5, pixels: float = 3.0) -> Tensor:
-    """Pictures (B, 3, H, W), a share of them bent: `KNOTS` x `KNOTS` random shifts of up to
-    `pixels` a side, smooth between, as a generator draws shapes that are nearly right."""
-    b, (high, wide) = len(images), images.shape[-2:]
-    device = images.device
+    """Square pictures (B, 3, S, S), a share of them bent: `KNOTS` x `KNOTS` random shifts of up
+    to `pixels` a side, smooth between, as a generator draws shapes that are nearly right."""
+    b, size, device = len(images), images.shape[-1], images.device
     chosen = (torch.rand(b, 1, 1, 1, device=device) < share).float()
     knots = (torch.rand(b, 2, KNOTS, KNOTS, device=device) * 2 - 1) * chosen * pixels
     way = _bends(size, device)
