@@ -6,8 +6,8 @@ A picture and its twin are a fact apart (`world.twins`). Per picture three capti
     twin     wrong, but where the picture shows that one as well                      7/20
     other    of another scene with as many objects and coloured ones, wrong           3/20
 
-by cross-entropy on the log-odds. One bit a caption teaches slowly, so two further questions, by
-heads that are not kept, are asked of what lies between:
+by cross-entropy on the log-odds. One bit a caption says little of where a picture went wrong, so
+two further questions, by heads that are not kept, are asked of what lies between:
 
     patch   of the ViT's patches: class or nothing, colour, offset to the object's middle
     word    of the nouns, before the text encoder's last layer: how many of this class there are
