@@ -89,34 +89,39 @@ class InfinityGenerator(NetworkGenerator):
         self._captured: Captured | None = None
         self._recycled: Recycled | None = None
 
-    def compile(self, *, graphs: bool | None = None, **options: Any) -> Self:
-        """Trade a slow start for speed; pictures stay the same to rounding. Returns itself.
+    def compile(self, **options: Any) -> Self:
+        """Trade a slow start (a minute, say) for speed; bits stay the same to rounding.
 
-        Compiles the transformer's blocks and the decoder by torch.compile (`options` are its own;
-        some 30 s at the first picture, whatever its size) and, on a GPU of compute capability 9,
-        puts cuDNN's attention first. graphs: record small scales as CUDA graphs, for each number
-        of rows and length of text that comes twice; None: on a GPU. Raises ValueError for graphs
-        elsewhere.
+        The transformer's blocks and the decoder go through torch.compile, whose `options` these
+        are; on a GPU of compute capability 9 cuDNN's attention comes first. Returns itself.
         """
-        cuda = self.device.type == "cuda"
-        if graphs and not cuda:
-            raise ValueError(f"CUDA graphs need a model on a GPU; this one is on {self.device}")
         self.transformer.compile_repeated_blocks(**{"dynamic": True, "fullgraph": True} | options)
-        self.vae.decoder.compile(**options)
-        if cuda and torch.cuda.get_device_capability(self.device) >= (9, 0):
-            for block in self.transformer.blocks:
-                cast(Block, block).sa.backends = HOPPER
-        if cuda:
+        # The method, not the module: FLOPs are counted by calling the module on the meta device.
+        setattr(self.vae, "decode",  # noqa: B010
+                torch.compile(InfinityTokenizer.decode.__get__(self.vae), **options))  # fmt: skip
+        if self.device.type == "cuda":
             decoder: Any = self.vae.decoder
             decoder.to(memory_format=torch.channels_last)
-        if graphs or (graphs is None and cuda):
-            self._captured, self._recycled = Captured(), Recycled()
+            if torch.cuda.get_device_capability(self.device) >= (9, 0):
+                for block in self.transformer.blocks:
+                    cast(Block, block).sa.backends = HOPPER
+        return self
+
+    def use_graphs(self, on: bool = True) -> Self:
+        """Run small scales as CUDA graphs, recorded when the same number of rows and length of
+        text come a second time. Returns itself.
+
+        Graphs are of the weights where they lie now: call again after a network was moved or cast.
+        Raises ValueError off a GPU.
+        """
+        if on and self.device.type != "cuda":
+            raise ValueError(f"CUDA graphs need the model on a GPU; it is on {self.device}")
+        self._captured, self._recycled = (Captured(), Recycled()) if on else (None, None)
         return self
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the networks. Recorded graphs stay behind: compile after moving."""
-        self._captured = self._recycled = None
-        return super().to(device)
+        """Move the networks. Graphs stay behind: `use_graphs` after moving."""
+        return super().to(device).use_graphs(False)
 
     @classmethod
     def from_config(
@@ -263,20 +268,21 @@ class InfinityGenerator(NetworkGenerator):
         inside = both and g != 1 and self.defaults.guidance_layer < 0
         plan, mix = state.schedule, (self._guided_block, g) if inside else None
 
-        def network(codes: Tensor | None, *text: Tensor) -> Tensor:
+        def network(codes: Tensor | None, cos: Tensor, sin: Tensor, *text: Tensor) -> Tensor:
             own = Condition(*text)
             return self.transformer(
-                self.transformer.embed(k, own, codes), own,
-                level=self.transformer.level(plan, k), turn=self.transformer.turn(plan, k),
+                self.transformer.embed(k, own, codes), own, turn=(cos, sin),
+                level=self.transformer.level(plan, k),
                 past=past.part(held) if past.length else None,
                 into=None if into is None else into.part(held), padded=padded, mix=mix,
             )  # fmt: skip
 
+        given = (codes, *self.transformer.turn(plan, k), *text)
         if self._captured is not None and self._captures(state):
             where = (into or past).buffers.keys.data_ptr(), (into or past).buffers.room
-            logits = self._captured((plan, k, padded, mix, where), network, (codes, *text))
+            logits = self._captured((plan, k, padded, mix, where), network, given)
         else:
-            logits = network(codes, *text)
+            logits = network(*given)
         logits = logits / state.temperature[k]
         if not both:
             return logits
