@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from impasto.models.infinity import InfinityGenerator, pipeline
 from impasto.models.infinity.cache import GROWTH, Cache
-from impasto.models.infinity.graphs import Recycled
-from impasto.sample.protocol import Request, Sampling
+from impasto.models.infinity.graphs import Captured, Recycled
+from impasto.sample.protocol import Request, Sampling, generate
 from tests import tiny_infinity
 
 DEPTH, ROWS, HEADS, WIDTH = 2, 3, 2, 4
@@ -160,3 +161,85 @@ def test_the_unconditional_half_ends_with_the_last_guided_scale(pipe, monkeypatc
     both = through(pipe, whole, 2)
     assert both.cost.flops - got.cost.flops == pytest.approx(
         2 * sum(pipe._row_flops(got.schedule, k, got.lengths[0]) for k in (2, 3)))  # fmt: skip
+
+
+# ------------------------------------------------------------------------------ graphs
+
+
+class Replayed:
+    """In place of a CUDA graph: does the present call anew on the recorded places."""
+
+    def __init__(self, captured, places, result):
+        self.captured, self.places, self.result = captured, places, result
+
+    def replay(self):
+        self.result.copy_(self.captured.now(*self.places))
+
+
+@pytest.fixture
+def recorded(pipe, monkeypatch):
+    """The generator as on a GPU, and the keys of what it records."""
+    keys = []
+
+    class Recorder(Captured):
+        def __call__(self, key, call, inputs):
+            self.now, self.key = call, key
+            result = super().__call__(key, call, inputs)
+            del self.now  # it holds caches
+            return result
+
+        def _recorded(self, call, places):
+            keys.append(self.key)
+            result = torch.empty_like(call(*places))
+            return Replayed(self, places, result), result
+
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(InfinityGenerator, "rows_at_once", None)
+    own = InfinityGenerator(**pipe.components, defaults=pipe.defaults)
+    own._captured, own._recycled = Recorder(), Recycled()
+    return own, keys
+
+
+def test_graphs_are_recorded_once_and_see_the_present_inputs(pipe, recorded):
+    """Recorded with the second picture; then the same addresses come again, so that prompts of
+    the same length and other seeds find what was recorded."""
+    own, keys = recorded
+    texts = ["x y", "y x", "a red dog", "x y"]
+    assert len({len(pipe.tokenizer(text).input_ids) for text in texts[:2]}) == 1
+    counts = []
+    for i, text in enumerate([*texts, *texts]):
+        requests = [Request.of(text)] * 2
+        got, _ = generate(own, requests, [i, i + 1])
+        want, _ = generate(pipe, requests, [i, i + 1])
+        torch.testing.assert_close(got, want)
+        counts.append(len(keys))
+    assert counts == [0, 4, 4, 4, 4, 4, 8, 8]
+
+
+def test_two_drawings_at_once_do_not_share_what_is_recorded(pipe, recorded):
+    own, keys = recorded
+    for _ in range(3):
+        through(own, start(own), 4)
+    assert len(keys) == 4
+    a, b = start(own), start(own, seeds=(5, 6))
+    for _ in range(4):
+        a, b = own.advance(a), own.advance(b)
+    for state, seeds in ((a, (1, 2)), (b, (5, 6))):
+        torch.testing.assert_close(state.f_hat, through(pipe, start(pipe, seeds), 4).f_hat)
+
+
+def test_large_scales_are_not_recorded(recorded, monkeypatch):
+    own, keys = recorded
+    monkeypatch.setattr(pipeline, "LAUNCH_BOUND", 2 * 2 * 16)  # under the third scale's tokens
+    for _ in range(3):
+        through(own, start(own), 4)
+    assert [key[1] for key in keys] == [0, 1]
+
+
+def test_the_longest_unused_goes_first(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    calls = Captured(most=2)
+    ran = []
+    for key in "abc" + "a":
+        calls(key, lambda x, key=key: ran.append(key) or x, [torch.zeros(1)])
+    assert ran == ["a", "b", "c", "a"]  # "a" was forgotten, so it ran plainly again
