@@ -247,7 +247,7 @@ def report(way: str, run: Callable[[], Any], chosen: argparse.Namespace, least: 
     """Time one way and say so; a way that fails says why, and the next goes on."""
     try:
         done = timed(run, chosen.device, repeats or chosen.repeats)
-        if chosen.profile:
+        if chosen.profile and repeats is None:
             say(kernels_of=way, **kernels(run))
     except Exception:
         say(way=way, error=traceback.format_exc()[-1500:])
