@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from impasto.models.infinity import InfinityGenerator, pipeline
+from impasto.models.infinity import InfinityGenerator, scale
 from impasto.models.infinity.cache import GROWTH, Cache
 from impasto.models.infinity.graphs import Captured, Recycled
 from impasto.sample.protocol import Request, Sampling, generate
@@ -196,7 +196,7 @@ def recorded(pipe, monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(InfinityGenerator, "rows_at_once", None)
     own = InfinityGenerator(**pipe.components, defaults=pipe.defaults)
-    own._captured, own._recycled = Recorder(), Recycled()
+    own._scale._captured, own._scale._recycled = Recorder(), Recycled()
     return own, keys
 
 
@@ -230,7 +230,7 @@ def test_two_drawings_at_once_do_not_share_what_is_recorded(pipe, recorded):
 
 def test_large_scales_are_not_recorded(recorded, monkeypatch):
     own, keys = recorded
-    monkeypatch.setattr(pipeline, "LAUNCH_BOUND", 2 * 2 * 16)  # under the third scale's tokens
+    monkeypatch.setattr(scale, "LAUNCH_BOUND", 2 * 2 * 16)  # under the third scale's tokens
     for _ in range(3):
         through(own, start(own), 4)
     assert [key[1] for key in keys] == [0, 1]
