@@ -1,0 +1,182 @@
+"""A pool: a run that kept every candidate, from which searches over candidates draw.
+
+    pool        search `candidates:n=8`: sample j of a prompt is candidate j mod 8 of sample j // 8
+    FromPool    the generator that has drawn already: a seed -> the pool's picture and its cost
+    best of k   argmax_{i < k} r_i of the rewards that the pool kept, the lowest i among equals
+
+A search over independent draws asks a generator for whole pictures by their seeds, and cannot tell
+a pool from the model: its rule, its own seeds and its record are what they are without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from impasto.bench import read_results
+from impasto.images import read_image
+from impasto.run.directory import RunDirectory
+from impasto.run.provenance import check_same
+from impasto.run.values import score_values
+from impasto.sample.protocol import Cost, Generator, Request, Sampling, State
+from impasto.score.statistics import Outcome
+
+__all__ = ["Choice", "FromPool", "Pool"]
+
+DECIDES = ("model", "sampling", "rewriter", "seed")
+"""What a pool's record and that of a run drawn from it must share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PooledState(State):
+    """Pictures (B, 3, H, W), finished."""
+
+    images: Tensor
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One picture to be chosen: its n candidates in order. values: by the bench's score. rewards:
+    None where the pool kept none. flops: of each."""
+
+    task: str
+    prompt: str
+    sample: int
+    values: tuple[float, ...]
+    rewards: tuple[float, ...] | None
+    flops: tuple[float, ...]
+
+    def best(self, k: int) -> Outcome:
+        """The best of the first k by the rewards. Raises ValueError without rewards."""
+        if self.rewards is None:
+            raise ValueError("the pool kept no rewards, so there is nothing to choose by; give "
+                             "it a reward")  # fmt: skip
+        first = self.rewards[:k]
+        return Outcome(self.task, self.prompt, self.sample, self.values[first.index(max(first))])
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A finished run of search `candidates`, read. Raises ValueError for another run."""
+
+    run: RunDirectory
+
+    def __post_init__(self) -> None:
+        if "n" not in (self.search or {}) or self.samples % self.n:
+            raise ValueError(f"{self.run.path} is no pool: it needs the search candidates:n=N and "
+                             f"a multiple of N samples a prompt")  # fmt: skip
+
+    @classmethod
+    def at(cls, path: str | Path) -> Pool:
+        return cls(RunDirectory.judged(path))
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        return self.run.record
+
+    @property
+    def search(self) -> Mapping[str, Any]:
+        search: Mapping[str, Any] = self.record["search"]
+        return search
+
+    @property
+    def n(self) -> int:
+        return int(self.search["n"])
+
+    @property
+    def samples(self) -> int:
+        return int(self.record["bench"]["samples_per_prompt"])
+
+    @cached_property
+    def drawn(self) -> dict[int, tuple[Path, dict[str, Any]]]:
+        """A picture's own seed -> its file and how it was drawn."""
+        found = {}
+        for record in read_results(self.run.results):
+            path = self.run.path / record.filename
+            sample = self.run.sample(int(path.parts[-3]), record.sample)
+            found[int(sample["seed"])] = path, sample
+        return found
+
+    @cached_property
+    def choices(self) -> list[Choice]:
+        """Every picture to be chosen, with its candidates."""
+        places: dict[tuple[str, str, int], list[tuple[int, float, dict[str, Any]]]] = {}
+        samples = (sample for _, sample in self.drawn.values())
+        for one, sample in zip(score_values(self.run), samples, strict=True):
+            place = one.task, one.prompt, one.sample // self.n
+            places.setdefault(place, []).append((one.sample % self.n, one.value, sample))
+        return [self._choice(place, sorted(found, key=lambda row: row[0]))
+                for place, found in places.items()]  # fmt: skip
+
+    def _choice(
+        self, place: tuple[str, str, int], found: Sequence[tuple[int, float, dict[str, Any]]]
+    ) -> Choice:
+        rewards = tuple(sample["candidates"][0]["value"] for _, _, sample in found)
+        return Choice(*place, tuple(value for _, value, _ in found),
+                      None if None in rewards else rewards,
+                      tuple(float(sample["flops"]) for _, _, sample in found))  # fmt: skip
+
+    def best(self, k: int) -> list[Outcome]:
+        """What best-of-k keeps. Raises ValueError for a k that is not 1 to n."""
+        if not 1 <= k <= self.n:
+            raise ValueError(f"the pool holds {self.n} candidates a picture, not {k}")
+        return [choice.best(k) for choice in self.choices]
+
+    def flops(self, k: int) -> float:
+        """Mean FLOPs of the first k candidates of a picture."""
+        return sum(sum(choice.flops[:k]) for choice in self.choices) / len(self.choices)
+
+
+class FromPool(Generator):
+    """The generator whose pictures a pool holds, without drawing any.
+
+    It gives whole pictures only, and those that are there: `advance` and a seed that the pool has
+    not are refused, so no search is quietly made dearer or another.
+    """
+
+    has_preview = False
+
+    def __init__(self, generator: Generator, pool: Pool) -> None:
+        """generator: whose record this has; it is not called."""
+        self.generator, self.pool = generator, pool
+
+    def check(self, record: Mapping[str, Any]) -> None:
+        """Raises SettingsDiffer unless the run of this record would draw the pool's pictures."""
+        pooled, wanted = ({key: of[key] for key in DECIDES} for of in (self.pool.record, record))
+        check_same(pooled, wanted, self.pool.run.path)
+
+    def start(
+        self, requests: Sequence[Request], seeds: Sequence[int], sampling: Sampling
+    ) -> PooledState:
+        """Raises ValueError for a seed whose picture is not in the pool."""
+        if unknown := [seed for seed in seeds if seed not in self.pool.drawn]:
+            raise ValueError(f"{self.pool.run.path} does not hold the picture of seed "
+                             f"{unknown[0]}; it has {self.pool.n} candidates of each picture of "
+                             f"its own bench and seed")  # fmt: skip
+        held = [self.pool.drawn[seed] for seed in seeds]
+        cost = sum((Cost(flops=drawn["flops"], row_steps=drawn["row_steps"])
+                    for _, drawn in held), Cost())  # fmt: skip
+        images = torch.stack([read_image(path) for path, _ in held])
+        return PooledState(step=1, steps=1, seeds=tuple(seeds), images=images, cost=cost)
+
+    def advance(self, state: PooledState) -> PooledState:
+        raise ValueError(f"{self.pool.run.path} holds finished pictures, so a search that looks "
+                         f"at unfinished ones cannot draw from it; leave `pool` out")  # fmt: skip
+
+    preview = advance  # type: ignore[assignment]
+
+    def select(self, state: PooledState, rows: Sequence[int]) -> PooledState:
+        return replace(state, seeds=tuple(state.seeds[i] for i in rows),
+                       images=state.images[list(rows)])  # fmt: skip
+
+    def finish(self, state: PooledState) -> Tensor:
+        return state.images
+
+    def provenance(self) -> dict[str, Any]:
+        return self.generator.provenance()

@@ -1,0 +1,420 @@
+"""Stacks: recipes refused before anything runs, pools that are what they stand for, resumes."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from impasto.bench import read_results
+from impasto.cli import app, build
+from impasto.run import seeds
+from impasto.run.directory import RunDirectory
+from impasto.run.evaluate import evaluate
+from impasto.run.pool import FromPool, Pool
+from impasto.run.provenance import SettingsDiffer
+from impasto.sample.protocol import Sampling
+from impasto.search import BestOfN, NoSearch
+from impasto.search.candidates import Candidates
+from impasto.stack import STEPS, Tools, load_stack, run_stack
+from impasto.zoo.registry import BENCHES, MODELS, SCORERS, SEARCHES
+from tests import tiny
+from tests.fakes import FakeGenerator, FakeScorer, FakeSecond
+
+RECIPE = """\
+# A stack of fakes.
+model: fake
+bench: fake
+scorer: fake
+second: fake-second
+reward: fake-second
+seeds: [0, 1]
+grid: {n: [2, 4]}
+steps:
+  - pool: {n: 4}
+  - eval:
+      name: chosen
+      pool: pool
+      searches:
+        none: none
+        best of {n}: "best-of-n:n={n},reward={reward}"
+  - compare: {base: none, pool: pool, pairs: [[best of 4, best of 2]], page: [best of 4]}
+"""
+
+
+class Noisy(FakeGenerator):
+    """Counts pictures, so that what is drawn twice is seen."""
+
+    drawn = 0
+
+    def start(self, requests, seeds, sampling):
+        Noisy.drawn += len(seeds)
+        return super().start(requests, seeds, sampling)
+
+
+FACTORIES = (
+    (MODELS, "fake", lambda name="fake", **_: Noisy(name=name)),
+    (SCORERS, "fake", lambda device, threshold=0.5: FakeScorer(threshold=threshold)),
+    (SCORERS, "fake-second", lambda device: FakeSecond()),
+    (BENCHES, "fake", lambda: tiny.BENCH),
+)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Noisy, "drawn", 0)
+    for registry, name, factory in FACTORIES:
+        monkeypatch.setitem(registry._factories, name, factory)
+    monkeypatch.setattr("os.fsync", lambda handle: None)  # nobody cuts the power
+    Path("recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Where the first finished stack is kept for the tests that begin with one."""
+    return tmp_path_factory.mktemp("kept") / "out"
+
+
+@pytest.fixture
+def made(here, kept):
+    """The recipe, run into the folder out, and what it drew."""
+    if not kept.exists():
+        done = call("-o", "out")
+        assert done.exit_code == 0, done.output
+        assert Noisy.drawn == 6 * 4 * 2, "the pool, and nothing else"
+        shutil.copytree("out", kept)
+    else:
+        shutil.copytree(kept, "out")
+    Noisy.drawn = 0
+    return here
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, ["run", "recipe.yaml", *map(str, arguments)])
+
+
+def run(out="out", **overrides):
+    return run_stack(load_stack("recipe.yaml", overrides), Tools(Path(out), build))
+
+
+def write(old, new):
+    assert old in RECIPE
+    Path("recipe.yaml").write_text(RECIPE.replace(old, new))
+
+
+# What a run gives
+
+
+def test_run_writes_tables_and_pages(made):
+    done = call("-o", "out")
+    assert done.exit_code == 0, done.output
+    (table,) = json.loads(Path("out/table.json").read_text())["tables"]
+    assert [row["name"] for row in table["rows"]] == ["none", "best of 2", "best of 4"]
+    shown = Path("out/table.md").read_text()
+    score = table["rows"][2]["score"]
+    assert f"{score[0]:.3f} [{score[1]:.3f}, {score[2]:.3f}]" in shown
+    assert f"{score[0]:.3f} [{score[1]:.3f}, {score[2]:.3f}]" in done.stdout
+    assert "best of 4 − best of 2" in shown and "at equal FLOPs" in shown
+    assert '<a href="compare/report.html">' in Path("out/report.html").read_text()
+    assert Path("out/compare/report.html").is_file()
+
+
+def test_the_default_folder_is_named_after_the_recipe(here):
+    done = call("--set", "limit=1", "--set", "seeds=[0]", "--set", "compare.page=[]", "--json")
+    assert done.exit_code == 0 and done.stderr == ""
+    values = json.loads(done.stdout)
+    assert values["page"] == "runs/recipe/report.html"
+    assert values["tables"] == json.loads(Path("runs/recipe/table.json").read_text())["tables"]
+
+
+def test_figures_are_those_of_all_seeds_together(made):
+    done = run()
+    row = done["compare"].table["rows"][1]
+    runs = {name: [RunDirectory(path) for path in done["chosen"].runs[name]]
+            for name in ("none", "best of 2")}  # fmt: skip
+    verdicts = {name: [r.correct for one in of for r in read_results(one.results)]
+                for name, of in runs.items()}  # fmt: skip
+    assert len(verdicts["none"]) == 12, "six prompts, two seeds, one picture each"
+    assert row["score"][0] == pytest.approx(sum(verdicts["best of 2"]) / 12)
+    differences = sum(verdicts["best of 2"]) - sum(verdicts["none"])
+    assert row["difference"][0] == pytest.approx(differences / 12)
+    assert row["relative"][0] == pytest.approx(differences / sum(verdicts["none"]))
+    assert row["cost"]["flops"] == 40 and row["cost"]["images"] == 2
+    assert row["difference"][1] <= row["difference"][0] <= row["difference"][2]
+
+
+def test_seeds_are_not_one_seed_twice(made):
+    a, b = (RunDirectory(f"out/chosen/none/seed-{seed}") for seed in (0, 1))
+    assert (a.record["seed"], b.record["seed"]) == (0, 1)
+    assert a.sample(0, 0)["seed"] != b.sample(0, 0)["seed"]
+    with pytest.raises(ValueError, match="2 and 1 runs cannot be paired"):
+        seeds.difference([a, b], [a])
+    with pytest.raises(SettingsDiffer):
+        seeds.difference([a, b], [b, a])
+
+
+# Pools
+
+
+def alone(out, search, name, seed=0):
+    """The run of a search that draws for itself."""
+    names = {"model": "fake", "search": name, "scorer": "fake", "second": "fake-second"}
+    settings = tiny.settings(seed=seed, samples=1, names=names)
+    return evaluate(settings, FakeGenerator(), search, out).path
+
+
+def test_what_is_chosen_from_a_pool_is_what_the_search_draws(made):
+    """Same bytes: pictures, records, rewards, verdicts."""
+    text = "best-of-n:n=2,reward=fake-second"
+    for seed in (0, 1):
+        own = alone(f"own-{seed}", SEARCHES.create(text, scorers=lambda _: FakeSecond()), text,
+                    seed)  # fmt: skip
+        assert tiny.tree(Path(f"out/chosen/best-of-2/seed-{seed}")) == tiny.tree(own)
+    own = alone("own", NoSearch(), "none")
+    assert tiny.tree(Path("out/chosen/none/seed-0")) == tiny.tree(own)
+
+
+def pooled(out, n=4, reward=None, samples=1, **settings):
+    names = {"model": "m", "search": "candidates"}
+    made = tiny.settings(samples=n * samples, names=names, **settings)
+    return Pool(evaluate(made, FakeGenerator(), Candidates(n, reward), out))
+
+
+def test_best_of_k_by_the_pools_rewards_is_the_search(tmp_path):
+    pool = pooled(tmp_path / "pool", reward=FakeSecond(), samples=2)
+    for k in (1, 2, 3, 4):
+        path = evaluate(tiny.settings(), FakeGenerator(), BestOfN(k, FakeSecond()),
+                        tmp_path / str(k)).path  # fmt: skip
+        expected = seeds.over_seeds([RunDirectory(path)])
+        assert pool.best(k) == expected
+        assert pool.flops(k) == 20.0 * k
+    with pytest.raises(ValueError, match="holds 4 candidates a picture, not 5"):
+        pool.best(5)
+
+
+def test_a_pool_refuses_what_it_cannot_give(tmp_path):
+    pool = pooled(tmp_path / "pool")
+    held = FromPool(FakeGenerator(), pool)
+    draws = tiny.settings(samples=1)
+    with pytest.raises(ValueError, match="does not hold the picture of seed"):
+        evaluate(draws, held, BestOfN(5, FakeSecond()), tmp_path / "wide")
+    state = held.start([None], [next(iter(pool.drawn))], Sampling())
+    with pytest.raises(ValueError, match="holds finished pictures"):
+        held.advance(state)
+    with pytest.raises(ValueError, match="kept no rewards"):
+        pool.best(2)
+    other = dict(pool.record, sampling={"steps": 9})
+    with pytest.raises(SettingsDiffer, match=r"sampling.steps: 2 in the folder, 9 now"):
+        held.check(other)
+    base = evaluate(tiny.settings(), FakeGenerator(), NoSearch(), tmp_path / "base")
+    with pytest.raises(ValueError, match="is no pool"):
+        Pool.at(base.path)
+
+
+def test_equal_flops_are_of_the_most_candidates_that_they_pay_for(made):
+    done = run(**{"compare.runs": ["best of 4"]})
+    one, best = done["compare"].table["equal_flops"]
+    assert (one["run"], one["k"], best["k"], best["enough"]) == ("none", 1, 4, True)
+    assert one["difference"] == [0, *one["difference"][1:]] and best["difference"][0] == 0
+    assert best["flops"] == best["best_flops"] == 80
+
+
+def test_flops_beyond_the_pool_are_said_to_be(tmp_path):
+    from impasto.stack.compared import equal_flops
+
+    pool = pooled(tmp_path / "pool", reward=FakeSecond())
+    settings = tiny.settings(samples=1)
+    runs = [evaluate(settings, FakeGenerator(), BestOfN(3, FakeSecond()), tmp_path / "three")]
+    assert equal_flops([pool], runs, 75.0) | {"k": 3, "enough": True} == equal_flops(
+        [pool], runs, 75.0)  # fmt: skip
+    assert equal_flops([pool], runs, 75.0)["difference"][0] == 0
+    assert equal_flops([pool], runs, 1000.0)["k"] == 4
+    assert equal_flops([pool], runs, 1000.0)["enough"] is False
+    assert equal_flops([pool], runs, 10.0)["best"] is None
+
+
+# Resuming
+
+
+def test_again_draws_nothing_and_ends_with_the_same_bytes(made):
+    before = tiny.tree(made / "out")
+    assert call("-o", "out").exit_code == 0
+    assert tiny.tree(made / "out") == before and Noisy.drawn == 0
+
+
+@pytest.mark.parametrize("after", [20, 60])
+def test_interrupted_and_run_again_ends_with_the_same_bytes(made, monkeypatch, after):
+    whole = tiny.tree(made / "out")
+    shutil.rmtree("out")
+    saves, save = 0, RunDirectory.save
+
+    def interrupted(self, *arguments):
+        nonlocal saves
+        saves += 1
+        if saves == after:
+            raise KeyboardInterrupt
+        save(self, *arguments)
+
+    monkeypatch.setattr(RunDirectory, "save", interrupted)
+    done = call("-o", "out")
+    assert done.exit_code == 130 and "run the same command again" in done.stderr
+    monkeypatch.setattr(RunDirectory, "save", save)
+    assert call("-o", "out").exit_code == 0 and tiny.tree(made / "out") == whole
+
+
+def test_killed_at_random_moments_and_finished(tmp_path):
+    """SIGKILL; in a process of its own, which forks quickly."""
+    done = subprocess.run([sys.executable, "-m", "tests.kill_and_resume", str(tmp_path), "6",
+                           "stack"], capture_output=True, text=True, check=True)  # fmt: skip
+    assert int(done.stdout) >= 3
+    assert tiny.tree(tmp_path / "whole") == tiny.tree(tmp_path / "killed")
+
+
+@pytest.mark.parametrize("old, new, message", [
+    ("n: 4", "n: 5", "pool.n: 4 in the folder, 5 now"),
+    ("seeds: [0, 1]", "seeds: [0, 2]", "pool.seeds: [0, 1] in the folder, [0, 2] now"),
+    ("none: none", "none: 'best-of-n:n=1,reward=fake-second'", 'chosen.search none: "none"'),
+    ("scorer: fake\n", "scorer: fake:threshold=0.4\n", "pool.scorer"),
+])  # fmt: skip
+def test_a_recipe_that_changed_in_what_it_made_is_refused(made, old, new, message):
+    before = tiny.tree(made / "out")
+    write(old, new)
+    done = call("-o", "out")
+    assert done.exit_code == 2 and "recipe has changed since" in done.stderr
+    assert message in done.stderr, done.stderr
+    assert tiny.tree(made / "out") == before and Noisy.drawn == 0
+
+
+def test_a_search_more_is_drawn_beside_the_others(made):
+    Path("recipe.yaml").write_text(RECIPE.replace("{n: [2, 4]}", "{n: [2, 3, 4]}"))
+    done = run()
+    assert [row["name"] for row in done["compare"].table["rows"]] == [
+        "none", "best of 2", "best of 3", "best of 4"]  # fmt: skip
+
+
+# Recipes
+
+
+@pytest.mark.parametrize("old, new, message", [
+    ("model: fake", "modell: fake", "line 2: no step here has a key 'modell': did you mean "
+                                    "'model'"),
+    ("  - pool: {n: 4}", "  - pol: {n: 4}", "line 10: unknown step 'pol': did you mean 'pool'"),
+    ("pool: {n: 4}", "pool: {m: 4}", "line 10: pool has no key 'm': did you mean 'name'"),
+    ("      pool: pool\n", "      pol: pool\n", "line 13: eval has no key 'pol'"),
+    ("pool: {n: 4}", "pool: {}", "line 10: pool needs n"),
+    ("pool: {n: 4}", "pool: {n: 0}", "n must be a whole number >= 1, given 0"),
+    ("pool: {n: 4}", "pool: {n: 3}", "best of 4 chooses among 4 pictures, but pool has 3"),
+    ("pool: pool\n", "pool: chosen\n", "chosen uses the pool of a step 'chosen', and no step"),
+    ("  - pool: {n: 4}\n", "", "chosen uses the pool of a step 'pool', and no step before it"),
+    ("      name: chosen", "      name: pool", "a step before this one is called 'pool' too"),
+    ("base: none", "base: nine", "has a search 'nine': did you mean 'none'"),
+    ("best of 4, best", "best of 5, best", "has a search 'best of 5'"),
+    ("best of {n}:", "best of {m}:", "{m} is not in the grid"),
+    ("{n: [2, 4]}", "{n: 2}", "grid's n must be a list of values, given 2"),
+    ("best of {n}:", "best:", "searches are called the same, best"),
+    ('"best-of-n:n={n},', '"best-of-m:n={n},', "unknown search 'best-of-m'"),
+    ('"best-of-n:n={n},', '"best-of-n:k={n},', "unknown key 'k' for search 'best-of-n'"),
+    ("scorer: fake\n", "scorer: fale\n", "unknown scorer 'fale'"),
+    ("model: fake", "model: fale", "unknown model 'fale'"),
+    ("model: fake", "model: step:tuned", "pool uses the model of a step 'tuned'"),
+    ("bench: fake", "bench: fale", "unknown bench 'fale'"),
+    ("seeds: [0, 1]", "seeds: 2", "seeds must be a list of different whole numbers, given 2"),
+    ("seeds: [0, 1]", "seeds: [0, 0]", "seeds must be a list of different whole numbers"),
+    ("seeds: [0, 1]", "seeds: [0, 1]\nlimit: 7", "limit is 7; tiny has 6 prompts"),
+    ("seeds: [0, 1]", "seeds: [0, 1]\nsampling: {step: 1}", "sampling has no 'step': did you "
+                                                            "mean 'steps'"),
+    ("  - compare", "  - train: {recipe: no.yaml}\n  - compare", "there is no recipe no.yaml"),
+    ("[[best of 4, best of 2]]", "[[best of 4]]", "pairs holds [run, compared with]"),
+    ("steps:", "stepz:", "a stack needs steps"),
+    ("{n: 4}", "{n: 4", "is not YAML"),
+])  # fmt: skip
+def test_bad_recipes_are_refused_before_anything_runs(here, old, new, message):
+    write(old, new)
+    done = call("-o", "out")
+    assert done.exit_code == 2 and "Traceback" not in done.output
+    assert message in done.stderr, done.stderr
+    assert not Path("out").exists() and Noisy.drawn == 0
+
+
+@pytest.mark.parametrize("text, message", [
+    ("limmit=2", "no step here has a key 'limmit': did you mean 'limit'"),
+    ("pol.n=2", "has no step 'pol': did you mean 'pool'"),
+    ("pool.m=2", "pool has no key 'm' to set"),
+    ("pool.n", "--set takes KEY=VALUE"),
+])  # fmt: skip
+def test_overrides_that_fit_nothing_are_refused(here, text, message):
+    done = call("-o", "out", "--set", text)
+    assert done.exit_code == 2 and message in done.stderr, done.output
+    assert not Path("out").exists()
+
+
+def test_overrides(here):
+    stack = load_stack("recipe.yaml", {"limit": 3, "pool.n": 8, "grid.n": [1]})
+    pool, chosen, compare = stack.steps
+    assert pool.limit == chosen.limit == 3 and pool.n == 8 and chosen.named == {
+        "none": "none", "best of 1": "best-of-n:n=1,reward=fake-second"}  # fmt: skip
+    assert compare.base == "none"
+
+
+def test_a_folder_that_is_something_else_is_refused(here):
+    Path("out/pool/seed-0").mkdir(parents=True)
+    Path("out/pool/seed-0/notes.txt").touch()
+    done = call("-o", "out")
+    assert done.exit_code == 2 and "is not empty and is not a run" in done.stderr
+    Path("file").touch()
+    done = call("-o", "file")
+    assert done.exit_code == 2 and "file is a file" in done.stderr
+
+
+def test_runs_that_cannot_be_paired_are_refused_at_once(here):
+    write("  - compare", "  - eval: {name: more, searches: {other: none}, seeds: [0]}\n"
+                         "  - compare")  # fmt: skip
+    done = call("-o", "out")
+    assert done.exit_code == 2 and "chosen and more differ in seeds" in done.stderr
+    assert Noisy.drawn == 0
+
+
+def test_a_trained_model_is_drawn_with(here, monkeypatch):
+    """The training itself is `impasto train`'s; here, that its folder is used and kept."""
+    trained = []
+
+    def train(path, out, device, overrides):
+        from impasto.run.provenance import normal
+        from impasto.train.run import load_recipe
+
+        trained.append(dict(overrides))
+        Path(out).mkdir(parents=True)
+        recipe = normal(vars(load_recipe(path, overrides)))
+        Path(out, "training.json").write_text(json.dumps({"recipe": recipe}))
+
+    monkeypatch.setattr("impasto.train.run.run_recipe", train)
+    monkeypatch.setattr("impasto.cli.build.model",
+                        lambda text, device: FakeGenerator(name=text))  # fmt: skip
+    Path("clip.yaml").write_text("kind: clip\nscenes: 1000\nsteps: 2\nbatch: 4\nlr: 0.1\n")
+    write("model: fake\n", "model: step:tuned\n")
+    text = Path("recipe.yaml").read_text().replace(
+        "  - pool: {n: 4}", "  - train: {name: tuned, recipe: clip.yaml, set: {steps: 3}}\n"
+                            "  - pool: {n: 4}")  # fmt: skip
+    Path("recipe.yaml").write_text(text)
+    for _ in range(2):
+        done = call("-o", "out")
+        assert done.exit_code == 0, done.output
+    assert trained == [{"steps": 3}]
+    assert RunDirectory("out/pool/seed-0").record["model"]["name"] == "out/tuned"
+    Path("clip.yaml").write_text("kind: clip\nscenes: 1000\nsteps: 2\nbatch: 4\nlr: 0.2\n")
+    done = call("-o", "out")
+    assert done.exit_code == 2 and "tuned.recipe.lr: 0.1 in the folder, 0.2 now" in done.stderr
+
+
+def test_every_step_says_what_it_is():
+    assert {"train", "eval", "pool", "compare", "reliability", "diversity"} <= set(STEPS)
+    for kind in STEPS:
+        assert STEPS.describe(kind) and not STEPS.describe(kind).startswith(kind)
+    with pytest.raises(ValueError, match="registered twice"):
+        STEPS.register("eval")(replace)
