@@ -18,9 +18,11 @@ from pathlib import Path
 
 import torch
 
+from impasto.cli import build
 from impasto.run.evaluate import evaluate
 from impasto.search import NoSearch
-from tests import tiny
+from impasto.stack import Tools, load_stack, run_stack
+from tests import test_stack, tiny
 from tests.fakes import FakeGenerator
 
 
@@ -29,15 +31,16 @@ def run(folder: Path) -> None:
 
 
 def stack(folder: Path) -> None:
-    from impasto.cli import build
-    from impasto.stack import Tools, load_stack, run_stack
-    from tests.test_stack import FACTORIES, RECIPE
+    run_stack(load_stack(folder.parent / "recipe.yaml"), Tools(folder, build, batch_size=2))
 
-    for registry, name, factory in FACTORIES:
+
+def prepared(folder: Path) -> None:
+    """The stack's recipe, and its fakes by name; before a fork, so that no child does it again."""
+    for registry, name, factory in test_stack.FACTORIES:
         registry._factories[name] = factory
-    recipe = folder.with_name(f"{folder.name}-{os.getpid()}.yaml")
-    recipe.write_text(RECIPE)
-    run_stack(load_stack(recipe), Tools(folder, build, batch_size=2))
+    (folder / "recipe.yaml").write_text(test_stack.RECIPE)
+    build.model = lambda text, device: FakeGenerator()  # no import of the real ones
+    os.fsync = lambda handle: None  # a killed process takes no written page with it
 
 
 def forked(work: Callable[[Path], None], folder: Path) -> int:
@@ -56,6 +59,8 @@ def main() -> None:
     torch.set_num_threads(1)
     folder, kills = Path(sys.argv[1]), int(sys.argv[2])
     work = stack if sys.argv[3:] == ["stack"] else run
+    if work is stack:
+        prepared(folder)
     start = time.perf_counter()
     assert os.waitpid(forked(work, folder / "whole"), 0)[1] == 0
     whole = time.perf_counter() - start
