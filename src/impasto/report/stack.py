@@ -175,7 +175,7 @@ def _subsets(table: Values) -> list[Sheet]:
         f"{table['step']}", ("kept by", "mean", "− random"), tuple(rows),
         (f"Distances between features of {table['features']}; outcomes are the numbers of objects "
          f"found of each class; {size(table['prompts'], 'prompt')}; random is the expectation "
-         f"over all subsets.",),
+         f"over all subsets, the others are clusters of {table['clusters_of']}.",),
     )]  # fmt: skip
 
 

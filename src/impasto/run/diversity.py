@@ -28,16 +28,22 @@ from impasto.run.parts import in_parts
 from impasto.run.pool import Pool
 from impasto.sample.protocol import Generator, Sampling
 from impasto.score.base import Scorer
-from impasto.score.features import Extractor
+from impasto.score.features import Extractor, Patches
 from impasto.score.statistics import Interval, Outcome, bootstrap, paired_difference
 from impasto.search.base import Draw
+from impasto.search.cluster import project, representatives
 from impasto.spec import Spec
 
-__all__ = ["Chooser", "candidates_kept", "kept", "outcome", "pool_diversity", "spread"]
+__all__ = ["Chooser", "candidates_kept", "clusters", "kept", "outcome", "pool_diversity", "spread"]
 
 Chooser = Callable[[Tensor, int], Sequence[int]]
 """(previews of one prompt's candidates (n, 3, H, W), k) -> k different rows."""
 Progress = Callable[[int, int], None]
+
+
+def clusters(patches: Patches, projection: str) -> Chooser:
+    """What `impasto.search.cluster.Cluster` keeps, as a chooser."""
+    return lambda images, k: representatives(project(patches(images), projection), k)
 
 
 def outcome(objects: Mapping[str, Sequence[Any]]) -> str:

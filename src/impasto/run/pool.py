@@ -29,15 +29,18 @@ from impasto.score.statistics import Outcome
 
 __all__ = ["Choice", "FromPool", "Pool"]
 
+SPENT = ("flops", "row_steps", "tokens", "decodes")
+"""What drawing a picture costs, whatever is then asked about it."""
 DECIDES = ("model", "sampling", "rewriter", "seed")
 """What a pool's record and that of a run drawn from it must share."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PooledState(State):
-    """Pictures (B, 3, H, W), finished."""
+    """images: (B, 3, H, W), finished. paid: what each row costs, charged at the last step."""
 
     images: Tensor
+    paid: tuple[Cost, ...]
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,11 @@ class Pool:
         return found
 
     @cached_property
+    def steps(self) -> int:
+        """Steps that the model takes, which a search's own chance depends on."""
+        return max(int(sample["row_steps"]) for _, sample in self.drawn.values())
+
+    @cached_property
     def choices(self) -> list[Choice]:
         """Every picture to be chosen, with its candidates."""
         places: dict[tuple[str, str, int], list[tuple[int, float, dict[str, Any]]]] = {}
@@ -136,8 +144,8 @@ class Pool:
 class FromPool(Generator):
     """The generator whose pictures a pool holds, without drawing any.
 
-    It gives whole pictures only, and those that are there: `advance` and a seed that the pool has
-    not are refused, so no search is quietly made dearer or another.
+    It gives whole pictures only, and those that are there: unfinished ones and a seed that the
+    pool has not are refused, so no search is quietly made dearer or another.
     """
 
     has_preview = False
@@ -160,19 +168,30 @@ class FromPool(Generator):
                              f"{unknown[0]}; it has {self.pool.n} candidates of each picture of "
                              f"its own bench and seed")  # fmt: skip
         held = [self.pool.drawn[seed] for seed in seeds]
-        cost = sum((Cost(flops=drawn["flops"], row_steps=drawn["row_steps"])
-                    for _, drawn in held), Cost())  # fmt: skip
-        images = torch.stack([read_image(path) for path, _ in held])
-        return PooledState(step=1, steps=1, seeds=tuple(seeds), images=images, cost=cost)
+        return PooledState(
+            step=0, steps=self.pool.steps, seeds=tuple(seeds),
+            images=torch.stack([read_image(path) for path, _ in held]),
+            paid=tuple(Cost(**{key: drawn[key] for key in SPENT}) for _, drawn in held),
+        )  # fmt: skip
 
     def advance(self, state: PooledState) -> PooledState:
+        last = state.step + 1 == state.steps
+        costs = state.charged(state.paid) if last else state.costs
+        return replace(state, step=state.step + 1, costs=costs)
+
+    def preview(self, state: PooledState) -> Tensor:
+        """There is none. Raises ValueError."""
         raise ValueError(f"{self.pool.run.path} holds finished pictures, so a search that looks "
                          f"at unfinished ones cannot draw from it; leave `pool` out")  # fmt: skip
 
-    preview = advance  # type: ignore[assignment]
+    def preview_cost(self, state: PooledState) -> Cost:
+        """Nothing: there is none."""
+        return Cost()
 
     def select(self, state: PooledState, rows: Sequence[int]) -> PooledState:
         return replace(state, seeds=tuple(state.seeds[i] for i in rows),
+                       costs=tuple(state.costs[i] for i in rows),
+                       paid=tuple(state.paid[i] for i in rows),
                        images=state.images[list(rows)])  # fmt: skip
 
     def finish(self, state: PooledState) -> Tensor:

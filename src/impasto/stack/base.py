@@ -19,6 +19,7 @@ from impasto.bench import Bench
 from impasto.run.workers import Workers
 from impasto.sample.protocol import Generator
 from impasto.score.base import Scorer
+from impasto.score.features import Extractor, Patches
 from impasto.search.base import Search
 from impasto.zoo.registry import Registry, nearest
 
@@ -87,9 +88,13 @@ class Tools:
 
     def search(self, text: str) -> Search:
         return self._once("search", text, lambda: self.build.filled("searches").create(
-            text, scorers=self.scorer))  # fmt: skip
+            text, scorers=self.scorer, patches=self.patches))  # fmt: skip
 
-    def features(self, text: str) -> Any:
+    def patches(self, text: str) -> Patches:
+        return self._once("patches", text, lambda: self.build.filled("patches").create(
+            text, device=self.device))  # fmt: skip
+
+    def features(self, text: str) -> Extractor:
         return self._once("features", text, lambda: self.build.filled("features").create(
             text, device=self.device))  # fmt: skip
 

@@ -11,16 +11,17 @@ from typing import Any, ClassVar
 
 from impasto.files import write_json
 from impasto.run.directory import opened
-from impasto.run.diversity import pool_diversity
+from impasto.run.diversity import candidates_kept, clusters, kept, pool_diversity
 from impasto.run.pool import Pool
 from impasto.run.provenance import normal, resolved, versions
 from impasto.run.reliability import looked_at, reliability
 from impasto.run.settings import Settings
 from impasto.sample.protocol import Generator, Sampling
+from impasto.search.cluster import Cluster
 from impasto.stack.base import STEPS, Done, Step, Tools
 from impasto.stack.drawn import Judging, whole
 
-__all__ = ["Diversity", "Reliability", "Study"]
+__all__ = ["Diversity", "Reliability", "Study", "Subsets"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +78,71 @@ class Reliability(Study):
         return Done(table=table)
 
 
+@STEPS.register("subsets")
+@dataclass(frozen=True, kw_only=True)
+class Subsets(Study):
+    """What clusters keep of the candidates' diversity, against random subsets of them.
+
+    step: after which k of n are kept (from 0). features: of patches, that clusters are made of, by
+    each of the projections. distance: the feature extractor that diversity is measured by.
+    """
+
+    k: int
+    step: int
+    features: str = "clip-patches"
+    projections: Sequence[str] = ("pca",)
+    distance: str = "sticker-detector"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("k", self.k)
+        whole("step", self.step, 0)
+        if self.k > self.n:
+            raise ValueError(f"k must be at most n = {self.n}, given {self.k}")
+
+    def _clusters(self, tools: Tools) -> list[Cluster]:
+        patches = tools.patches(self.features)
+        return [Cluster(patches, projection) for projection in self.projections]
+
+    def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
+        self.check_drawing(tools)
+        tools.features(self.distance)
+        self._clusters(tools)
+
+    def run(self, tools: Tools) -> Done:
+        settings, generator = self.planned(tools, "none", self.seed), tools.model(self.model)
+        extractor, made = tools.features(self.distance), self._clusters(tools)
+        record = self.record(
+            tools, settings, generator, k=self.k, step=self.step,
+            clusters=[one.provenance() for one in made], distance=extractor.provenance(),
+        )  # fmt: skip
+        specs = settings.bench_part.specs
+        with opened(tools.out / self.name, record) as run:
+            found = candidates_kept(
+                run.path / "parts", generator, specs, n=self.n, k=self.k, step=self.step,
+                seed=self.seed, sampling=settings.sampling, extractor=extractor,
+                choosers={one.projection: clusters(one.patches, one.projection) for one in made},
+                scorer=settings.scorer,
+                progress=lambda *at: tools.progress(f"{self.name}: choosing", *at),
+            )  # fmt: skip
+            table = {"kind": "subsets", "name": self.name, "step": self.step,
+                     "clusters_of": self.features, "features": self.distance,
+                     "bench": settings.bench_part.provenance(),
+                     **kept(found, [spec.tag for spec in specs])}  # fmt: skip
+            write_json(run.summary, table)
+        return Done(table=table)
+
+
 @STEPS.register("diversity")
 @dataclass(frozen=True, kw_only=True)
 class Diversity(Step):
-    """How much the finished candidates of a prompt differ: of a pool, by features and verdicts."""
+    """How much a pool's candidates of a prompt differ, by features and by verdicts.
+
+    distance: the feature extractor.
+    """
 
     pool: str
-    features: str = "sticker-detector"
+    distance: str = "sticker-detector"
     makes: ClassVar[str] = ""
 
     @property
@@ -91,10 +150,10 @@ class Diversity(Step):
         return {self.pool: "pool"}
 
     def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
-        tools.features(self.features)
+        tools.features(self.distance)
 
     def run(self, tools: Tools) -> Done:
-        extractor, found = tools.features(self.features), []
+        extractor, found = tools.features(self.distance), []
         for path in tools.done[self.pool].pool:
             pool = Pool.at(path)
             record = normal({"kind": "diversity", "pool": pool.record, "versions": versions(),
@@ -106,5 +165,5 @@ class Diversity(Step):
                 )  # fmt: skip
                 found.append({"seed": pool.record["seed"]} | one)
                 write_json(run.summary, found[-1])
-        return Done(table={"kind": "diversity", "name": self.name, "features": self.features,
+        return Done(table={"kind": "diversity", "name": self.name, "features": self.distance,
                            "seeds": found})  # fmt: skip
