@@ -31,7 +31,8 @@ def run(folder: Path) -> None:
 
 
 def stack(folder: Path) -> None:
-    run_stack(load_stack(folder.parent / "recipe.yaml"), Tools(folder, build, batch_size=2))
+    recipe = load_stack(folder.parent / "recipe.yaml", {"limit": 1, "seeds": [0]})
+    run_stack(recipe, Tools(folder, build, batch_size=2))
 
 
 def prepared(folder: Path) -> None:

@@ -17,9 +17,7 @@ from impasto.run.directory import RunDirectory
 from impasto.run.evaluate import evaluate
 from impasto.run.pool import FromPool, Pool
 from impasto.run.provenance import SettingsDiffer
-from impasto.sample.protocol import Sampling
-from impasto.search import BestOfN, NoSearch
-from impasto.search.candidates import Candidates
+from impasto.search import BestOfN, Candidates, NoSearch, TTSVar
 from impasto.stack import STEPS, Tools, load_stack, run_stack
 from impasto.zoo.registry import BENCHES, MODELS, SCORERS, SEARCHES
 from tests import tiny
@@ -43,6 +41,7 @@ steps:
       searches:
         none: none
         best of {n}: "best-of-n:n={n},reward={reward}"
+        drawn of {n}: "importance:n={n},lam=1,reward={reward}"
   - compare: {base: none, pool: pool, pairs: [[best of 4, best of 2]], page: [best of 4]}
 """
 
@@ -116,7 +115,8 @@ def test_run_writes_tables_and_pages(made):
     done = call("-o", "out")
     assert done.exit_code == 0, done.output
     (table,) = json.loads(Path("out/table.json").read_text())["tables"]
-    assert [row["name"] for row in table["rows"]] == ["none", "best of 2", "best of 4"]
+    assert [row["name"] for row in table["rows"]] == [
+        "none", "best of 2", "best of 4", "drawn of 2", "drawn of 4"]  # fmt: skip
     shown = Path("out/table.md").read_text()
     score = table["rows"][2]["score"]
     assert f"{score[0]:.3f} [{score[1]:.3f}, {score[2]:.3f}]" in shown
@@ -171,12 +171,13 @@ def alone(out, search, name, seed=0):
 
 
 def test_what_is_chosen_from_a_pool_is_what_the_search_draws(made):
-    """Same bytes: pictures, records, rewards, verdicts."""
-    text = "best-of-n:n=2,reward=fake-second"
-    for seed in (0, 1):
-        own = alone(f"own-{seed}", SEARCHES.create(text, scorers=lambda _: FakeSecond()), text,
-                    seed)  # fmt: skip
-        assert tiny.tree(Path(f"out/chosen/best-of-2/seed-{seed}")) == tiny.tree(own)
+    """Same bytes: pictures, records, rewards, verdicts, and chance where a search draws lots."""
+    for seed, folder, text in ((0, "best-of-2", "best-of-n:n=2,reward=fake-second"),
+                               (1, "best-of-4", "best-of-n:n=4,reward=fake-second"),
+                               (1, "drawn-of-4", "importance:n=4,lam=1,reward=fake-second")):
+        search = SEARCHES.create(text, scorers=lambda _: FakeSecond())
+        own = alone(f"own-{folder}", search, text, seed)
+        assert tiny.tree(Path(f"out/chosen/{folder}/seed-{seed}")) == tiny.tree(own)
     own = alone("own", NoSearch(), "none")
     assert tiny.tree(Path("out/chosen/none/seed-0")) == tiny.tree(own)
 
@@ -205,9 +206,11 @@ def test_a_pool_refuses_what_it_cannot_give(tmp_path):
     draws = tiny.settings(samples=1)
     with pytest.raises(ValueError, match="does not hold the picture of seed"):
         evaluate(draws, held, BestOfN(5, FakeSecond()), tmp_path / "wide")
-    state = held.start([None], [next(iter(pool.drawn))], Sampling())
+    with pytest.raises(ValueError, match="in one go and has no preview"):
+        evaluate(draws, held, TTSVar(1, FakeSecond(), schedule=(2, 1, 1), cluster=(),
+                                     resample=(1,)), tmp_path / "tts")  # fmt: skip
     with pytest.raises(ValueError, match="holds finished pictures"):
-        held.advance(state)
+        held.preview(None)
     with pytest.raises(ValueError, match="kept no rewards"):
         pool.best(2)
     other = dict(pool.record, sampling={"steps": 9})
@@ -255,12 +258,12 @@ def test_interrupted_and_run_again_ends_with_the_same_bytes(made, monkeypatch, a
     shutil.rmtree("out")
     saves, save = 0, RunDirectory.save
 
-    def interrupted(self, *arguments):
+    def interrupted(self, *arguments, **sheet):
         nonlocal saves
         saves += 1
         if saves == after:
             raise KeyboardInterrupt
-        save(self, *arguments)
+        save(self, *arguments, **sheet)
 
     monkeypatch.setattr(RunDirectory, "save", interrupted)
     done = call("-o", "out")
@@ -296,7 +299,8 @@ def test_a_search_more_is_drawn_beside_the_others(made):
     Path("recipe.yaml").write_text(RECIPE.replace("{n: [2, 4]}", "{n: [2, 3, 4]}"))
     done = run()
     assert [row["name"] for row in done["compare"].table["rows"]] == [
-        "none", "best of 2", "best of 3", "best of 4"]  # fmt: skip
+        "none", "best of 2", "best of 3", "best of 4", "drawn of 2", "drawn of 3",
+        "drawn of 4"]  # fmt: skip
 
 
 # Recipes
@@ -359,7 +363,8 @@ def test_overrides(here):
     stack = load_stack("recipe.yaml", {"limit": 3, "pool.n": 8, "grid.n": [1]})
     pool, chosen, compare = stack.steps
     assert pool.limit == chosen.limit == 3 and pool.n == 8 and chosen.named == {
-        "none": "none", "best of 1": "best-of-n:n=1,reward=fake-second"}  # fmt: skip
+        "none": "none", "best of 1": "best-of-n:n=1,reward=fake-second",
+        "drawn of 1": "importance:n=1,lam=1,reward=fake-second"}  # fmt: skip
     assert compare.base == "none"
 
 
