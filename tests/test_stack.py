@@ -51,9 +51,9 @@ class Noisy(FakeGenerator):
 
     drawn = 0
 
-    def start(self, requests, seeds, sampling):
-        Noisy.drawn += len(seeds)
-        return super().start(requests, seeds, sampling)
+    def finish(self, state):
+        Noisy.drawn += len(state.seeds)
+        return super().finish(state)
 
 
 FACTORIES = (
@@ -327,6 +327,10 @@ def test_a_search_more_is_drawn_beside_the_others(made):
     ('"best-of-n:n={n},', '"best-of-n:k={n},', "unknown key 'k' for search 'best-of-n'"),
     ("scorer: fake\n", "scorer: fale\n", "unknown scorer 'fale'"),
     ("model: fake", "model: fale", "unknown model 'fale'"),
+    ("base: none", 'base: none, runs: [best of 8]', "has a search 'best of 8'"),
+    ("none: none", 'none: "tts-var:cluster=none,schedule=2/1/1,resample=1,reward=fake-second"',
+     "chosen: none: the schedule has 3 entries for a drawing of 2 steps"),
+    ("limit: 2", "limit: 2\nsampling: {steps: 3}", "chosen: early looks at unfinished pictures"),
     ("model: fake", "model: step:tuned", "pool uses the model of a step 'tuned'"),
     ("bench: fake", "bench: fale", "unknown bench 'fale'"),
     ("seeds: [0, 1]", "seeds: 2", "seeds must be a list of different whole numbers, given 2"),
@@ -341,6 +345,11 @@ def test_a_search_more_is_drawn_beside_the_others(made):
 ])  # fmt: skip
 def test_bad_recipes_are_refused_before_anything_runs(here, old, new, message):
     write(old, new)
+    if "early" in message:  # a search that only fits three steps, in a step with a pool
+        text = Path("recipe.yaml").read_text().replace(
+            "none: none", 'none: none\n        early: "tts-var:schedule=2/1/1,cluster=none,'
+                          'resample=1,reward=fake-second"')  # fmt: skip
+        Path("recipe.yaml").write_text(text)
     done = call("-o", "out")
     assert done.exit_code == 2 and "Traceback" not in done.output
     assert message in done.stderr, done.stderr

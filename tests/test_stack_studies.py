@@ -319,6 +319,7 @@ def test_studies_are_steps(here, monkeypatch):
 @pytest.mark.parametrize("text, message", [
     ("subsets.k=6", "k must be at most n = 5, given 6"),
     ("subsets.step=-1", "step must be a whole number >= 0"),
+    ("subsets.step=7", "subsets: step must be 0 to 6, since walker draws in 7 steps; given 7"),
     ("subsets.features=cornerz", "cornerz"),
     ("subsets.projections=[pc]", "unknown projection 'pc'"),
     ("reliability.n=1", "n must be a whole number >= 2"),

@@ -17,7 +17,8 @@ from impasto.run.evaluate import evaluate
 from impasto.run.pool import FromPool, Pool
 from impasto.run.settings import Settings, run_record
 from impasto.run.workers import Parts, Workers
-from impasto.sample.protocol import Generator, Sampling
+from impasto.sample.protocol import Generator, Request, Sampling
+from impasto.search.engine import TreeSearch
 from impasto.stack.base import STEPS, Done, Step, Tools, filled_in, of_step
 from impasto.zoo.registry import nearest
 
@@ -79,17 +80,20 @@ class Judging(Step):
             names={role: name for role, name in names.items() if name is not None},
         )  # fmt: skip
 
-    def check_drawing(self, tools: Tools) -> None:
-        """What every run of this step needs: a bench that can be drawn, judges, a model."""
+    def check_drawing(self, tools: Tools) -> int | None:
+        """What every run of this step needs: a bench that can be drawn, judges, a model that
+        takes the sampling. Returns its number of steps; None of a model that is not there yet."""
         bench = tools.bench(self.bench)
         if bench.asks is not None or bench.sources is not None:
             raise ValueError(f"{self.name}: {bench.name} is about given pictures, which a stack "
                              f"does not draw")  # fmt: skip
-        if not of_step(self.model):
-            tools.model(self.model)
-            settings = self.planned(tools, "none", 0)
-            _ = settings.bench_part
-            settings.self_test()
+        if of_step(self.model):
+            return None
+        settings = self.planned(tools, "none", 0)
+        request = Request.of(settings.bench_part.given[0].prompt)
+        settings.self_test()
+        state = tools.model(self.model).start([request], [0], settings.sampling)
+        return int(state.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,13 +190,35 @@ class Eval(Drawing):
         return own | {f"search {name}": text for name, text in self.named.items()}
 
     def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
-        self.check_drawing(tools)
-        widths = {name: tools.search(text).width for name, text in self.named.items()}
-        if self.pool is None:
-            return
+        steps = self.check_drawing(tools)
+        for name, text in self.named.items():
+            search = tools.search(text)
+            if steps is not None and isinstance(search, TreeSearch):
+                self._check_steps(name, search, tools.model(self.model), steps)
+        if self.pool is not None:
+            self._check_pool(tools, earlier)
+
+    def _check_steps(
+        self, name: str, search: TreeSearch, generator: Generator, steps: int
+    ) -> None:
+        """Raises ValueError where the model does not draw as the search needs."""
+        if search.needs_previews and not generator.has_preview:
+            raise ValueError(f"{self.name}: {name} looks at unfinished pictures, and {self.model} "
+                             f"draws in one go")  # fmt: skip
+        try:
+            search.stops(steps)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {name}: {error}") from error
+
+    def _check_pool(self, tools: Tools, earlier: Sequence[Step]) -> None:
+        """Raises ValueError where the searches would ask for what the pool has not."""
         (pool,) = (step for step in earlier
                    if isinstance(step, PoolStep) and step.name == self.pool)  # fmt: skip
-        for name, width in widths.items():
+        for name, search in ((name, tools.search(text)) for name, text in self.named.items()):
+            width = search.width
+            if isinstance(search, TreeSearch) and search.needs_previews:
+                raise ValueError(f"{self.name}: {name} looks at unfinished pictures, and a pool "
+                                 f"has finished ones; put it into a step without pool")
             if width > pool.n:
                 raise ValueError(f"{self.name}: {name} chooses among {width} pictures, but "
                                  f"{pool.name} has {pool.n} of each; give that n: {width}")

@@ -105,7 +105,10 @@ class Subsets(Study):
         return [Cluster(patches, projection) for projection in self.projections]
 
     def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
-        self.check_drawing(tools)
+        steps = self.check_drawing(tools)
+        if steps is not None and self.step >= steps:
+            raise ValueError(f"{self.name}: step must be 0 to {steps - 1}, since {self.model} "
+                             f"draws in {steps} steps; given {self.step}")  # fmt: skip
         tools.features(self.distance)
         self._clusters(tools)
 
