@@ -19,6 +19,7 @@ from impasto.run.pool import FromPool, Pool
 from impasto.run.provenance import SettingsDiffer
 from impasto.search import BestOfN, Candidates, NoSearch, TTSVar
 from impasto.stack import STEPS, Tools, load_stack, run_stack
+from impasto.stack.compared import _at_pool, equal_flops
 from impasto.zoo.registry import BENCHES, MODELS, SCORERS, SEARCHES
 from tests import tiny
 from tests.fakes import FakeGenerator, FakeScorer, FakeSecond
@@ -230,17 +231,33 @@ def test_equal_flops_are_of_the_most_candidates_that_they_pay_for(made):
 
 
 def test_flops_beyond_the_pool_are_said_to_be(tmp_path):
-    from impasto.stack.compared import equal_flops
-
     pool = pooled(tmp_path / "pool", reward=FakeSecond())
     settings = tiny.settings(samples=1)
     runs = [evaluate(settings, FakeGenerator(), BestOfN(3, FakeSecond()), tmp_path / "three")]
-    assert equal_flops([pool], runs, 75.0) | {"k": 3, "enough": True} == equal_flops(
-        [pool], runs, 75.0)  # fmt: skip
-    assert equal_flops([pool], runs, 75.0)["difference"][0] == 0
+    found = equal_flops([pool], runs, 75.0)
+    assert (found["k"], found["enough"], found["difference"][0]) == (3, True, 0)
     assert equal_flops([pool], runs, 1000.0)["k"] == 4
     assert equal_flops([pool], runs, 1000.0)["enough"] is False
     assert equal_flops([pool], runs, 10.0)["best"] is None
+
+
+class Counted(FakeSecond):
+    def flops(self, height, width):
+        return 5.0
+
+
+def test_rewards_that_count_their_flops_are_counted_on_both_sides(tmp_path):
+    """A picture is 20 FLOPs and a look 5: best of 3 costs 75 all in, best of one needs no look."""
+    pool = pooled(tmp_path / "pool", reward=Counted())
+    assert pool.counts_rewards and [pool.flops(k, True) for k in (1, 2, 3)] == [20, 50, 75]
+    runs = [evaluate(tiny.settings(samples=1), FakeGenerator(), BestOfN(3, Counted()),
+                     tmp_path / "three")]  # fmt: skip
+    spent = seeds.cost_of(runs)
+    assert (spent["flops"], spent["reward_flops"], spent["reward_calls"]) == (60, 15, 3)
+    (row,) = _at_pool([pool], {"best of 3": runs})
+    assert (row["flops"], row["k"], row["rewards"]) == (75, 3, True) and row["difference"][0] == 0
+    (row,) = _at_pool([pooled(tmp_path / "plain", reward=FakeSecond())], {"best of 3": runs})
+    assert (row["flops"], row["k"], row["rewards"]) == (60, 3, False)
 
 
 # Resuming

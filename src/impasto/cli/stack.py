@@ -41,7 +41,7 @@ def run(
 ) -> None:  # fmt: skip
     """Run a stack: the steps of a recipe, in order, with one table at the end.
 
-    Steps are pool, eval, compare, train, diversity, reliability, subsets; docs/search.md has
+    Steps are pool, eval, compare, train, diversity, reliability, subsets; docs/stacks.md has
     their keys. All is checked before anything runs. The same command again goes on where it was
     interrupted; a recipe that has changed in what it made is refused.
     """

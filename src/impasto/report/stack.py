@@ -132,8 +132,10 @@ def _equal_flops(table: Values) -> Sheet:
              f"{row['k']}{'' if row['enough'] else ' (all there are)'}",
              quantity(row["best_flops"], "FLOP"), _score(row["best"]), _change(row["difference"]))
             for row in table["equal_flops"]]  # fmt: skip
-    notes = ["Best of k: of the first k candidates of the pool by its rewards, with the largest k "
-             "that costs no more FLOPs; both count what drawing costs, not the rewards."]
+    counted = ("drawing, rewards and features" if all(row["rewards"] for row in
+               table["equal_flops"]) else "drawing; rewards that count no FLOPs are left out")
+    notes = [f"Best of k: of the first k candidates of the pool by its rewards, with the largest "
+             f"k that costs no more FLOPs. Counted: {counted}."]
     if not all(row["enough"] for row in table["equal_flops"]):
         notes.append("All there are: the FLOPs would pay for more candidates than the pool has.")
     return Sheet(f"{table['title']}, at equal FLOPs",

@@ -46,7 +46,8 @@ class PooledState(State):
 @dataclass(frozen=True)
 class Choice:
     """One picture to be chosen: its n candidates in order. values: by the bench's score. rewards:
-    None where the pool kept none. flops: of each."""
+    None where the pool kept none. flops, reward_flops: of drawing and rating each; None where the
+    reward does not count its own."""
 
     task: str
     prompt: str
@@ -54,6 +55,7 @@ class Choice:
     values: tuple[float, ...]
     rewards: tuple[float, ...] | None
     flops: tuple[float, ...]
+    reward_flops: tuple[float, ...] | None
 
     def best(self, k: int) -> Outcome:
         """The best of the first k by the rewards. Raises ValueError without rewards."""
@@ -126,9 +128,11 @@ class Pool:
         self, place: tuple[str, str, int], found: Sequence[tuple[int, float, dict[str, Any]]]
     ) -> Choice:
         rewards = tuple(sample["candidates"][0]["value"] for _, _, sample in found)
-        return Choice(*place, tuple(value for _, value, _ in found),
-                      None if None in rewards else rewards,
-                      tuple(float(sample["flops"]) for _, _, sample in found))  # fmt: skip
+        asked = tuple(sample["reward_flops"] for _, _, sample in found)
+        return Choice(*place, values=tuple(value for _, value, _ in found),
+                      rewards=None if None in rewards else rewards,
+                      flops=tuple(float(sample["flops"]) for _, _, sample in found),
+                      reward_flops=None if None in asked else asked)  # fmt: skip
 
     def best(self, k: int) -> list[Outcome]:
         """What best-of-k keeps. Raises ValueError for a k that is not 1 to n."""
@@ -136,9 +140,18 @@ class Pool:
             raise ValueError(f"the pool holds {self.n} candidates a picture, not {k}")
         return [choice.best(k) for choice in self.choices]
 
-    def flops(self, k: int) -> float:
-        """Mean FLOPs of the first k candidates of a picture."""
-        return sum(sum(choice.flops[:k]) for choice in self.choices) / len(self.choices)
+    @cached_property
+    def counts_rewards(self) -> bool:
+        """Whether what rating cost is known."""
+        return all(choice.reward_flops is not None for choice in self.choices)
+
+    def flops(self, k: int, rewards: bool = False) -> float:
+        """Mean FLOPs of best-of-k: of drawing the first k candidates, and with `rewards` of
+        rating them, which one alone does not need."""
+        drawn = sum(sum(choice.flops[:k]) for choice in self.choices)
+        if rewards and k > 1:
+            drawn += sum(sum((choice.reward_flops or ())[:k]) for choice in self.choices)
+        return drawn / len(self.choices)
 
 
 class FromPool(Generator):

@@ -154,12 +154,15 @@ def _pair(a: str, b: str, runs: Mapping[str, Runs]) -> dict[str, Any]:
 
 
 def _at_pool(pools: Sequence[Pool], runs: Mapping[str, Runs]) -> list[dict[str, Any]]:
-    """`equal_flops` of every run whose FLOPs are known and reach one candidate's."""
+    """`equal_flops` of every run whose FLOPs are known."""
     rows = []
     for name, of in runs.items():
-        spent = seeds.cost_of(of)["flops"]
-        if spent is not None:
-            rows.append({"run": name} | equal_flops(pools, of, spent))
+        cost = seeds.cost_of(of)
+        asked = cost["reward_flops"]
+        rewards = asked is not None and all(pool.counts_rewards for pool in pools)
+        if cost["flops"] is not None:
+            spent = cost["flops"] + (asked or 0.0 if rewards else 0.0)
+            rows.append({"run": name} | equal_flops(pools, of, spent, rewards))
     return rows
 
 
@@ -169,25 +172,26 @@ def _joined(pools: Sequence[Pool], k: int) -> list[Outcome]:
             for i, pool in enumerate(pools) for one in pool.best(k)]  # fmt: skip
 
 
-def equal_flops(pools: Sequence[Pool], runs: Runs, spent: float) -> dict[str, Any]:
+def equal_flops(
+    pools: Sequence[Pool], runs: Runs, spent: float, rewards: bool = False
+) -> dict[str, Any]:
     """Best of k at no more than `spent` FLOPs a picture, and the runs' paired difference from it.
 
     k: the largest that the FLOPs pay for; the pool's n where they pay for more, which "enough"
-    then denies. All but "flops" and "k" are None where they do not pay for one.
+    then denies. "best", its FLOPs and the difference are None where they do not pay for one.
+    rewards: whether rewards and features are counted beside drawing, on both sides.
     """
     n = min(pool.n for pool in pools)
-    mean = [sum(pool.flops(k) for pool in pools) / len(pools) for k in range(n + 1)]
-    affordable = [k for k in range(1, n + 1) if mean[k] <= spent * (1 + 1e-9)]
-    found: dict[str, Any] = {"flops": spent, "k": max(affordable, default=0), "best_flops": None,
+    cost = [sum(pool.flops(k, rewards) for pool in pools) / len(pools) for k in range(n + 1)]
+    k = max((k for k in range(1, n + 1) if cost[k] <= spent * (1 + 1e-9)), default=0)
+    found: dict[str, Any] = {"flops": spent, "rewards": rewards, "k": k, "best_flops": None,
                              "best": None, "difference": None, "enough": True}  # fmt: skip
-    if not affordable:
+    if not k:
         return found
-    k = affordable[-1]
     best = _joined(pools, k)
     differ = difference_of if is_pooled(runs[0]) else paired_difference
-    one_more = mean[n] / n
     return found | {
-        "best_flops": mean[k], "best": list(estimated(best).overall),
+        "best_flops": cost[k], "best": list(estimated(best).overall),
         "difference": list(differ(best, seeds.over_seeds(runs)).overall),
-        "enough": k < n or spent < mean[n] + one_more,
+        "enough": k < n or spent < cost[n] * (n + 1) / n,
     }  # fmt: skip
