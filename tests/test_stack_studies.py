@@ -26,7 +26,8 @@ from impasto.sample.protocol import Request, Sampling, generate
 from impasto.score.base import Score
 from impasto.score.features import Extractor
 from impasto.search import Candidates, Draw
-from impasto.zoo.registry import BENCHES, FEATURES, MODELS, PATCHES, SCORERS
+from impasto.stack import load_stack
+from impasto.zoo.registry import BENCHES, FEATURES, MODELS, PATCHES, SCORERS, SEARCHES
 from tests import tiny, tiny_infinity
 from tests.fakes import FakeGenerator, FakeScorer, FakeSecond, Walker
 
@@ -331,3 +332,30 @@ def test_studies_that_cannot_be_are_refused_before_anything_runs(here, text, mes
     done = call("--set", text)
     assert done.exit_code == 2 and message in done.stderr, done.stderr
     assert not Path("out").exists()
+
+
+# The recipe that ships
+
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+def test_the_evidence_for_search_is_a_stack_of_searches_that_exist():
+    """Every search of it can be made, and fits a model of seven scales."""
+    stack = load_stack(RECIPES / "tts-var" / "sticker.yaml")
+    by_name = {step.name: step for step in stack.steps}
+    named = {name: text for step in stack.steps if hasattr(step, "named")
+             for name, text in step.named.items()}  # fmt: skip
+    for text in named.values():
+        search = SEARCHES.create(text, scorers=lambda _: FakeSecond(), patches=lambda _: Corners())
+        search.stops(7)
+        assert search.width <= by_name["pool"].n or search.needs_previews
+    base = by_name["searches"]
+    assert base.base == "none" and set(base.named_runs) == {
+        f"{kind} {n}" for kind in ("importance", "best of", "TTS-VAR") for n in (2, 4, 8)
+    } | {"TTS-VAR 1"}
+    compared = {base.base, *base.named_runs, by_name["ablations"].base,
+                *by_name["ablations"].named_runs}  # fmt: skip
+    assert compared == set(named), "what is drawn is shown"
+    assert len(by_name["pictures"].seeds) == 3 and by_name["pictures"].limit is None
+    assert by_name["reliability"].limit >= 64
