@@ -122,7 +122,10 @@ def test_run_writes_tables_and_pages(made):
     score = table["rows"][2]["score"]
     assert f"{score[0]:.3f} [{score[1]:.3f}, {score[2]:.3f}]" in shown
     assert f"{score[0]:.3f} [{score[1]:.3f}, {score[2]:.3f}]" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 120
     assert "best of 4 − best of 2" in shown and "at equal FLOPs" in shown
+    assert ("Not independent: best of 2, best of 4, drawn of 2, drawn of 4 chose its pictures by "
+            "fake-second, which also is the second scorer.") in shown  # fmt: skip
     assert '<a href="compare/report.html">' in Path("out/report.html").read_text()
     assert Path("out/compare/report.html").is_file()
 

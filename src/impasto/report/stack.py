@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,11 +21,22 @@ from rich.text import Text
 
 from impasto.files import write_text
 from impasto.report.page import environment, source
-from impasto.report.words import DASH, change, digits, estimate, excludes_zero, quantity, size
+from impasto.report.words import (
+    DASH,
+    change,
+    digits,
+    estimate,
+    excludes_zero,
+    not_independent,
+    quantity,
+    size,
+)
 from impasto.score.statistics import Interval
 
 __all__ = ["Sheet", "markdown", "sheets", "terminal", "write_stack_page"]
 
+WIDTH = 110
+"""Longest line on a terminal, where intervals below their values can make it so."""
 Values = Mapping[str, Any]
 
 
@@ -64,19 +76,19 @@ def _number(value: float | None) -> str:
 
 COSTS: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "flops": ("FLOPs", lambda value: quantity(value, "FLOP")),
-    "images": ("pictures drawn", _number),
+    "images": ("finished", _number),
     "row_steps": ("row steps", _number),
     "tokens": ("tokens", _number),
     "decodes": ("decodes", _number),
     "reward_calls": ("reward calls", _number),
     "feature_calls": ("feature calls", _number),
-    "reward_flops": ("reward FLOPs", lambda value: quantity(value, "FLOP")),
+    "reward_flops": ("FLOPs of both", lambda value: quantity(value, "FLOP")),
 }
 """Key of a cost -> its column, for each picture kept."""
 
 
 def _compare(table: Values) -> list[Sheet]:
-    found = [_side_by_side(table), _by_task(table)]
+    found = [_side_by_side(table), _costs(table), _by_task(table)]
     if table["pairs"]:
         found.append(_pairs(table))
     if table["equal_flops"]:
@@ -86,25 +98,45 @@ def _compare(table: Values) -> list[Sheet]:
 
 def _side_by_side(table: Values) -> Sheet:
     rows, bench = table["rows"], table["bench"]
-    costs = [key for key in COSTS if any(row["cost"].get(key) for row in rows)]
     seconds = [row["second"][0] for row in rows if row["second"]]
     decimals = digits(seconds[0]) if seconds else 3
-    columns = ["search", "score", f"− {table['base']}", "relative",
-               *(["second score"] if seconds else []), *(COSTS[key][0] for key in costs)]
-    lines = [
-        (row["name"], _score(row["score"]), _change(row["difference"]),
-         _percent(row.get("relative")), *([_score(row["second"], decimals)] if seconds else []),
-         *(COSTS[key][1](row["cost"].get(key)) for key in costs))
-        for row in rows
-    ]  # fmt: skip
+    columns = ("search", "score", f"− {table['base']}", "relative",
+               *(["second score"] if seconds else []))  # fmt: skip
+    lines = [(row["name"], _score(row["score"]), _change(row["difference"]),
+              _percent(row.get("relative")),
+              *([_score(row["second"], decimals)] if seconds else [])) for row in rows]
     pictures = bench["samples_per_prompt"]
-    return Sheet(table["title"], tuple(columns), tuple(lines), (
+    return Sheet(table["title"], columns, tuple(lines), (
         f"{bench['name']}: {size(bench['prompts'], 'prompt')}, {size(table['seeds'], 'seed')}, "
-        f"{size(pictures, 'picture')} each; 95 % intervals over prompts; differences paired by "
-        f"prompt and seed, * the interval excludes zero.",
-        f"Relative: the difference and its interval over the score of {table['base']}. Costs are "
-        f"means of one picture kept, with all that was drawn for it.",
+        f"{size(pictures, 'picture')} each; verdicts by {table['scorer']['name']}; 95 % intervals "
+        f"over prompts; differences paired by prompt and seed, * the interval excludes zero.",
+        f"Relative: the difference and its interval over the score of {table['base']}.",
+        *_dependent(table),
     ))  # fmt: skip
+
+
+def _dependent(table: Values) -> list[str]:
+    """What must be said where pictures were chosen by one of their own judges."""
+    judges = {"scorer": table["scorer"], "second": table["second"]}
+    notes = []
+    for role in judges:
+        chosen = [row["name"] for row in table["rows"]
+                  if not_independent("", judges | {"search": row["search"]}, role)]  # fmt: skip
+        if chosen:
+            search = next(row["search"] for row in table["rows"] if row["name"] == chosen[0])
+            notes.append(not_independent(", ".join(chosen), judges | {"search": search}, role))
+    return notes
+
+
+def _costs(table: Values) -> Sheet:
+    rows = table["rows"]
+    keys = [key for key in COSTS if any(row["cost"].get(key) for row in rows)]
+    return Sheet(
+        f"{table['title']}, cost of a picture", ("search", *(COSTS[key][0] for key in keys)),
+        tuple((row["name"], *(COSTS[key][1](row["cost"].get(key)) for key in keys))
+              for row in rows),
+        ("Means of one picture kept, with all that was drawn and asked for it.",),
+    )  # fmt: skip
 
 
 def _by_task(table: Values) -> Sheet:
@@ -210,22 +242,32 @@ def sheets(tables: Sequence[Values]) -> list[Sheet]:
 
 
 def terminal(shown: Sequence[Sheet]) -> str:
-    """Plain text, as wide as it needs to be."""
-    parts = []
-    for sheet in shown:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for i, column in enumerate(sheet.columns):
-            table.add_column(Text(column.replace(" of best", "\nof best")),
-                             justify="right" if i else "left")  # fmt: skip
-        for row in sheet.rows:
-            table.add_row(*(Text(cell) for cell in row))
-        text = io.StringIO()
-        console = Console(file=text, width=10_000, color_system=None, force_terminal=False)
-        console.width = console.measure(table).maximum
-        console.print(table)
-        lines = "\n".join(line.rstrip() for line in text.getvalue().split("\n")).strip("\n")
-        parts.append("\n".join([sheet.title, lines, *sheet.notes]))
-    return "\n\n".join(parts)
+    """Plain text; intervals go below their values where a line would be longer than WIDTH."""
+    return "\n\n".join("\n".join([
+        sheet.title, _laid_out(sheet),
+        *(line for note in sheet.notes for line in textwrap.wrap(note, WIDTH)),
+    ]) for sheet in shown)  # fmt: skip
+
+
+def _laid_out(sheet: Sheet) -> str:
+    text = io.StringIO()
+    console = Console(file=text, width=10_000, color_system=None, force_terminal=False)
+    table = _table(sheet, stacked=False)
+    if console.measure(table).maximum > WIDTH:
+        table = _table(sheet, stacked=True)
+    console.width = console.measure(table).maximum
+    console.print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().split("\n")).strip("\n")
+
+
+def _table(sheet: Sheet, stacked: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(sheet.columns):
+        table.add_column(Text(column), justify="right" if i else "left")
+    for name, *cells in sheet.rows:
+        table.add_row(Text(name), *(Text(cell.replace(" [", "\n[") if stacked else cell)
+                                    for cell in cells))  # fmt: skip
+    return table
 
 
 def markdown(shown: Sequence[Sheet]) -> str:

@@ -101,11 +101,11 @@ class Compare(Step):
             tools.progress(f"{self.name}: runs", i, len(names))
             rows.append(_row(name, runs[name], None if i == 0 else runs[self.base]))
         tools.progress(f"{self.name}: runs", len(names), len(names))
-        (tools.out / self.name).mkdir(exist_ok=True)
+        record = runs[self.base][0].record
         return Done(table={
             "kind": "compare", "name": self.name, "title": self.title or self.name,
-            "base": self.base, "bench": runs[self.base][0].record["bench"],
-            "seeds": len(runs[self.base]), "rows": rows,
+            "base": self.base, "bench": record["bench"], "scorer": record["scorer"],
+            "second": record["second"], "seeds": len(runs[self.base]), "rows": rows,
             "pairs": [_pair(a, b, runs) for a, b in self.named_pairs],
             "equal_flops": [] if self.pool is None else _at_pool(
                 [Pool.at(path) for path in tools.done[self.pool].pool],
@@ -129,7 +129,7 @@ def _row(name: str, runs: Runs, base: Runs | None) -> dict[str, Any]:
     """A run's score, cost and, where there is a base, differences; intervals as lists."""
     score, second = seeds.score(runs), seeds.second_score(runs)
     row: dict[str, Any] = {
-        "name": name, "search": runs[0].record["search"]["name"],
+        "name": name, "search": runs[0].record["search"],
         "runs": [str(run.path) for run in runs],
         "score": list(score.overall), "tasks": {t: list(v) for t, v in score.tasks.items()},
         "second": None if second is None else list(second.overall),
