@@ -1,22 +1,27 @@
 """Stacks: recipes refused before anything runs, pools that are what they stand for, resumes."""
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from impasto.bench import read_results
 from impasto.cli import app, build
+from impasto.images import read_image
 from impasto.run import seeds
 from impasto.run.directory import RunDirectory
 from impasto.run.evaluate import evaluate
 from impasto.run.pool import FromPool, Pool
 from impasto.run.provenance import SettingsDiffer
+from impasto.sample.protocol import Sampling
 from impasto.search import BestOfN, Candidates, NoSearch, TTSVar
 from impasto.stack import STEPS, Tools, load_stack, run_stack
 from impasto.stack.compared import _at_pool, equal_flops
@@ -302,7 +307,7 @@ def test_killed_at_random_moments_and_finished(tmp_path):
 
 @pytest.mark.parametrize("old, new, message", [
     ("n: 4", "n: 5", "pool.n: 4 in the folder, 5 now"),
-    ("seeds: [0, 1]", "seeds: [0, 2]", "pool.seeds: [0, 1] in the folder, [0, 2] now"),
+    ("limit: 2", "limit: 3", "pool.limit: 2 in the folder, 3 now"),
     ("none: none", "none: 'best-of-n:n=1,reward=fake-second'", 'chosen.search none: "none"'),
     ("scorer: fake\n", "scorer: fake:threshold=0.4\n", "pool.scorer"),
 ])  # fmt: skip
@@ -313,6 +318,18 @@ def test_a_recipe_that_changed_in_what_it_made_is_refused(made, old, new, messag
     assert done.exit_code == 2 and "recipe has changed since" in done.stderr
     assert message in done.stderr, done.stderr
     assert tiny.tree(made / "out") == before and Noisy.drawn == 0
+
+
+def test_seeds_drawn_by_themselves_are_found_by_all_together(made):
+    """So several processes can share a stack: one seed each, then a last one with all."""
+    whole = tiny.tree(made / "out")
+    shutil.rmtree("out")
+    for seeds_now in ("[1]", "[0]"):
+        done = call("-o", "out", "--set", f"seeds={seeds_now}")
+        assert done.exit_code == 0, done.output
+    assert Noisy.drawn == 2 * 4 * 2
+    assert call("-o", "out").exit_code == 0 and tiny.tree(made / "out") == whole
+    assert Noisy.drawn == 2 * 4 * 2
 
 
 def test_a_search_more_is_drawn_beside_the_others(made):
@@ -447,9 +464,29 @@ def test_a_trained_model_is_drawn_with(here, monkeypatch):
     assert done.exit_code == 2 and "tuned.recipe.lr: 0.1 in the folder, 0.2 now" in done.stderr
 
 
+def test_a_worker_draws_from_the_pool_too(tmp_path):
+    """What `--workers` builds in a process: the parts by their names, the pool before them."""
+    from impasto.stack.drawn import _pooled_parts
+
+    pool = pooled(tmp_path / "pool")
+    make = partial(_pooled_parts, _parts, pool.run.path)
+    held, search = pickle.loads(pickle.dumps(make))("makers")
+    assert isinstance(held, FromPool) and search == "search"
+    seed = next(iter(pool.drawn))
+    assert torch.equal(held.start([None], [seed], Sampling()).images[0],
+                       read_image(pool.drawn[seed][0]))  # fmt: skip
+    assert make("judges") == ("judges", "search")
+
+
+def _parts(role):
+    return (FakeGenerator() if role == "makers" else role), "search"
+
+
 def test_every_step_says_what_it_is():
     assert {"train", "eval", "pool", "compare", "reliability", "diversity"} <= set(STEPS)
+    shown = CliRunner().invoke(app, ["run", "--help"]).output
     for kind in STEPS:
+        assert kind in shown
         assert STEPS.describe(kind) and not STEPS.describe(kind).startswith(kind)
     with pytest.raises(ValueError, match="registered twice"):
         STEPS.register("eval")(replace)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from impasto.bench import Bench
+from impasto.run.pool import Pool
 from impasto.run.workers import Workers
 from impasto.sample.protocol import Generator
 from impasto.score.base import Scorer
@@ -97,6 +98,10 @@ class Tools:
     def features(self, text: str) -> Extractor:
         return self._once("features", text, lambda: self.build.filled("features").create(
             text, device=self.device))  # fmt: skip
+
+    def pool(self, path: Path) -> Pool:
+        """The pool in a folder; read once it is finished."""
+        return self._once("pool", str(path), lambda: Pool.at(path))
 
     def model_name(self, text: str) -> str:
         """A model's name, or the folder that an earlier step made it in."""

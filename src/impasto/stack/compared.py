@@ -108,7 +108,7 @@ class Compare(Step):
             "second": record["second"], "seeds": len(runs[self.base]), "rows": rows,
             "pairs": [_pair(a, b, runs) for a, b in self.named_pairs],
             "equal_flops": [] if self.pool is None else _at_pool(
-                [Pool.at(path) for path in tools.done[self.pool].pool],
+                [tools.pool(path) for path in tools.done[self.pool].pool],
                 {name: runs[name] for name in names}),
             "page": [str(runs[name][0].path) for name in [self.base, *self.named_page]]
             if self.page else [],

@@ -16,7 +16,7 @@ from impasto.run.directory import RunDirectory
 from impasto.run.evaluate import evaluate
 from impasto.run.pool import FromPool, Pool
 from impasto.run.settings import Settings, run_record
-from impasto.run.workers import Parts, Workers
+from impasto.run.workers import Parts
 from impasto.sample.protocol import Generator, Request, Sampling
 from impasto.search.engine import TreeSearch
 from impasto.stack.base import STEPS, Done, Step, Tools, filled_in, of_step
@@ -113,6 +113,11 @@ class Drawing(Judging):
             raise ValueError(f"seeds must be a list of different whole numbers, given {seeds!r}")
         whole("samples", self.samples)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Without the seeds: each has a folder of its own."""
+        return {key: value for key, value in super().settings.items() if key != "seeds"}
+
     def draw(
         self, tools: Tools, settings: Settings, folder: Path, pool: Path | None = None
     ) -> Path:
@@ -124,18 +129,15 @@ class Drawing(Judging):
             scorers=(settings.names["scorer"], settings.names.get("second")),
         )  # fmt: skip
         if pool is not None:
-            generator, crew = _pooled(generator, crew, pool)
-            generator.check(run_record(settings, generator, tools.search(search)))
+            held = FromPool(generator, tools.pool(pool))
+            held.check(run_record(settings, held, tools.search(search)))
+            crew = replace(crew, make=crew.make and partial(_pooled_parts, crew.make, pool))
+            generator = held
         return evaluate(
             settings, generator, tools.search(search), folder, batch_size=tools.batch_size,
             workers=crew,
             progress=lambda what, *steps: tools.progress(f"{self.name}: {what}", *steps),
         ).path  # fmt: skip
-
-
-def _pooled(generator: Generator, crew: Workers, pool: Path) -> tuple[FromPool, Workers]:
-    held = FromPool(generator, Pool.at(pool))
-    return held, replace(crew, make=crew.make and partial(_pooled_parts, crew.make, pool))
 
 
 def _pooled_parts(make: Parts, pool: Path, role: str) -> Any:

@@ -4,7 +4,8 @@
     OUT/STEP/…          a step's folder: run folders, a model, a study
 
 Whatever a step keeps it keeps by its own record, so that after Ctrl-C or a kill the same command
-does what is left and ends with the same bytes.
+does what is left and ends with the same bytes. Several commands may work on one stack as long as
+they work on different folders, such as one seed each; the last one, with all seeds, finds all.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from impasto.files import lock, write_json
+from impasto.files import write_json
 from impasto.run.directory import read_json
 from impasto.run.provenance import SettingsDiffer, check_same, normal
 from impasto.stack.base import Done, Tools
@@ -26,19 +27,18 @@ def run_stack(stack: Stack, tools: Tools) -> dict[str, Done]:
 
     Raises ValueError or FileNotFoundError, before anything is made, for a step that cannot run,
     SettingsDiffer where the folder holds this stack's steps with other settings, and LockedError
-    where another process writes there.
+    where another process writes into a folder of a step.
     """
     if tools.out.exists() and not tools.out.is_dir():
         raise ValueError(f"{tools.out} is a file; choose another --out")
     _check_before(stack, tools)
     for i, step in enumerate(stack.steps):
         step.check(tools, stack.steps[:i])
-    with lock(tools.out):
-        write_json(tools.out / "stack.json", _before(tools) | _record(stack))
-        for i, step in enumerate(stack.steps):
-            tools.progress("steps", i, len(stack.steps))
-            tools.done[step.name] = step.run(tools)
-        tools.progress("steps", len(stack.steps), len(stack.steps))
+    write_json(tools.out / "stack.json", _before(tools) | _record(stack))
+    for i, step in enumerate(stack.steps):
+        tools.progress("steps", i, len(stack.steps))
+        tools.done[step.name] = step.run(tools)
+    tools.progress("steps", len(stack.steps), len(stack.steps))
     return tools.done
 
 

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 from impasto.files import write_json
 from impasto.run.directory import opened
 from impasto.run.diversity import candidates_kept, clusters, kept, pool_diversity
-from impasto.run.pool import Pool
 from impasto.run.provenance import normal, resolved, versions
 from impasto.run.reliability import looked_at, reliability
 from impasto.run.settings import Settings
@@ -158,7 +157,7 @@ class Diversity(Step):
     def run(self, tools: Tools) -> Done:
         extractor, found = tools.features(self.distance), []
         for path in tools.done[self.pool].pool:
-            pool = Pool.at(path)
+            pool = tools.pool(path)
             record = normal({"kind": "diversity", "pool": pool.record, "versions": versions(),
                              "features": extractor.provenance()})  # fmt: skip
             with opened(tools.out / self.name / path.name, record) as run:
