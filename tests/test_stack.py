@@ -22,11 +22,11 @@ from impasto.run.evaluate import evaluate
 from impasto.run.pool import FromPool, Pool
 from impasto.run.provenance import SettingsDiffer
 from impasto.sample.protocol import Sampling
-from impasto.search import BestOfN, Candidates, NoSearch, TTSVar
+from impasto.search import BestOfN, Candidates, Importance, NoSearch, TTSVar
 from impasto.stack import STEPS, Tools, load_stack, run_stack
 from impasto.stack.compared import _at_pool, equal_flops
 from impasto.zoo.registry import BENCHES, MODELS, SCORERS, SEARCHES
-from tests import tiny
+from tests import tiny, tiny_infinity
 from tests.fakes import FakeGenerator, FakeScorer, FakeSecond
 
 RECIPE = """\
@@ -207,6 +207,22 @@ def test_best_of_k_by_the_pools_rewards_is_the_search(tmp_path):
         assert pool.flops(k) == 20.0 * k
     with pytest.raises(ValueError, match="holds 4 candidates a picture, not 5"):
         pool.best(5)
+
+
+def test_a_pool_of_a_real_family_gives_the_same_bytes(tmp_path):
+    """Pictures, chance, FLOPs, tokens and decodes, of prompts of different lengths."""
+    generator = tiny_infinity.generator()
+    settings = tiny.settings(samples=2, limit=3, names={"model": "m"})
+    many = tiny.settings(samples=6, limit=3)
+    pool = Pool(evaluate(many, generator, Candidates(3, FakeSecond()), tmp_path / "pool"))
+    assert pool.steps == 4
+    for search in (NoSearch(), BestOfN(3, FakeSecond()), Importance(2, FakeSecond(), lam=50)):
+        name = type(search).__name__
+        own = evaluate(settings, generator, search, tmp_path / name)
+        held = evaluate(settings, FromPool(generator, pool), search, tmp_path / f"{name}-pool")
+        assert tiny.tree(own.path) == tiny.tree(held.path)
+        assert seeds.cost_of([own]) == seeds.cost_of([held])
+    assert pool.best(3) == seeds.over_seeds([RunDirectory(tmp_path / "BestOfN")])
 
 
 def test_a_pool_refuses_what_it_cannot_give(tmp_path):

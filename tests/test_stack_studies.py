@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
 from impasto.cli import app
+from impasto.models.infinity.config import PRESETS
 from impasto.run.diversity import (
     candidates_kept,
     kept,
@@ -341,14 +342,15 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 def test_the_evidence_for_search_is_a_stack_of_searches_that_exist():
-    """Every search of it can be made, and fits a model of seven scales."""
+    """Every search of it can be made, and fits the model's scales."""
+    scales = PRESETS["sticker"]().scales
     stack = load_stack(RECIPES / "tts-var" / "sticker.yaml")
     by_name = {step.name: step for step in stack.steps}
     named = {name: text for step in stack.steps if hasattr(step, "named")
              for name, text in step.named.items()}  # fmt: skip
     for text in named.values():
         search = SEARCHES.create(text, scorers=lambda _: FakeSecond(), patches=lambda _: Corners())
-        search.stops(7)
+        search.stops(scales)
         assert search.width <= by_name["pool"].n or search.needs_previews
     base = by_name["searches"]
     assert base.base == "none" and set(base.named_runs) == {
