@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from impasto.bench import read_results
 from impasto.cli import app, build
 from impasto.images import read_image
+from impasto.report.stack import Sheet, markdown, terminal, write_stack_page
 from impasto.run import seeds
 from impasto.run.directory import RunDirectory
 from impasto.run.evaluate import evaluate
@@ -133,6 +134,15 @@ def test_run_writes_tables_and_pages(made):
             "fake-second, which also is the second scorer.") in shown  # fmt: skip
     assert '<a href="compare/report.html">' in Path("out/report.html").read_text()
     assert Path("out/compare/report.html").is_file()
+
+
+def test_the_page_escapes_what_recipes_say(tmp_path):
+    sheet = Sheet("<b>", ("<i>", "x"), (("<script>", "-1"),), ("<a>",))
+    page = write_stack_page("<u>", [sheet], {"<q>": tmp_path / "a/b.html"}, tmp_path / "p.html")
+    text = page.read_text()
+    assert not any(f"<{tag}>" in text for tag in ("b", "i", "script", "a", "u", "q"))
+    assert "&lt;script&gt;" in text and 'href="a/b.html"' in text and "<td>−1</td>" in text
+    assert "| <script> | -1 |" in markdown([sheet]) and "<script>  -1" in terminal([sheet])
 
 
 def test_the_default_folder_is_named_after_the_recipe(here):
@@ -394,6 +404,7 @@ def test_a_search_more_is_drawn_beside_the_others(made):
     ("  - compare", "  - train: {recipe: no.yaml}\n  - compare", "there is no recipe no.yaml"),
     ("[[best of 4, best of 2]]", "[[best of 4]]", "pairs holds [run, compared with]"),
     ("steps:", "stepz:", "a stack needs steps"),
+    ("steps:", "kind: clip\nstepz:", "a recipe with a kind is one of impasto train"),
     ("{n: 4}", "{n: 4", "is not YAML"),
 ])  # fmt: skip
 def test_bad_recipes_are_refused_before_anything_runs(here, old, new, message):

@@ -104,6 +104,21 @@ def test_between_prompts_and_within_them_are_told_apart():
     assert (found["prompts"], found["candidates"], found["steps"]) == (40, 8, 3)
 
 
+def test_potentials_are_of_the_rewards_so_far():
+    """Rewards that jump back and forth: only their sum, or their highest, tells the end."""
+    rng = np.random.default_rng(2)
+    final, jump = rng.random((30, 6)), 5 * rng.random((30, 6))
+    rewards = torch.tensor(np.stack([final + jump, final - jump, final], 2))
+    found = reliability(rewards, torch.ones(30, 6), draws=50)
+    after = {name: steps[1]["within"][0] for name, steps in found["potentials"].items()}
+    assert set(after) == {"diff", "max", "sum"}
+    assert after["sum"] == pytest.approx(1)
+    assert found["with_reward"][1]["within"][0] < 0.7 and after["max"] < 0.7
+    assert abs(after["diff"]) < 0.3
+    first = [steps[0]["within"] for steps in found["potentials"].values()]
+    assert first == [found["with_reward"][0]["within"]] * 3, "at first all are the reward"
+
+
 def test_prompts_without_spread_do_not_count():
     rewards = torch.rand(4, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     rewards[:2] = 1.0
@@ -307,8 +322,9 @@ def test_studies_are_steps(here, monkeypatch):
     assert tables["reliability"]["steps"] == 7 and tables["reliability"]["prompts"] == 2
     assert set(tables["subsets"]["measures"]["kinds"]) == {"random", "pca", "pool"}
     shown = Path("out/table.md").read_text()
-    for words in ("when fake-second knows", "| finished |", "2 of 5 candidates after step 1",
-                  "distance, finished: pca", "4 finished candidates differ"):
+    for words in ("when fake-second knows", "potentials after each step", "| finished |",
+                  "2 of 5 candidates after step 1", "distance, finished: pca",
+                  "4 finished candidates differ"):
         assert words in shown and words.strip("| ") in done.stdout
     before, runs = tiny.tree(Path("out")), Walker.advance
     monkeypatch.setattr(Walker, "advance", None)  # nothing is drawn again

@@ -192,7 +192,17 @@ def _reliability(table: Values) -> list[Sheet]:
          f"verdicts by {table['scorer']}; 95 % intervals, bootstrap over prompts.",
          f"Within prompts: the mean over prompts whose candidates differ, as only these can be "
          f"chosen among; {mixed} prompts have right and wrong ones."),
-    )]  # fmt: skip
+    ), _potentials(table)]  # fmt: skip
+
+
+def _potentials(table: Values) -> Sheet:
+    """Within prompts, what resampling would go by after each step."""
+    found = {"value": table["with_reward"], **table["potentials"]}
+    rows = [(f"{s}", *(_score(steps[s]["within"], 2) for steps in found.values()))
+            for s in range(table["steps"])]  # fmt: skip
+    return Sheet(f"{table['name']}: potentials after each step", ("after step", *found),
+                 tuple(rows), ("Rank correlation with the final reward within prompts, of a "
+                               "candidate that is scored after every step.",))  # fmt: skip
 
 
 MEASURES = {"seen": "distance, when chosen", "finished": "distance, finished",

@@ -3,11 +3,13 @@
     r_s    the reward of a candidate's preview after step s,   r its reward when finished
     rho_s  Spearman's rank correlation of r_s with r, and with the verdict
 
+    phi_s  a potential of r_0 … r_s (`impasto.search.selectors`), of a candidate scored each step
+
     over all candidates, as published; and within a prompt, the mean over prompts with any spread:
     what a search can use, which only ever chooses among candidates of one prompt
 
 Intervals are percentiles of a bootstrap over prompts, whole prompts with all their candidates.
-What a search multiplies, exp(lambda r_s), is worth something where rho_s is (arXiv 2507.18537,
+What a search draws by, exp(lambda phi_s), is worth something where its rho is (arXiv 2507.18537,
 its figure of reward consistency by scale).
 """
 
@@ -27,6 +29,7 @@ from impasto.run.parts import in_parts
 from impasto.sample.protocol import Generator, Request, Sampling
 from impasto.score.base import Scorer
 from impasto.search.base import Draw
+from impasto.search.selectors import POTENTIALS
 from impasto.spec import Spec
 
 __all__ = ["looked_at", "reliability", "spearman"]
@@ -114,10 +117,16 @@ def _correlations(a: Floats, b: Floats, at: NDArray[np.int64]) -> dict[str, Any]
     }
 
 
+def _potential(name: str, histories: Floats) -> Floats:
+    """phi of histories (P, n, s + 1), (P, n)."""
+    return np.apply_along_axis(lambda row: POTENTIALS[name](row.tolist()), 2, histories)
+
+
 def reliability(
     rewards: Tensor, value: Tensor, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, Any]:  # fmt: skip
-    """JSON-ready: for each step the correlations of its reward with the last, and with `value`.
+    """JSON-ready: for each step the correlations of its reward with the last, and with `value`;
+    and of the potentials beside "value" (which is the reward) with the last reward.
 
     rewards: (P, n, K + 1). value: (P, n). "within" is over those "prompts" whose candidates
     differ in both.
@@ -125,8 +134,14 @@ def reliability(
     r, v = rewards.double().numpy(), value.double().numpy()
     at = np.random.default_rng(seed).integers(len(v), size=(draws, len(v)))
     steps = r.shape[2] - 1
+
+    def correlations(name: str) -> list[dict[str, Any]]:
+        phi = np.stack([_potential(name, r[:, :, : s + 1]) for s in range(steps)], 2)
+        return [_correlations(phi[:, :, s], r[:, :, -1], at) for s in range(steps)]
+
     return {
         "prompts": len(v), "candidates": v.shape[1], "steps": steps,
         "with_reward": [_correlations(r[:, :, s], r[:, :, -1], at) for s in range(steps)],
         "with_value": [_correlations(r[:, :, s], v, at) for s in range(steps + 1)],
+        "potentials": {name: correlations(name) for name in POTENTIALS if name != "value"},
     }  # fmt: skip

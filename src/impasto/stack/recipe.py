@@ -52,8 +52,9 @@ def load_stack(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     source, values = _read(Path(path))
     entries = values.pop("steps", None)
     if not isinstance(entries, list) or not entries:
-        raise source.error(("steps",), "a stack needs steps: a list of one or more, each as "
-                           "KIND: {key: value}")  # fmt: skip
+        hint = "; a recipe with a kind is one of impasto train" if "kind" in values else ""
+        raise source.error(("steps",), f"a stack needs steps: a list of one or more, each as "
+                           f"KIND: {{key: value}}{hint}")  # fmt: skip
     steps = [_entry(source, i, entry) for i, entry in enumerate(entries)]
     _override(source, values, steps, overrides or {})
     _check_shared(source, values, [kind for kind, _ in steps])
