@@ -226,6 +226,14 @@ def test_parts_of_a_draw_do_not_matter(size):
         assert torch.equal(a[0], b[0]) and a[1:] == b[1:]
 
 
+@pytest.mark.parametrize("size", [1, 3, 16, 40])
+def test_progress_ends_with_all_rows(size):
+    """Also where a part has lost all its rows on the way."""
+    seen = []
+    tts(1).draw(Walker(), DRAWS[:3], THIRTEEN, size, lambda *pair: seen.append(pair))
+    assert seen[-1] == (24, 24) and seen == sorted(seen)
+
+
 def test_no_batch_is_larger_than_was_allowed():
     walker, _ = ran(tts(2), size=20)
     assert max(rows for _, rows in walker.rows) == 16  # a draw at a time, whole
