@@ -142,7 +142,7 @@ def test_the_page_escapes_what_recipes_say(tmp_path):
     text = page.read_text()
     assert not any(f"<{tag}>" in text for tag in ("b", "i", "script", "a", "u", "q"))
     assert "&lt;script&gt;" in text and 'href="a/b.html"' in text and "<td>−1</td>" in text
-    assert "| <script> | -1 |" in markdown([sheet]) and "<script>  -1" in terminal([sheet])
+    assert "| <script> | -1 |" in markdown([sheet]) and "<script>   -1" in terminal([sheet])
 
 
 def test_the_default_folder_is_named_after_the_recipe(here):
