@@ -22,7 +22,7 @@ from impasto.cli import build
 from impasto.run.evaluate import evaluate
 from impasto.search import NoSearch
 from impasto.stack import Tools, load_stack, run_stack
-from tests import test_stack, tiny
+from tests import tiny, tiny_stack
 from tests.fakes import FakeGenerator
 
 
@@ -37,9 +37,9 @@ def stack(folder: Path) -> None:
 
 def prepared(folder: Path) -> None:
     """The stack's recipe, and its fakes by name; before a fork, so that no child does it again."""
-    for registry, name, factory in test_stack.FACTORIES:
+    for registry, name, factory in tiny_stack.FACTORIES:
         registry._factories[name] = factory
-    (folder / "recipe.yaml").write_text(test_stack.RECIPE)
+    (folder / "recipe.yaml").write_text(tiny_stack.RECIPE)
     build.model = lambda text, device: FakeGenerator()  # no import of the real ones
     os.fsync = lambda handle: None  # a killed process takes no written page with it
 

@@ -26,49 +26,10 @@ from impasto.sample.protocol import Sampling
 from impasto.search import BestOfN, Candidates, Importance, NoSearch, TTSVar
 from impasto.stack import STEPS, Tools, load_stack, run_stack
 from impasto.stack.compared import _at_pool, equal_flops
-from impasto.zoo.registry import BENCHES, MODELS, SCORERS, SEARCHES
+from impasto.zoo.registry import SEARCHES
 from tests import tiny, tiny_infinity
-from tests.fakes import FakeGenerator, FakeScorer, FakeSecond
-
-RECIPE = """\
-# A stack of fakes.
-model: fake
-bench: fake
-scorer: fake
-second: fake-second
-reward: fake-second
-seeds: [0, 1]
-grid: {n: [2, 4]}
-limit: 2
-steps:
-  - pool: {n: 4}
-  - eval:
-      name: chosen
-      pool: pool
-      searches:
-        none: none
-        best of {n}: "best-of-n:n={n},reward={reward}"
-        drawn of {n}: "importance:n={n},lam=1,reward={reward}"
-  - compare: {base: none, pool: pool, pairs: [[best of 4, best of 2]], page: [best of 4]}
-"""
-
-
-class Noisy(FakeGenerator):
-    """Counts pictures, so that what is drawn twice is seen."""
-
-    drawn = 0
-
-    def finish(self, state):
-        Noisy.drawn += len(state.seeds)
-        return super().finish(state)
-
-
-FACTORIES = (
-    (MODELS, "fake", lambda name="fake", **_: Noisy(name=name)),
-    (SCORERS, "fake", lambda device, threshold=0.5: FakeScorer(threshold=threshold)),
-    (SCORERS, "fake-second", lambda device: FakeSecond()),
-    (BENCHES, "fake", lambda: tiny.BENCH),
-)
+from tests.fakes import FakeGenerator, FakeSecond
+from tests.tiny_stack import FACTORIES, RECIPE, Noisy
 
 
 @pytest.fixture
@@ -208,9 +169,9 @@ def pooled(out, n=4, reward=None, samples=1, **settings):
 
 
 def test_best_of_k_by_the_pools_rewards_is_the_search(tmp_path):
-    pool = pooled(tmp_path / "pool", reward=FakeSecond(), samples=2)
-    for k in (1, 2, 3, 4):
-        path = evaluate(tiny.settings(), FakeGenerator(), BestOfN(k, FakeSecond()),
+    pool = pooled(tmp_path / "pool", reward=FakeSecond(), samples=2, limit=3)
+    for k in (1, 3, 4):
+        path = evaluate(tiny.settings(limit=3), FakeGenerator(), BestOfN(k, FakeSecond()),
                         tmp_path / str(k)).path  # fmt: skip
         expected = seeds.over_seeds([RunDirectory(path)])
         assert pool.best(k) == expected
@@ -222,8 +183,8 @@ def test_best_of_k_by_the_pools_rewards_is_the_search(tmp_path):
 def test_a_pool_of_a_real_family_gives_the_same_bytes(tmp_path):
     """Pictures, chance, FLOPs, tokens and decodes, of prompts of different lengths."""
     generator = tiny_infinity.generator()
-    settings = tiny.settings(samples=2, limit=3, names={"model": "m"})
-    many = tiny.settings(samples=6, limit=3)
+    settings = tiny.settings(samples=2, limit=2, names={"model": "m"})
+    many = tiny.settings(samples=6, limit=2)
     pool = Pool(evaluate(many, generator, Candidates(3, FakeSecond()), tmp_path / "pool"))
     assert pool.steps == 4
     for search in (NoSearch(), BestOfN(3, FakeSecond()), Importance(2, FakeSecond(), lam=50)):
@@ -236,9 +197,9 @@ def test_a_pool_of_a_real_family_gives_the_same_bytes(tmp_path):
 
 
 def test_a_pool_refuses_what_it_cannot_give(tmp_path):
-    pool = pooled(tmp_path / "pool")
+    pool = pooled(tmp_path / "pool", limit=2)
     held = FromPool(FakeGenerator(), pool)
-    draws = tiny.settings(samples=1)
+    draws = tiny.settings(samples=1, limit=2)
     with pytest.raises(ValueError, match="does not hold the picture of seed"):
         evaluate(draws, held, BestOfN(5, FakeSecond()), tmp_path / "wide")
     with pytest.raises(ValueError, match="in one go and has no preview"):
@@ -265,8 +226,8 @@ def test_equal_flops_are_of_the_most_candidates_that_they_pay_for(made):
 
 
 def test_flops_beyond_the_pool_are_said_to_be(tmp_path):
-    pool = pooled(tmp_path / "pool", reward=FakeSecond())
-    settings = tiny.settings(samples=1)
+    pool = pooled(tmp_path / "pool", reward=FakeSecond(), limit=2)
+    settings = tiny.settings(samples=1, limit=2)
     runs = [evaluate(settings, FakeGenerator(), BestOfN(3, FakeSecond()), tmp_path / "three")]
     found = equal_flops([pool], runs, 75.0)
     assert (found["k"], found["enough"], found["difference"][0]) == (3, True, 0)
@@ -282,15 +243,15 @@ class Counted(FakeSecond):
 
 def test_rewards_that_count_their_flops_are_counted_on_both_sides(tmp_path):
     """A picture is 20 FLOPs and a look 5: best of 3 costs 75 all in, best of one needs no look."""
-    pool = pooled(tmp_path / "pool", reward=Counted())
+    pool = pooled(tmp_path / "pool", reward=Counted(), limit=2)
     assert pool.counts_rewards and [pool.flops(k, True) for k in (1, 2, 3)] == [20, 50, 75]
-    runs = [evaluate(tiny.settings(samples=1), FakeGenerator(), BestOfN(3, Counted()),
+    runs = [evaluate(tiny.settings(samples=1, limit=2), FakeGenerator(), BestOfN(3, Counted()),
                      tmp_path / "three")]  # fmt: skip
     spent = seeds.cost_of(runs)
     assert (spent["flops"], spent["reward_flops"], spent["reward_calls"]) == (60, 15, 3)
     (row,) = _at_pool([pool], {"best of 3": runs})
     assert (row["flops"], row["k"], row["rewards"]) == (75, 3, True) and row["difference"][0] == 0
-    (row,) = _at_pool([pooled(tmp_path / "plain", reward=FakeSecond())], {"best of 3": runs})
+    (row,) = _at_pool([pooled(tmp_path / "plain", reward=FakeSecond(), limit=2)], {"best of 3": runs})
     assert (row["flops"], row["k"], row["rewards"]) == (60, 3, False)
 
 
@@ -325,7 +286,7 @@ def test_interrupted_and_run_again_ends_with_the_same_bytes(made, monkeypatch, a
 
 def test_killed_at_random_moments_and_finished(tmp_path):
     """SIGKILL; in a process of its own, which forks quickly."""
-    done = subprocess.run([sys.executable, "-m", "tests.kill_and_resume", str(tmp_path), "4",
+    done = subprocess.run([sys.executable, "-m", "tests.kill_and_resume", str(tmp_path), "3",
                            "stack"], capture_output=True, text=True, check=True)  # fmt: skip
     assert int(done.stdout) >= 2
     assert tiny.tree(tmp_path / "whole") == tiny.tree(tmp_path / "killed")
@@ -495,7 +456,7 @@ def test_a_worker_draws_from_the_pool_too(tmp_path):
     """What `--workers` builds in a process: the parts by their names, the pool before them."""
     from impasto.stack.drawn import _pooled_parts
 
-    pool = pooled(tmp_path / "pool")
+    pool = pooled(tmp_path / "pool", limit=1)
     make = partial(_pooled_parts, _parts, pool.run.path)
     held, search = pickle.loads(pickle.dumps(make))("makers")
     assert isinstance(held, FromPool) and search == "search"

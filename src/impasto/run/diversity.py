@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import comb
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,11 +28,13 @@ from impasto.run.parts import in_parts
 from impasto.run.pool import Pool
 from impasto.sample.protocol import Generator, Sampling
 from impasto.score.base import Scorer
-from impasto.score.features import Extractor, Patches
 from impasto.score.statistics import Interval, Outcome, bootstrap, paired_difference
 from impasto.search.base import Draw
 from impasto.search.cluster import project, representatives
 from impasto.spec import Spec
+
+if TYPE_CHECKING:
+    from impasto.score.features import Extractor, Patches
 
 __all__ = ["Chooser", "candidates_kept", "clusters", "kept", "outcome", "pool_diversity", "spread"]
 

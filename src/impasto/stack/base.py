@@ -13,16 +13,18 @@ from dataclasses import Field, dataclass, field, fields
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from impasto.bench import Bench
 from impasto.run.pool import Pool
 from impasto.run.workers import Workers
 from impasto.sample.protocol import Generator
 from impasto.score.base import Scorer
-from impasto.score.features import Extractor, Patches
 from impasto.search.base import Search
 from impasto.zoo.registry import Registry, nearest
+
+if TYPE_CHECKING:
+    from impasto.score.features import Extractor, Patches
 
 __all__ = ["STEPS", "Builder", "Done", "Step", "Tools", "fields_of", "filled_in", "keys_of",
            "of_step"]  # fmt: skip
