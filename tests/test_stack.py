@@ -251,7 +251,8 @@ def test_rewards_that_count_their_flops_are_counted_on_both_sides(tmp_path):
     assert (spent["flops"], spent["reward_flops"], spent["reward_calls"]) == (60, 15, 3)
     (row,) = _at_pool([pool], {"best of 3": runs})
     assert (row["flops"], row["k"], row["rewards"]) == (75, 3, True) and row["difference"][0] == 0
-    (row,) = _at_pool([pooled(tmp_path / "plain", reward=FakeSecond(), limit=2)], {"best of 3": runs})
+    plain = pooled(tmp_path / "plain", reward=FakeSecond(), limit=2)
+    (row,) = _at_pool([plain], {"best of 3": runs})
     assert (row["flops"], row["k"], row["rewards"]) == (60, 3, False)
 
 
