@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from impasto.bench import read_results
 from impasto.cli import app, build
 from impasto.images import read_image
-from impasto.report.stack import Sheet, markdown, terminal, write_stack_page
+from impasto.report.sheets import Sheet
+from impasto.report.stack import markdown, terminal, write_stack_page
 from impasto.run import seeds
 from impasto.run.directory import RunDirectory
 from impasto.run.evaluate import evaluate
@@ -394,6 +395,13 @@ def test_overrides_that_fit_nothing_are_refused(here, text, message):
     assert not Path("out").exists()
 
 
+def test_a_reward_with_options_of_its_own_goes_into_parentheses(here):
+    stack = load_stack("recipe.yaml", {"reward": "geneval:detector=a,clip=b", "grid.n": [2]})
+    pool, chosen, _ = stack.steps
+    assert pool.search == "candidates:n=4,reward=(geneval:detector=a,clip=b)"
+    assert chosen.named["best of 2"] == "best-of-n:n=2,reward=(geneval:detector=a,clip=b)"
+
+
 def test_overrides(here):
     stack = load_stack("recipe.yaml", {"limit": 3, "pool.n": 8, "grid.n": [1]})
     pool, chosen, compare = stack.steps
@@ -455,10 +463,10 @@ def test_a_trained_model_is_drawn_with(here, monkeypatch):
 
 def test_a_worker_draws_from_the_pool_too(tmp_path):
     """What `--workers` builds in a process: the parts by their names, the pool before them."""
-    from impasto.stack.drawn import _pooled_parts
+    from impasto.stack.drawing import pooled_parts
 
     pool = pooled(tmp_path / "pool", limit=1)
-    make = partial(_pooled_parts, _parts, pool.run.path)
+    make = partial(pooled_parts, _parts, pool.run.path)
     held, search = pickle.loads(pickle.dumps(make))("makers")
     assert isinstance(held, FromPool) and search == "search"
     seed = next(iter(pool.drawn))

@@ -13,7 +13,7 @@ from impasto.cli.errors import guarded
 from impasto.cli.progress import progress
 
 if TYPE_CHECKING:
-    from impasto.report.stack import Sheet
+    from impasto.report.sheets import Sheet
 
 __all__ = ["run"]
 
@@ -60,7 +60,8 @@ def run(
 def _show(title: str, folder: Path, tables: list[dict[str, Any]], as_json: bool) -> None:
     """Write table.json, table.md and the pages; print the tables, or JSON."""
     from impasto.files import write_json, write_text
-    from impasto.report.stack import markdown, sheets, terminal, write_stack_page
+    from impasto.report.sheets import sheets
+    from impasto.report.stack import markdown, terminal, write_stack_page
 
     shown: list[Sheet] = sheets(tables)
     write_json(folder / "table.json", {"tables": tables})

@@ -17,7 +17,8 @@ from impasto.run.pool import Pool
 from impasto.run.values import difference_of, estimated, is_pooled
 from impasto.score.statistics import Outcome, paired_difference
 from impasto.stack.base import STEPS, Done, Step, Tools, filled_in
-from impasto.stack.drawn import Drawing, Eval, PoolStep
+from impasto.stack.drawing import Drawing
+from impasto.stack.drawn import Eval, PoolStep
 from impasto.zoo.registry import nearest
 
 __all__ = ["Compare", "equal_flops"]

@@ -18,7 +18,7 @@ from impasto.run.settings import Settings
 from impasto.sample.protocol import Generator, Sampling
 from impasto.search.cluster import Cluster
 from impasto.stack.base import STEPS, Done, Step, Tools
-from impasto.stack.drawn import Judging, whole
+from impasto.stack.drawing import Judging, whole
 
 __all__ = ["Diversity", "Reliability", "Study", "Subsets"]
 
