@@ -36,8 +36,9 @@ from impasto.models.infinity.model import InfinityTransformer, block_causal_mask
 from impasto.models.infinity.schedules import Schedule, Sizes
 from impasto.models.infinity.tokenizer import InfinityTokenizer
 
-__all__ = ["Corrected", "TeacherForcing", "bit_loss", "drop_text", "entropy_loss", "scale_entropies",
-           "self_corrected", "token_weights", "tokenizer_codes", "training_loss"]  # fmt: skip
+__all__ = ["Corrected", "TeacherForcing", "bit_loss", "drop_text", "entropy_loss",
+           "scale_entropies", "self_corrected", "token_weights", "tokenizer_codes",
+           "training_loss"]  # fmt: skip
 
 
 class Corrected(NamedTuple):
@@ -145,7 +146,8 @@ def training_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`bit_loss` of one training step, teacher-forced over all scales.
 
-    f: (B, d, H, W) of the frozen tokenizer; states: (B, L, D) text states, seen: bool (B, L).
+    forced: a `TeacherForcing`, compiled or not. f: (B, d, H, W) of the frozen tokenizer; states:
+    (B, L, D) text states, seen: bool (B, L).
     """
     sizes = forced.plan.sizes
     told = self_corrected(vae, f, sizes, strength=strength, generator=generator)
