@@ -20,6 +20,7 @@ from impasto.cli.evaluate import evaluate
 from impasto.cli.measure import measure_distance, measure_reconstruction
 from impasto.cli.serve import serve
 from impasto.cli.show import bench_export, ls, scorers_check
+from impasto.cli.stack import run
 from impasto.cli.train import train
 from impasto.cli.world import world_export
 
@@ -47,6 +48,7 @@ app.command("demo")(demo)
 app.command("generate")(generate)
 app.command("eval")(evaluate)
 app.command("compare")(compare)
+app.command("run")(run)
 app.command("train")(train)
 app.command("convert")(convert)
 app.command("serve")(serve)

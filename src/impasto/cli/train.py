@@ -11,7 +11,7 @@ import yaml
 from impasto.cli import build, options
 from impasto.cli.errors import guarded
 
-__all__ = ["train"]
+__all__ = ["pair", "train"]
 
 
 @guarded
@@ -28,12 +28,12 @@ def train(
     """Train what a recipe describes; prints the folder of the model."""
     from impasto.train.run import run_recipe
 
-    overrides = dict(_pair(text) for text in set_ or ())
+    overrides = dict(pair(text) for text in set_ or ())
     folder = out or Path("runs") / recipe.stem
     print(run_recipe(recipe, folder, build.device_of(device), overrides))
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def pair(text: str) -> tuple[str, Any]:
     """"steps=10" as ("steps", 10); the value is YAML, as in the recipe."""
     key, equals, value = text.partition("=")
     if not key or not equals:

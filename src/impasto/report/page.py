@@ -27,7 +27,7 @@ from impasto.run.budget import Budgets
 from impasto.run.compare import Difference
 from impasto.score.power import Power
 
-__all__ = ["MAX_PICTURES", "write_report"]
+__all__ = ["MAX_PICTURES", "environment", "source", "write_report"]
 
 MAX_PICTURES = 480
 """Pictures on a page unless told otherwise; at most some 30 MB, and 8 for pictures of 128 px.
@@ -58,8 +58,8 @@ def write_report(
     """
     read = read_runs(runs)
     check_differences(read, differences)
-    text = _environment().get_template("page.html").render(
-        **_source("page.css", "style"), **_source("page.js", "script"),
+    text = environment().get_template("page.html").render(
+        **source("page.css", "style"), **source("page.js", "script"),
         **_content(read, differences, Path(page), max_pictures),
         **_comparison(read, differences, budgets, plans),
     )  # fmt: skip
@@ -67,7 +67,8 @@ def write_report(
     return Path(page)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of this package, everything escaped."""
     loader = PackageLoader("impasto", "report")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
@@ -79,7 +80,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _source(name: str, kind: str) -> dict[str, str]:
+def source(name: str, kind: str) -> dict[str, str]:
     """The file's text to put between tags, and the hash by which the policy allows it."""
     text = (HERE / name).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

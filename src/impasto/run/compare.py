@@ -15,7 +15,7 @@ from impasto.run.values import difference_of, is_pooled, score_values, soft_valu
 from impasto.score.power import Power, paired_spread, plan, spread_of_score
 from impasto.score.statistics import Estimates, Interval, Outcome, holm, paired_difference
 
-__all__ = ["Difference", "Disagreement", "check_comparable", "compare", "planned",
+__all__ = ["Difference", "Disagreement", "check_comparable", "compare", "finished", "planned",
            "verdicts_only"]  # fmt: skip
 
 SAME = ("bench", "scorer", "second", "seed")
@@ -158,7 +158,7 @@ def planned(paths: Sequence[str | Path], x: float) -> list[Power]:
     runs = [RunDirectory.judged(path) for path in paths]
     for run in runs[1:]:
         check_comparable(runs[0], run)
-    first, *others = [score_values(_finished(run)) for run in runs]
+    first, *others = [score_values(finished(run)) for run in runs]
     have = len({outcome.prompt for outcome in first})
     if not all(map(verdicts_only, runs)):
         return []
@@ -171,7 +171,7 @@ def planned(paths: Sequence[str | Path], x: float) -> list[Power]:
 
 
 def _difference(a: RunDirectory, b: RunDirectory, paired_by: str) -> Difference:
-    first, second = (read_results(_finished(run).results) for run in (a, b))
+    first, second = (read_results(finished(run).results) for run in (a, b))
     soft = soft_values(a, first), soft_values(b, second)
     seconds = _second_values(a, first), _second_values(b, second)
     differ = difference_of if is_pooled(a) else paired_difference
@@ -182,7 +182,7 @@ def _difference(a: RunDirectory, b: RunDirectory, paired_by: str) -> Difference:
     )  # fmt: skip
 
 
-def _finished(run: RunDirectory) -> RunDirectory:
+def finished(run: RunDirectory) -> RunDirectory:
     """The run, finished and complete. Raises IncompleteError."""
     if not run.summary.is_file():
         raise IncompleteError(0, 1, [str(run.summary)], what=f"summary of {run.path}")

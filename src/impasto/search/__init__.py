@@ -2,9 +2,10 @@
 
 from impasto.search.base import Candidate, Draw, Drawn, Search, Selection
 from impasto.search.best_of_n import BestOfN, Importance
+from impasto.search.candidates import Candidates
 from impasto.search.none import NoSearch
 from impasto.search.reward import RewardBroken
 from impasto.search.tts_var import TTSVar
 
-__all__ = ["BestOfN", "Candidate", "Draw", "Drawn", "Importance", "NoSearch", "RewardBroken",
-           "Search", "Selection", "TTSVar"]  # fmt: skip
+__all__ = ["BestOfN", "Candidate", "Candidates", "Draw", "Drawn", "Importance", "NoSearch",
+           "RewardBroken", "Search", "Selection", "TTSVar"]  # fmt: skip

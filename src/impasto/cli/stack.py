@@ -1,0 +1,89 @@
+"""`impasto run RECIPE`: several steps, one file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from impasto.cli import build, options
+from impasto.cli.errors import guarded
+from impasto.cli.progress import progress
+
+if TYPE_CHECKING:
+    from impasto.report.sheets import Sheet
+
+__all__ = ["run"]
+
+
+@guarded
+def run(
+    *,
+    recipe: Annotated[
+        Path, typer.Argument(help="A YAML file with steps; see 'impasto ls recipes'.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder to write (default: runs/ and the "
+                                                      "recipe's name)."),
+    ] = None,
+    device: options.Device = "auto",
+    workers: options.Workers = 1,
+    batch_size: options.BatchSize = 8,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE",
+                     help="Override a key beside the steps, STEP.KEY of one step, or grid.KEY; "
+                          "repeatable."),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:  # fmt: skip
+    """Run a stack: the steps of a recipe, in order, with one table at the end.
+
+    Steps are pool, eval, compare, train, diversity, reliability, subsets; docs/stacks.md has
+    their keys. All is checked before anything runs. The same command again goes on where it was
+    interrupted; a recipe that has changed in what it made is refused.
+    """
+    from impasto.cli.train import pair
+    from impasto.stack import Tools, load_stack, run_stack
+
+    stack = load_stack(recipe, dict(pair(text) for text in set_ or ()))
+    folder = out or Path("runs") / recipe.stem
+    with progress(quiet=as_json) as report:
+        tools = Tools(folder, build, build.device_of(device), batch_size, workers, report)
+        done = run_stack(stack, tools)
+    tables = [dict(one.table) for one in done.values() if one.table is not None]
+    _show(recipe.stem, folder, tables, as_json)
+
+
+def _show(title: str, folder: Path, tables: list[dict[str, Any]], as_json: bool) -> None:
+    """Write table.json, table.md and the pages; print the tables, or JSON."""
+    from impasto.files import write_json, write_text
+    from impasto.report.sheets import sheets
+    from impasto.report.stack import markdown, terminal, write_stack_page
+
+    shown: list[Sheet] = sheets(tables)
+    write_json(folder / "table.json", {"tables": tables})
+    write_text(folder / "table.md", markdown(shown))
+    page = write_stack_page(title, shown, _pages(folder, tables), folder / "report.html")
+    if as_json:
+        print(json.dumps({"page": str(page), "tables": tables}, indent=2, ensure_ascii=False))
+        return
+    if shown:
+        print(terminal(shown))
+    print(f"tables: {folder / 'table.md'}, {folder / 'table.json'}")
+    print(f"report: {page}")
+
+
+def _pages(folder: Path, tables: list[dict[str, Any]]) -> dict[str, Path]:
+    """The pages with pictures that comparisons ask for, written: name -> where it is."""
+    from impasto.cli.page import write_page
+    from impasto.run.budget import budgets
+
+    pages = {}
+    for table in tables:
+        if runs := [Path(path) for path in table.get("page", ())]:
+            pages[table["title"]] = folder / table["name"] / "report.html"
+            write_page(runs, pages[table["title"]], budgets(runs))
+    return pages

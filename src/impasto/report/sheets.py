@@ -1,0 +1,234 @@
+"""A stack's tables in words: of each table of `table.json`, by its "kind", what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from impasto.report.words import (
+    DASH,
+    change,
+    digits,
+    estimate,
+    excludes_zero,
+    not_independent,
+    quantity,
+    size,
+)
+from impasto.score.statistics import Interval
+
+__all__ = ["Sheet", "sheets"]
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table ready to be laid out; the first column names the rows. notes: sentences below."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def _score(values: Sequence[float] | None, decimals: int = 3) -> str:
+    return DASH if values is None else estimate(Interval(*values), decimals)
+
+
+def _change(values: Sequence[float] | None, decimals: int = 3) -> str:
+    """A difference, starred where its interval excludes zero."""
+    if values is None:
+        return DASH
+    interval = Interval(*values)
+    return change(interval, decimals) + ("*" if excludes_zero(interval) else "")
+
+
+def _percent(values: Sequence[float] | None) -> str:
+    """ "+8.7 % [+6.1, +11.2]". """
+    if values is None:
+        return DASH
+    value, low, high = (f"{100 * x:+z.1f}" for x in values)
+    return f"{value} % [{low}, {high}]"
+
+
+def _number(value: float | None) -> str:
+    return DASH if value is None else f"{value:,.4g}"
+
+
+COSTS: dict[str, tuple[str, Callable[[float | None], str]]] = {
+    "flops": ("FLOPs", lambda value: quantity(value, "FLOP")),
+    "images": ("finished", _number),
+    "row_steps": ("row steps", _number),
+    "tokens": ("tokens", _number),
+    "decodes": ("decodes", _number),
+    "reward_calls": ("reward calls", _number),
+    "feature_calls": ("feature calls", _number),
+    "reward_flops": ("FLOPs of both", lambda value: quantity(value, "FLOP")),
+}
+"""Key of a cost -> its column, for each picture kept."""
+
+
+def _compare(table: Values) -> list[Sheet]:
+    found = [_side_by_side(table), _costs(table), _by_task(table)]
+    if table["pairs"]:
+        found.append(_pairs(table))
+    if table["equal_flops"]:
+        found.append(_equal_flops(table))
+    return found
+
+
+def _side_by_side(table: Values) -> Sheet:
+    rows, bench = table["rows"], table["bench"]
+    seconds = [row["second"][0] for row in rows if row["second"]]
+    decimals = digits(seconds[0]) if seconds else 3
+    columns = ("search", "score", f"− {table['base']}", "relative",
+               *(["second score"] if seconds else []))  # fmt: skip
+    lines = [(row["name"], _score(row["score"]), _change(row["difference"]),
+              _percent(row.get("relative")),
+              *([_score(row["second"], decimals)] if seconds else [])) for row in rows]
+    pictures = bench["samples_per_prompt"]
+    return Sheet(table["title"], columns, tuple(lines), (
+        f"{bench['name']}: {size(bench['prompts'], 'prompt')}, {size(table['seeds'], 'seed')}, "
+        f"{size(pictures, 'picture')} each; verdicts by {table['scorer']['name']}; 95 % intervals "
+        f"over prompts; differences paired by prompt and seed, * the interval excludes zero.",
+        f"Relative: the difference and its interval over the score of {table['base']}.",
+        *_dependent(table),
+    ))  # fmt: skip
+
+
+def _dependent(table: Values) -> list[str]:
+    """What must be said where pictures were chosen by one of their own judges."""
+    judges = {"scorer": table["scorer"], "second": table["second"]}
+    notes = []
+    for role in judges:
+        chosen = [row["name"] for row in table["rows"]
+                  if not_independent("", judges | {"search": row["search"]}, role)]  # fmt: skip
+        if chosen:
+            search = next(row["search"] for row in table["rows"] if row["name"] == chosen[0])
+            notes.append(not_independent(", ".join(chosen), judges | {"search": search}, role))
+    return notes
+
+
+def _costs(table: Values) -> Sheet:
+    rows = table["rows"]
+    keys = [key for key in COSTS if any(row["cost"].get(key) for row in rows)]
+    return Sheet(
+        f"{table['title']}, cost of a picture", ("search", *(COSTS[key][0] for key in keys)),
+        tuple((row["name"], *(COSTS[key][1](row["cost"].get(key)) for key in keys))
+              for row in rows),
+        ("Means of one picture kept, with all that was drawn and asked for it.",),
+    )  # fmt: skip
+
+
+def _by_task(table: Values) -> Sheet:
+    """The base's score in each task, and the others' differences from it."""
+    base, *others = table["rows"]
+    tasks = list(base["tasks"])
+    first = (base["name"], *(_score(base["tasks"][task], 2) for task in tasks))
+    rows = [(f"{row['name']}, difference",
+             *(_change(row["task_differences"].get(task), 2) for task in tasks))
+            for row in others]  # fmt: skip
+    return Sheet(f"{table['title']}, by task", ("search", *tasks), (first, *rows))
+
+
+def _pairs(table: Values) -> Sheet:
+    seconds = [pair["second_difference"] for pair in table["pairs"] if pair["second_difference"]]
+    rows = [(f"{pair['run']} − {pair['from']}", _change(pair["difference"]),
+             *([_change(pair["second_difference"])] if seconds else []))
+            for pair in table["pairs"]]  # fmt: skip
+    columns = ("difference", "score", *(["second score"] if seconds else []))
+    return Sheet(f"{table['title']}, in pairs", columns, tuple(rows))
+
+
+def _equal_flops(table: Values) -> Sheet:
+    rows = [(row["run"], quantity(row["flops"], "FLOP"),
+             f"{row['k']}{'' if row['enough'] else ' (all there are)'}",
+             quantity(row["best_flops"], "FLOP"), _score(row["best"]), _change(row["difference"]))
+            for row in table["equal_flops"]]  # fmt: skip
+    counted = ("drawing, rewards and features" if all(row["rewards"] for row in
+               table["equal_flops"]) else "drawing; rewards that count no FLOPs are left out")
+    notes = [f"Best of k: of the first k candidates of the pool by its rewards, with the largest "
+             f"k that costs no more FLOPs. Counted: {counted}."]
+    if not all(row["enough"] for row in table["equal_flops"]):
+        notes.append("All there are: the FLOPs would pay for more candidates than the pool has.")
+    return Sheet(f"{table['title']}, at equal FLOPs",
+                 ("search", "FLOPs", "k", "FLOPs of best of k", "score of best of k",
+                  "search − best of k"), tuple(rows), tuple(notes))  # fmt: skip
+
+
+def _reliability(table: Values) -> list[Sheet]:
+    names = ("after step", "ρ with final reward", "within prompts", "ρ with verdict",
+             "within prompts")  # fmt: skip
+    rewards = [*table["with_reward"], {"all": None, "within": None}]
+    rows = [
+        (f"{s}" if s < table["steps"] else "finished",
+         *(_score(row[key], 2) for row in (reward, value) for key in ("all", "within")))
+        for s, (reward, value) in enumerate(zip(rewards, table["with_value"], strict=True))
+    ]  # fmt: skip
+    mixed = table["with_value"][-1]["prompts"]
+    return [Sheet(
+        f"{table['name']}: when {table['reward']} knows", names, tuple(rows),
+        (f"Spearman's rank correlation of the reward of what is there after each step (from 0), "
+         f"of {size(table['candidates'], 'candidate')} of {size(table['prompts'], 'prompt')}; "
+         f"verdicts by {table['scorer']}; 95 % intervals, bootstrap over prompts.",
+         f"Within prompts: the mean over prompts whose candidates differ, as only these can be "
+         f"chosen among; {mixed} prompts have right and wrong ones."),
+    ), _potentials(table)]  # fmt: skip
+
+
+def _potentials(table: Values) -> Sheet:
+    """Within prompts, what resampling would go by after each step."""
+    found = {"value": table["with_reward"], **table["potentials"]}
+    rows = [(f"{s}", *(_score(steps[s]["within"], 2) for steps in found.values()))
+            for s in range(table["steps"])]  # fmt: skip
+    return Sheet(f"{table['name']}: potentials after each step", ("after step", *found),
+                 tuple(rows), ("Rank correlation with the final reward within prompts, of a "
+                               "candidate that is scored after every step.",))  # fmt: skip
+
+
+MEASURES = {"seen": "distance, when chosen", "finished": "distance, finished",
+            "kinds": "different outcomes"}  # fmt: skip
+
+
+def _subsets(table: Values) -> list[Sheet]:
+    rows = []
+    for measure, title in MEASURES.items():
+        for name, of in table["measures"][measure].items():
+            rows.append((f"{title}: {name}", _score(of["value"]), _change(of.get("difference"))))
+    return [Sheet(
+        f"{table['name']}: {table['k']} of {table['candidates']} candidates after step "
+        f"{table['step']}", ("kept by", "mean", "− random"), tuple(rows),
+        (f"Distances between features of {table['features']}; outcomes are the numbers of objects "
+         f"found of each class; {size(table['prompts'], 'prompt')}; random is the expectation "
+         f"over all subsets, the others are clusters of {table['clusters_of']}.",),
+    )]  # fmt: skip
+
+
+DIVERSITY = {"within": "distance of a prompt's candidates", "between": "of different prompts'",
+             "kinds": "different outcomes of a prompt", "mixed": "prompts with right and wrong",
+             "mean": "score of one", "any": "score of a perfect chooser"}  # fmt: skip
+
+
+def _diversity(table: Values) -> list[Sheet]:
+    seeds = table["seeds"]
+    rows = [(title, *(_score(one[key]) for one in seeds)) for key, title in DIVERSITY.items()]
+    rows.append(("equal pairs of pictures", *(f"{one['identical']:,}" for one in seeds)))
+    return [Sheet(
+        f"{table['name']}: how much {seeds[0]['candidates']} finished candidates differ",
+        ("", *(f"seed {one['seed']}" for one in seeds)), tuple(rows),
+        (f"Distances between features of {table['features']}; outcomes are the numbers of objects "
+         f"found of each class; means over tasks with 95 % intervals over prompts.",),
+    )]  # fmt: skip
+
+
+KINDS: dict[str, Callable[[Values], list[Sheet]]] = {
+    "compare": _compare, "reliability": _reliability, "subsets": _subsets,
+    "diversity": _diversity,
+}  # fmt: skip
+
+
+def sheets(tables: Sequence[Values]) -> list[Sheet]:
+    """What is shown of a stack's tables, in order."""
+    return [sheet for table in tables for sheet in KINDS[table["kind"]](table)]

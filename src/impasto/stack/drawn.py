@@ -1,0 +1,150 @@
+"""Steps that draw and judge: `eval` for searches side by side, `pool` for their candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from impasto.run.directory import RunDirectory
+from impasto.sample.protocol import Generator
+from impasto.search.engine import TreeSearch
+from impasto.stack.base import STEPS, Done, Step, Tools, filled_in
+from impasto.stack.drawing import Drawing, as_option, slug, whole
+
+__all__ = ["Eval", "PoolStep"]
+
+
+@STEPS.register("eval")
+@dataclass(frozen=True, kw_only=True)
+class Eval(Drawing):
+    """Draw a bench by each search and seed, and judge it.
+
+    searches: a list, or names to be shown -> searches; {n} stands for each of grid's n, {reward}
+    for the reward. pool: the step whose pictures they choose among, instead of drawing them again.
+    """
+
+    searches: Sequence[str] | Mapping[str, str] = ("none",)
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    reward: str | None = None
+    pool: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.searches, list | tuple | Mapping) or not self.searches:
+            raise ValueError(f"searches must be a list of at least one, or names -> searches, "
+                             f"given {self.searches!r}")  # fmt: skip
+        _ = self.named
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Every search's name -> its text."""
+        grid = dict(self.grid) | ({"reward": [as_option(self.reward)]} if self.reward else {})
+        pairs = (self.searches.items() if isinstance(self.searches, Mapping) else
+                 [(text, text) for text in self.searches])  # fmt: skip
+        filled = [(name, search) for pair in pairs
+                  for name, search in filled_in([*map(str, pair)], grid, "searches")]
+        folders = [slug(name) for name, _ in filled]
+        if twice := {name for name in folders if folders.count(name) > 1}:
+            raise ValueError(f"searches are called the same, {', '.join(sorted(twice))}; give "
+                             f"each its own name")  # fmt: skip
+        return dict(filled)
+
+    @property
+    def uses(self) -> Mapping[str, str]:
+        return dict(super().uses) | ({} if self.pool is None else {self.pool: "pool"})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        own = {key: value for key, value in super().settings.items()
+               if key not in ("searches", "grid", "reward", "pool")}  # fmt: skip
+        return own | {f"search {name}": text for name, text in self.named.items()}
+
+    def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
+        steps = self.check_drawing(tools)
+        for name, text in self.named.items():
+            search = tools.search(text)
+            if steps is not None and isinstance(search, TreeSearch):
+                self._check_steps(name, search, tools.model(self.model), steps)
+        if self.pool is not None:
+            self._check_pool(tools, earlier)
+
+    def _check_steps(
+        self, name: str, search: TreeSearch, generator: Generator, steps: int
+    ) -> None:
+        """Raises ValueError where the model does not draw as the search needs."""
+        if search.needs_previews and not generator.has_preview:
+            raise ValueError(f"{self.name}: {name} looks at unfinished pictures, and {self.model} "
+                             f"draws in one go")  # fmt: skip
+        try:
+            search.stops(steps)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {name}: {error}") from error
+
+    def _check_pool(self, tools: Tools, earlier: Sequence[Step]) -> None:
+        """Raises ValueError where the searches would ask for what the pool has not."""
+        (pool,) = (step for step in earlier
+                   if isinstance(step, PoolStep) and step.name == self.pool)  # fmt: skip
+        for name, search in ((name, tools.search(text)) for name, text in self.named.items()):
+            width = search.width
+            if isinstance(search, TreeSearch) and search.needs_previews:
+                raise ValueError(f"{self.name}: {name} looks at unfinished pictures, and a pool "
+                                 f"has finished ones; put it into a step without pool")
+            if width > pool.n:
+                raise ValueError(f"{self.name}: {name} chooses among {width} pictures, but "
+                                 f"{pool.name} has {pool.n} of each; give that n: {width}")
+        for key in ("model", "bench", "samples", "limit", "sampling"):
+            if getattr(self, key) != getattr(pool, key):
+                raise ValueError(f"{self.name}: {key} is {getattr(self, key)!r}, that of its pool "
+                                 f"{getattr(pool, key)!r}; they must be the same")  # fmt: skip
+        if missing := [seed for seed in self.seeds if seed not in pool.seeds]:
+            raise ValueError(f"{self.name}: {pool.name} has no seed {missing[0]}")
+
+    def run(self, tools: Tools) -> Done:
+        runs: dict[str, list[Path]] = {name: [] for name in self.named}
+        todo = [(name, text, seed) for name, text in self.named.items() for seed in self.seeds]
+        held = [] if self.pool is None else tools.done[self.pool].pool
+        pools = {RunDirectory(path).record["seed"]: path for path in held}
+        for i, (name, text, seed) in enumerate(todo):
+            tools.progress(f"{self.name}: runs", i, len(todo))
+            folder = tools.out / self.name / slug(name) / f"seed-{seed}"
+            settings = self.planned(tools, text, seed, self.samples)
+            runs[name].append(self.draw(tools, settings, folder, pools.get(seed)))
+        tools.progress(f"{self.name}: runs", len(todo), len(todo))
+        return Done(runs=runs)
+
+
+@STEPS.register("pool")
+@dataclass(frozen=True, kw_only=True)
+class PoolStep(Drawing):
+    """Draw n candidates of every picture and keep and judge them all.
+
+    reward: the scorer whose value of each is kept, for what chooses by it later.
+    """
+
+    n: int
+    reward: str | None = None
+    makes: ClassVar[str] = "pool"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("n", self.n)
+
+    @property
+    def search(self) -> str:
+        reward = f",reward={as_option(self.reward)}" if self.reward else ""
+        return f"candidates:n={self.n}{reward}"
+
+    def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
+        self.check_drawing(tools)
+        tools.search(self.search)
+
+    def run(self, tools: Tools) -> Done:
+        runs = []
+        for i, seed in enumerate(self.seeds):
+            tools.progress(f"{self.name}: runs", i, len(self.seeds))
+            settings = self.planned(tools, self.search, seed, self.samples * self.n)
+            runs.append(self.draw(tools, settings, tools.out / self.name / f"seed-{seed}"))
+        tools.progress(f"{self.name}: runs", len(self.seeds), len(self.seeds))
+        return Done(pool=runs)

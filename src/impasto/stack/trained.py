@@ -1,0 +1,53 @@
+"""The step `train`: a recipe of `impasto train`, its model in the step's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from impasto.run.directory import read_json
+from impasto.run.provenance import check_same, normal
+from impasto.stack.base import STEPS, Done, Step, Tools
+
+__all__ = ["Train"]
+
+
+@STEPS.register("train")
+@dataclass(frozen=True, kw_only=True)
+class Train(Step):
+    """Train a model by its recipe; later steps draw with it as model: step:NAME.
+
+    recipe: the YAML file. set: keys of it to override. A training that was interrupted begins
+    anew; one that is done is not done again.
+    """
+
+    recipe: str
+    set: Mapping[str, Any] = field(default_factory=dict)
+    makes: ClassVar[str] = "model"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"recipe": asdict(self._read())}
+
+    def _read(self) -> Any:
+        from impasto.train.run import load_recipe
+
+        if not Path(self.recipe).is_file():
+            raise FileNotFoundError(f"{self.name}: there is no recipe {self.recipe}")
+        return load_recipe(self.recipe, self.set)
+
+    def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
+        self._read()
+
+    def run(self, tools: Tools) -> Done:
+        from impasto.train.run import run_recipe
+
+        folder = tools.out / self.name
+        record = folder / "training.json"
+        if record.is_file():
+            check_same(read_json(record)["recipe"], normal(asdict(self._read())), folder)
+        else:
+            run_recipe(self.recipe, folder, tools.device, self.set)
+        return Done(model=folder)
