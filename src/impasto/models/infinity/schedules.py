@@ -10,16 +10,12 @@ Source: Han et al. 2024 (Infinity, arXiv 2412.04431), and the official repositor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
+
+from impasto.models.next_scale.maps import Size, Sizes, tokens
 
 __all__ = ["LEVELS", "TEMPLATES", "Schedule", "Size", "Sizes", "nearest_ratio", "schedule",
            "tokens"]  # fmt: skip
-
-Size = tuple[int, int]
-"""(height, width) of a token map."""
-Sizes = tuple[Size, ...]
-
 
 
 class Schedule(NamedTuple):
@@ -69,8 +65,3 @@ def schedule(ratio: float, scales: int) -> Schedule:
     if not 1 <= scales <= 13:
         raise ValueError(f"a schedule has 1 to 13 scales, given {scales!r}")
     return Schedule(TEMPLATES[ratio][:scales], TEMPLATES[ratio][-1])
-
-
-def tokens(sizes: Sequence[Size]) -> int:
-    """Tokens of all scales together."""
-    return sum(h * w for h, w in sizes)
