@@ -1,0 +1,66 @@
+"""How a text is read by a model that knows classes and no words.
+
+    a whole number              the class of that index, from 0
+    any other text              the one class that it names: as whole words, case aside, in the
+                                singular or GenEval's plural; nothing else in it is read
+
+A longer name hides the shorter ones inside it: "a hot dog" names no dog. A class may have several
+names, separated by commas, as ImageNet's have. A text that names no class or several is refused,
+so no request is drawn as something else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from impasto.spec import plural
+from impasto.zoo.registry import nearest
+
+__all__ = ["named_classes", "read_class"]
+
+
+def _spoken(name: str) -> str:
+    return " ".join(name.lower().split())
+
+
+def _names(classes: Sequence[str]) -> dict[str, set[int]]:
+    """Every name, singular and plural -> the classes that have it."""
+    known: dict[str, set[int]] = {}
+    for index, names in enumerate(classes):
+        for name in filter(None, map(_spoken, names.split(","))):
+            for word in (name, plural(name)):
+                known.setdefault(word, set()).add(index)
+    return known
+
+
+def named_classes(text: str, classes: Sequence[str]) -> set[int]:
+    """Indices of the classes that a text names."""
+    known = _names(classes)
+    longest = sorted(known, key=len, reverse=True)
+    if not longest:
+        return set()
+    found = re.findall(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest))})(?!\w)", _spoken(text))
+    return set().union(*(known[word] for word in found))
+
+
+def read_class(text: str, classes: Sequence[str], count: int) -> int:
+    """The index of the class that a request's text means, of a model of `count` classes.
+
+    classes: their names; empty where only indices are known. Raises ValueError for an index that
+    there is not, and for a text that names no class or several.
+    """
+    if re.fullmatch(r"-?\d+", text.strip()):
+        index = int(text)
+        if not 0 <= index < count:
+            raise ValueError(f"this model has the classes 0 to {count - 1}, given {index}")
+        return index
+    found = named_classes(text, classes)
+    if len(found) == 1:
+        return found.pop()
+    if found:
+        names = ", ".join(f"{i} ({classes[i]})" for i in sorted(found))
+        raise ValueError(f"this model draws one class, and {text!r} names several: {names}; give "
+                         f"one name or index")  # fmt: skip
+    known = nearest(text, list(classes)) if classes else f"it knows indices 0 to {count - 1} only."
+    raise ValueError(f"this model draws one class, and {text!r} names none: {known}")
