@@ -18,7 +18,7 @@ from impasto.train import processes
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
 
-__all__ = ["reconstruction_loss", "train_autoencoder"]
+__all__ = ["psnr", "reconstruction_loss", "train_autoencoder"]
 
 KL_WEIGHT = 1e-5
 
@@ -65,11 +65,11 @@ def train_autoencoder(
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
         kl = kl / (x[0].numel())
         loss = reconstruction_loss(x, y.float()) + KL_WEIGHT * kl
-        loop.update(loss, {"psnr": _psnr(x, y.detach().float()), "kl": kl.detach()})
+        loop.update(loss, {"psnr": psnr(x, y.detach().float()), "kl": kl.detach()})
     loop.load_average()
     return model.eval(), loop
 
 
-def _psnr(x: Tensor, y: Tensor) -> Tensor:
+def psnr(x: Tensor, y: Tensor) -> Tensor:
     """Decibels, for pictures in [-1, 1]."""
     return -10 * (F.mse_loss(x, y) / 4).log10()

@@ -20,7 +20,9 @@ from diffusers import ModelMixin
 from transformers import Mask2FormerForUniversalSegmentation
 
 from impasto import files
-from impasto.models.mmdit import PRESETS, MMDiTGenerator, train_tokenizer
+from impasto.models import infinity
+from impasto.models.mmdit import PRESETS, MMDiTGenerator
+from impasto.models.mmdit import train_tokenizer as learn_words
 from impasto.score.clip import clip_config
 from impasto.score.detector import detector_config
 from impasto.score.voting import build_network
@@ -29,6 +31,7 @@ from impasto.train.autoencoder import train_autoencoder
 from impasto.train.clip import train_clip
 from impasto.train.data import CHUNK, TASK_WEIGHTS, cache_pictures, chunks, split_of
 from impasto.train.generator import cache_latents, train_generator
+from impasto.train.infinity import cache_features, scale_report, train_infinity, train_tokenizer
 from impasto.train.loop import Loop
 from impasto.train.mask2former import train_mask2former
 from impasto.train.voting import train_voting
@@ -51,12 +54,13 @@ class Recipe:
     preset: size of the network, "sticker" or "tiny". minutes: train for a time instead of
     `steps`. split: "train" leaves out held-out combinations and the evaluation's meanings, "all"
     leaves nothing out (scorers judge everything). autoencoder: folder of a trained one, for the
-    generator. initial: folder of weights to start from (detector, autoencoder, generator: its
-    autoencoder, tokenizer and latent moments are kept too). freeze_encoder: share of an
-    autoencoder's training after which only its decoder learns. workers: processes
-    that lay out scenes, default one per core. weights: of tasks, over those of
-    `train.data.TASK_WEIGHTS`, such as {single_object: 2.0}. time_mean, time_std: of the
-    logit-normal times that a generator is shown.
+    generator; of a trained tokenizer, for infinity. initial: folder of weights to start from
+    (detector, autoencoder, tokenizer, generator and infinity: with all that belongs to them).
+    freeze_encoder: share of an autoencoder's or a tokenizer's training after which only its
+    decoder learns. workers: processes that lay out scenes, default one per core. weights: of
+    tasks, over those of `train.data.TASK_WEIGHTS`, such as {single_object: 2.0}. time_mean,
+    time_std: of the logit-normal times that a generator is shown. flips: largest share of bits
+    that infinity's self-correction flips.
     """
 
     kind: str
@@ -76,6 +80,7 @@ class Recipe:
     workers: int | None = None
     time_mean: float = 0.0
     time_std: float = 1.0
+    flips: float = 0.3
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -179,7 +184,7 @@ def _save_plain(model: ModelMixin, out: Path) -> None:
 def _clip(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     cache, captions, wrong = _pictures(recipe, device)
     words = [text for texts in captions for text in texts]
-    tokenizer = processes.shared(train_tokenizer(words))
+    tokenizer = processes.shared(learn_words(words))
     config = clip_config(recipe.preset, vocab_size=len(tokenizer))
     model, loop = train_clip(config, tokenizer, cache, captions, wrong, **_numbers(recipe))
     if processes.first():
@@ -207,18 +212,22 @@ def _new_generator(recipe: Recipe, captions: Captions) -> MMDiTGenerator:
     """A generator with random weights over a trained autoencoder, its words learnt."""
     config = PRESETS[recipe.preset]()
     words = [text for texts in captions for text in texts[:2]]
-    tokenizer = processes.shared(train_tokenizer(words, max_tokens=config.max_tokens))
+    tokenizer = processes.shared(learn_words(words, max_tokens=config.max_tokens))
     torch.manual_seed(recipe.seed)
     pipe = MMDiTGenerator.from_config(config, tokenizer, recipe.seed)
     load_weights(pipe.vae, Path(str(recipe.autoencoder)) / VAE_FILE)
     return pipe
 
 
-def _generator(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+def _one_start(recipe: Recipe) -> None:
     if (recipe.autoencoder is None) == (recipe.initial is None):
         raise ValueError(f"a generator's recipe must name either a trained autoencoder's folder "
                          f"or, in initial, that of a generator to go on from; given autoencoder "
                          f"{recipe.autoencoder!r}, initial {recipe.initial!r}")  # fmt: skip
+
+
+def _generator(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+    _one_start(recipe)
     cache, captions, _ = _pictures(recipe, device)
     if recipe.initial:
         pipe = MMDiTGenerator.from_pretrained(recipe.initial)
@@ -238,14 +247,61 @@ def _generator(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     return loop
 
 
+def _infinity_tokenizer(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+    cache, _, _ = _pictures(recipe, device)
+    torch.manual_seed(recipe.seed)
+    config = infinity.PRESETS[recipe.preset]()
+    model = infinity.InfinityTokenizer(**asdict(config.tokenizer))
+    if recipe.initial:
+        load_weights(model, Path(recipe.initial) / VAE_FILE)
+    sizes = config.schedule.sizes
+    model, loop = train_tokenizer(model, cache, sizes, freeze_encoder=recipe.freeze_encoder,
+                                  on_freeze=partial(_save_plain, model, out),
+                                  **_numbers(recipe))  # fmt: skip
+    _save_plain(model, out)
+    if processes.first():
+        files.write_json(out / "scales.json", scale_report(model, cache, sizes))
+    return loop
+
+
+def _new_infinity(recipe: Recipe, captions: Captions) -> infinity.InfinityGenerator:
+    """Random weights over a trained tokenizer, its words learnt."""
+    config = infinity.PRESETS[recipe.preset]()
+    words = [text for texts in captions for text in texts[:2]]
+    tokenizer = processes.shared(learn_words(words, max_tokens=config.max_tokens))
+    pipe = infinity.InfinityGenerator.from_config(config, tokenizer, recipe.seed)
+    load_weights(pipe.vae, Path(str(recipe.autoencoder)) / VAE_FILE)
+    return pipe
+
+
+def _infinity(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+    _one_start(recipe)
+    cache, captions, _ = _pictures(recipe, device)
+    if recipe.initial:
+        pipe = infinity.InfinityGenerator.from_pretrained(recipe.initial)
+    else:
+        pipe = _new_infinity(recipe, captions)
+    pipe.to(device)
+    features = cache_features(pipe, cache, [texts[:2] for texts in captions])
+    del cache
+    save = partial(pipe.save_pretrained, out, "int8")
+    loop = train_infinity(pipe, features, on_save=save, save_every=2000, flips=recipe.flips,
+                          **_numbers(recipe))  # fmt: skip
+    if processes.first():
+        save()
+    return loop
+
+
+GENERATORS = ("generator", "infinity")
 ONLY: dict[str, tuple[str, ...]] = {
-    "autoencoder": ("generator",), "freeze_encoder": ("autoencoder",),
-    "initial": ("detector", "mask2former", "autoencoder", "generator"),
-    "time_mean": ("generator",), "time_std": ("generator",),
+    "autoencoder": GENERATORS, "freeze_encoder": ("autoencoder", "infinity-tokenizer"),
+    "initial": ("detector", "mask2former", "autoencoder", "infinity-tokenizer", *GENERATORS),
+    "time_mean": ("generator",), "time_std": ("generator",), "flips": ("infinity",),
 }  # fmt: skip
 """Keys that some kinds alone read."""
 TRAINERS = {"detector": _detector, "mask2former": _mask2former, "clip": _clip,
-            "autoencoder": _autoencoder, "generator": _generator}  # fmt: skip
+            "autoencoder": _autoencoder, "generator": _generator,
+            "infinity-tokenizer": _infinity_tokenizer, "infinity": _infinity}  # fmt: skip
 
 
 def run_recipe(

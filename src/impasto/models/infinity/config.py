@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from impasto.models.infinity.schedules import Schedule, Sizes, own_schedule, schedule
+
 __all__ = ["PRESETS", "TOKENIZERS", "TRANSFORMERS", "InfinityConfig", "TokenizerConfig",
            "TransformerConfig", "sticker", "tiny"]  # fmt: skip
 
@@ -56,13 +58,20 @@ class TransformerConfig:
 @dataclass(frozen=True, kw_only=True)
 class InfinityConfig:
     """A whole generator. scales: entries of a schedule that pictures have. text: settings of
-    transformers' T5Config; its width is the transformer's text_width. max_tokens: of a prompt."""
+    transformers' T5Config; its width is the transformer's text_width. max_tokens: of a prompt.
+    sizes: of the scales, where they are not a template's."""
 
     tokenizer: TokenizerConfig
     transformer: TransformerConfig
     text: dict[str, Any]
     scales: int
     max_tokens: int
+    sizes: Sizes | None = None
+
+    @property
+    def schedule(self) -> Schedule:
+        """Of a square picture."""
+        return schedule(1.0, self.scales) if self.sizes is None else own_schedule(self.sizes)
 
 
 TOKENIZERS = {f"d{bits}": TokenizerConfig(bits=bits) for bits in (16, 24, 32, 64)} | {
@@ -98,12 +107,15 @@ def _t5(width: int, layers: int, heads: int) -> dict[str, Any]:
 
 
 def sticker() -> InfinityConfig:
-    """128 px pictures, stride 8, 7 scales (521 tokens) of 16 bits."""
+    """128 px, 7 scales, 155 tokens of 96 bits: patches of 2 x 2 of f8 features, as the 8B model
+    has them. 8.3 M + 3.8 M + 1.3 M parameters."""
     return InfinityConfig(
-        tokenizer=TokenizerConfig(bits=16, widths=(32, 64, 128, 128), groups=16),
-        transformer=TransformerConfig(depth=8, width=384, heads=6, bits=16, text_width=256,
-                                      pool_heads=4, null_rows=32),
-        text=_t5(256, 3, 4), scales=7, max_tokens=32,
+        tokenizer=TokenizerConfig(bits=24, widths=(32, 64, 128, 128), blocks=1, groups=16,
+                                  patch=2),
+        transformer=TransformerConfig(depth=7, width=256, heads=8, bits=96, text_width=192,
+                                      pool_heads=4, null_rows=32, levels=7, drop_path=0.0),
+        text=_t5(192, 3, 4), scales=7, max_tokens=32,
+        sizes=tuple((n, n) for n in (1, 2, 3, 4, 5, 6, 8)),
     )  # fmt: skip
 
 

@@ -79,8 +79,9 @@ def normalised(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 def block_causal_mask(schedule: Schedule, device: torch.device | str = "cpu") -> Tensor:
     """bool (L, L): whether a token (row) sees another (column), of its own or an earlier scale."""
-    level = torch.repeat_interleave(torch.tensor([h * w for h, w in schedule.sizes]))
-    return (level[:, None] >= level[None]).to(device)
+    level = torch.cat([torch.full((h * w,), k, device=device)
+                       for k, (h, w) in enumerate(schedule.sizes)])  # fmt: skip
+    return level[:, None] >= level[None]
 
 
 class FeedForward(nn.Module):
@@ -224,8 +225,8 @@ class InfinityTransformer(ModelMixin, ConfigMixin):
         table = self.lvl_embed.weight.float()
         if scale is not None:
             return table[scale : scale + 1]
-        counts = torch.tensor([h * w for h, w in schedule.sizes], device=table.device)
-        return torch.repeat_interleave(table[: len(counts)], counts, dim=0)
+        return torch.cat([table[k : k + 1].expand(h * w, -1)
+                          for k, (h, w) in enumerate(schedule.sizes)])  # fmt: skip
 
     def forward(
         self, x: Tensor, condition: Condition, *, level: Tensor, angles: Tensor,
@@ -259,11 +260,13 @@ class InfinityTransformer(ModelMixin, ConfigMixin):
         return out.unflatten(-1, (-1, 2))
 
     def teacher_forced(
-        self, condition: Condition, inputs: Sequence[Tensor], schedule: Schedule
-    ) -> Tensor:
+        self, condition: Condition, inputs: Sequence[Tensor], schedule: Schedule, *,
+        mask: Tensor | None = None, angles: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Logits (B, L, bits, 2) of all scales at once, under the block-causal mask.
 
         inputs: codes (B, h_k w_k, bits) of scales 2 to K: f^ of the scales before, resized.
+        mask, angles: `block_causal_mask` and `angles` of the schedule, where they are at hand.
         """
         if len(inputs) != len(schedule.sizes) - 1:
             raise ValueError(f"{len(schedule.sizes)} scales need {len(schedule.sizes) - 1} "
@@ -273,9 +276,9 @@ class InfinityTransformer(ModelMixin, ConfigMixin):
         if x.shape[1] != tokens(schedule.sizes):
             raise ValueError(f"the inputs make {x.shape[1]} tokens, the schedule has "
                              f"{tokens(schedule.sizes)}")  # fmt: skip
-        mask = block_causal_mask(schedule, x.device)
-        return self(x, condition, level=self.level(schedule), angles=self.angles(schedule),
-                    mask=mask)[0]  # fmt: skip
+        mask = block_causal_mask(schedule, x.device) if mask is None else mask
+        angles = self.angles(schedule) if angles is None else angles
+        return self(x, condition, level=self.level(schedule), angles=angles, mask=mask)[0]
 
 
 def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:

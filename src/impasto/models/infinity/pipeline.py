@@ -23,7 +23,7 @@ from impasto.models.infinity.sampler import (
     per_scale,
     select_rows,
 )
-from impasto.models.infinity.schedules import TEMPLATES, Schedule, nearest_ratio, schedule
+from impasto.models.infinity.schedules import Schedule, nearest_ratio
 from impasto.models.infinity.tokenizer import InfinityTokenizer
 from impasto.models.mmdit.text import token_ids
 from impasto.models.networks import NetworkGenerator
@@ -84,7 +84,7 @@ class InfinityGenerator(NetworkGenerator):
                 transformer=initialise(InfinityTransformer(**asdict(config.transformer))).eval(),
                 vae=InfinityTokenizer(**asdict(config.tokenizer)).eval(),
                 text_encoder=T5EncoderModel(text).eval(),
-                tokenizer=tokenizer, defaults=Defaults(scales=config.scales),
+                tokenizer=tokenizer, defaults=Defaults(scales=config.scales, sizes=config.sizes),
             )  # fmt: skip
 
     # ---------------------------------------------------------------- text
@@ -211,7 +211,7 @@ class InfinityGenerator(NetworkGenerator):
     # ---------------------------------------------------------------- settings, cost
 
     def default_size(self) -> tuple[int, int]:
-        return self._pixels(schedule(1.0, self.defaults.scales))
+        return self._pixels(next(iter(self.defaults.plans().values())))
 
     def _pixels(self, plan: Schedule) -> tuple[int, int]:
         h, w = plan.sizes[-1]
@@ -235,11 +235,11 @@ class InfinityGenerator(NetworkGenerator):
 
     def _plan(self, height: int, width: int) -> Schedule:
         """The schedule whose pictures have this size. Raises ValueError, naming the nearest."""
-        plans = {ratio: schedule(ratio, self.defaults.scales) for ratio in TEMPLATES}
+        plans = self.defaults.plans()
         if all(isinstance(side, int) and not isinstance(side, bool) and side > 0
                for side in (height, width)):  # fmt: skip
             # The nearest first: short schedules of different shapes end in the same size.
-            nearest = nearest_ratio(height / width)
+            nearest = nearest_ratio(height / width, plans)
             for plan in (plans[nearest], *plans.values()):
                 if self._pixels(plan) == (height, width):
                     return plan

@@ -23,7 +23,13 @@ import torch
 from torch import Tensor
 
 from impasto.models.infinity.model import Cache, Condition
-from impasto.models.infinity.schedules import Schedule
+from impasto.models.infinity.schedules import (
+    TEMPLATES,
+    Schedule,
+    Sizes,
+    own_schedule,
+    schedule,
+)
 from impasto.sample.protocol import State
 from impasto.sample.seeds import row_uniforms
 
@@ -36,10 +42,12 @@ class Defaults:
 
     scales: entries of a schedule that its pictures have. guidance, temperature: of all scales, or
     a list of one a scale. guidance_layer: 0 for logits, -n for the states after block depth - n.
-    top_k: 0 for all. top_p: 0 or 1 for all.
+    top_k: 0 for all. top_p: 0 or 1 for all. sizes: (height, width) in tokens of each scale, of a
+    model that follows no template; its pictures have one size.
     """
 
     scales: int
+    sizes: Sizes | None = None
     guidance: float | tuple[float, ...] = 3.0
     temperature: float | tuple[float, ...] = 0.5
     guidance_layer: int = 0
@@ -57,12 +65,23 @@ class Defaults:
             raise ValueError(f"config.json of an infinity model must have the keys "
                              f"{sorted(known)}; given: {sorted(values)}")  # fmt: skip
         lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+        if values["sizes"] is not None:
+            lists["sizes"] = own_schedule(values["sizes"]).sizes
         return cls(**{**values, **lists})
+
+    def plans(self) -> dict[float, Schedule]:
+        """Height over width -> the schedule of such a picture, square ones first."""
+        if self.sizes is not None:
+            return {self.sizes[-1][0] / self.sizes[-1][1]: own_schedule(self.sizes)}
+        ratios = sorted(TEMPLATES, key=lambda ratio: ratio != 1)
+        return {ratio: schedule(ratio, self.scales) for ratio in ratios}
 
     def check(self, depth: int) -> None:
         """Raises ValueError for a value out of range, for a transformer of `depth` blocks."""
         if not 1 <= self.scales <= 13:
             raise ValueError(f"scales must be 1 to 13, given {self.scales!r}")
+        if self.sizes is not None and len(own_schedule(self.sizes).sizes) != self.scales:
+            raise ValueError(f"there are {len(self.sizes)} sizes for {self.scales} scales")
         if not all(value >= 0 for value in per_scale("guidance", self.guidance, self.scales)):
             raise ValueError(f"guidance must be >= 0 at every scale, given {self.guidance!r}")
         if not all(value > 0 for value in per_scale("temperature", self.temperature, self.scales)):

@@ -10,12 +10,13 @@ Source: Han et al. 2024 (Infinity, arXiv 2412.04431), and the official repositor
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from impasto.models.next_scale.maps import Size, Sizes, tokens
 
-__all__ = ["LEVELS", "TEMPLATES", "Schedule", "Size", "Sizes", "nearest_ratio", "schedule",
-           "tokens"]  # fmt: skip
+__all__ = ["LEVELS", "TEMPLATES", "Schedule", "Size", "Sizes", "nearest_ratio", "own_schedule",
+           "schedule", "tokens"]  # fmt: skip
 
 
 class Schedule(NamedTuple):
@@ -52,9 +53,9 @@ TEMPLATES: dict[float, Sizes] = {ratio: _sizes(text) for ratio, text in _HIGH.it
 """Height over width -> the 13 sizes."""
 
 
-def nearest_ratio(ratio: float) -> float:
-    """The key of `TEMPLATES` nearest to a picture's height over width."""
-    return min(TEMPLATES, key=lambda known: abs(known - ratio))
+def nearest_ratio(ratio: float, known: Iterable[float] = TEMPLATES) -> float:
+    """The one of `known` nearest to a picture's height over width."""
+    return min(known, key=lambda own: abs(own - ratio))
 
 
 def schedule(ratio: float, scales: int) -> Schedule:
@@ -65,3 +66,15 @@ def schedule(ratio: float, scales: int) -> Schedule:
     if not 1 <= scales <= 13:
         raise ValueError(f"a schedule has 1 to 13 scales, given {scales!r}")
     return Schedule(TEMPLATES[ratio][:scales], TEMPLATES[ratio][-1])
+
+
+def own_schedule(sizes: Sequence[Sequence[int]]) -> Schedule:
+    """The schedule of a model that follows no template: its last size is the grid.
+
+    Raises ValueError unless it begins with 1 x 1 and no side shrinks.
+    """
+    plan = tuple((int(h), int(w)) for h, w in sizes)
+    grows = all(a[0] <= b[0] and a[1] <= b[1] for a, b in zip(plan, plan[1:], strict=False))
+    if not plan or plan[0] != (1, 1) or not grows:
+        raise ValueError(f"sizes must begin with (1, 1) and never shrink, given {plan}")
+    return Schedule(plan, plan[-1])

@@ -29,24 +29,24 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from impasto.models.infinity import quantiser
-from impasto.models.infinity.model import InfinityTransformer
+from impasto.models.infinity.model import InfinityTransformer, block_causal_mask
 from impasto.models.infinity.schedules import Schedule, Sizes
 from impasto.models.infinity.tokenizer import InfinityTokenizer
 
-__all__ = ["Corrected", "bit_loss", "drop_text", "entropy_loss", "scale_entropies",
+__all__ = ["Corrected", "TeacherForcing", "bit_loss", "drop_text", "entropy_loss", "scale_entropies",
            "self_corrected", "token_weights", "tokenizer_codes", "training_loss"]  # fmt: skip
 
 
 class Corrected(NamedTuple):
     """inputs: codes (B, L_k, bits) of scales 2 to K. targets: bits, bool (B, L_k, bits) of all.
-    flipped: the share that was drawn for each scale."""
+    flipped: (K,) the share that was drawn for each scale."""
 
     inputs: list[Tensor]
     targets: list[Tensor]
-    flipped: tuple[float, ...]
+    flipped: Tensor
 
 
 @torch.no_grad()
@@ -61,13 +61,14 @@ def self_corrected(
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be 0 to 1, given {strength!r}")
-    most, shares = round(100 * strength), []
+    # As tensors throughout: a number of Python's would wait for the device at every scale.
+    shares = torch.randint(round(100 * strength) + 1, (len(sizes),), device=f.device,
+                           generator=generator) / 100  # fmt: skip
+    shares[flipped_scales:] = 0
 
     def flip(k: int, bits: Tensor) -> Tensor:
-        drawn = torch.randint(most + 1, (), device=f.device, generator=generator)
-        shares.append(float(drawn) / 100 if k < flipped_scales else 0.0)
         u = torch.rand(bits.shape, device=f.device, generator=generator)
-        return bits ^ (u < shares[-1])
+        return bits ^ (u < shares[k])
 
     targets, used = quantiser.residual_bits(f, vae.map_sizes(sizes), flip)
     f_hat, inputs = torch.zeros_like(f, dtype=torch.float32), []
@@ -75,13 +76,13 @@ def self_corrected(
         f_hat = f_hat + quantiser.linear(quantiser.codes(bits), (f.shape[-2], f.shape[-1]))
         inputs.append(vae.next_input(f_hat, following))
     asked = [quantiser.to_tokens(bits.float(), vae.patch) > 0.5 for bits in targets]
-    return Corrected(inputs, asked, tuple(shares))
+    return Corrected(inputs, asked, shares)
 
 
-def token_weights(sizes: Sizes) -> Tensor:
+def token_weights(sizes: Sizes, device: torch.device | str = "cpu") -> Tensor:
     """w (L,), float32, sum 1: of a token of scale k proportional to 1 / sqrt(A_k)."""
-    areas = torch.tensor([h * w for h, w in sizes])
-    w = torch.repeat_interleave(areas.float().rsqrt(), areas)
+    parts = [torch.full((h * w,), (h * w) ** -0.5, device=device) for h, w in sizes]
+    w = torch.cat(parts)
     return w / w.sum()
 
 
@@ -94,7 +95,7 @@ def bit_loss(
     """
     bits = torch.cat(list(targets), dim=1)
     each = F.cross_entropy(logits.movedim(-1, 1).float(), bits.long(), reduction="none")
-    loss = (each.mean((0, 2)) * token_weights(sizes).to(each.device)).sum()
+    loss = (each.mean((0, 2)) * token_weights(sizes, each.device)).sum()
     right = (logits[..., 1] > logits[..., 0]) == bits
     counts = [h * w for h, w in sizes]
     with torch.no_grad():
@@ -113,19 +114,39 @@ def drop_text(
     return torch.where(u < probability, transformer.null_text(states.shape[1]), states)
 
 
+class TeacherForcing(nn.Module):
+    """`transformer` over all scales of one schedule at once; mask and places are made once, so
+    that a compiled step holds nothing else."""
+
+    mask: Tensor
+    angles: Tensor
+
+    def __init__(self, transformer: InfinityTransformer, plan: Schedule) -> None:
+        super().__init__()
+        self.transformer, self.plan = transformer, plan
+        device = transformer.pos_start.device
+        self.register_buffer("mask", block_causal_mask(plan, device))
+        self.register_buffer("angles", transformer.angles(plan))
+
+    def forward(self, states: Tensor, seen: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+        """Logits (B, L, bits, 2) of texts (B, L_text, D), seen (B, L_text), and codes."""
+        condition = self.transformer.condition(states, seen)
+        return self.transformer.teacher_forced(condition, inputs, self.plan, mask=self.mask,
+                                               angles=self.angles)  # fmt: skip
+
+
 def training_loss(
-    transformer: InfinityTransformer, vae: InfinityTokenizer, f: Tensor, states: Tensor,
-    seen: Tensor, *, schedule: Schedule, strength: float = 0.3, drop: float = 0.1,
-    generator: torch.Generator | None = None,
+    forced: TeacherForcing, vae: InfinityTokenizer, f: Tensor, states: Tensor, seen: Tensor, *,
+    strength: float = 0.3, drop: float = 0.1, generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`bit_loss` of one training step, teacher-forced over all scales.
 
     f: (B, d, H, W) of the frozen tokenizer; states: (B, L, D) text states, seen: bool (B, L).
     """
-    told = self_corrected(vae, f, schedule.sizes, strength=strength, generator=generator)
-    condition = transformer.condition(drop_text(transformer, states, drop, generator), seen)
-    logits = transformer.teacher_forced(condition, told.inputs, schedule)
-    return bit_loss(logits, told.targets, schedule.sizes)
+    sizes = forced.plan.sizes
+    told = self_corrected(vae, f, sizes, strength=strength, generator=generator)
+    states = drop_text(forced.transformer, states, drop, generator)
+    return bit_loss(forced(states, seen, told.inputs), told.targets, sizes)
 
 
 # ---------------------------------------------------------------- the tokenizer

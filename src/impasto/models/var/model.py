@@ -160,16 +160,20 @@ class VARTransformer(ModelMixin, ConfigMixin):
             h = normalised(x, scale, shift)
             return F.linear(h, self.head.weight.float(), self.head.bias.float())
 
-    def teacher_forced(self, condition: Condition, inputs: Sequence[Tensor]) -> Tensor:
+    def teacher_forced(
+        self, condition: Condition, inputs: Sequence[Tensor], mask: Tensor | None = None
+    ) -> Tensor:
         """Logits (B, L, V) of all scales at once, under the block-causal mask.
 
         inputs: codes (B, h_k w_k, channels) of scales 2 to K: f^ of the scales before, averaged.
-        Fewer leave out the last scales. Raises ValueError for other numbers of tokens.
+        Fewer leave out the last scales. mask: that of these scales, made once; None makes it.
+        Raises ValueError for other numbers of tokens.
         """
         sizes = self.sizes[: len(inputs) + 1]
         given, wanted = [len(part[0]) for part in inputs], [h * w for h, w in sizes[1:]]
         if given != wanted:
             raise ValueError(f"the inputs have {given} tokens, scales 2 to {len(sizes)} {wanted}")
         parts = [self.embed(k, told) for k, told in enumerate([condition.start, *inputs])]
-        mask = block_causal_mask(sizes, self.pos_1LC.device)
+        if mask is None:
+            mask = block_causal_mask(sizes, self.pos_1LC.device)
         return self(torch.cat(parts, dim=1), condition, mask=mask)[0]

@@ -1,14 +1,14 @@
 """Drawing VAR scale by scale: the equations, and the state of a batch of drawings.
 
-    w_k    = 1 + (g - 1) k / (K - 1)                        g >= 1: from 1 at the first scale, k = 0,
-                                                            to g at the last; g < 1 at every scale
+    w_k    = 1 + (g - 1) k / (K - 1)                        for g >= 1: 1 at the first scale, k = 0,
+                                                            g at the last; a g < 1 is w at all
     l      = w_k l_with + (1 - w_k) l_without
     p      = softmax of the top_k largest l; then of those the least likely are left out whose
              probabilities together are at most 1 - top_p
     token  = the first whose cumulative p exceeds u sum p,  u uniform from row's seed and scale
 
-The published code's `cfg` is g - 1. Source: Tian et al. 2024 (VAR, arXiv 2404.02905) and its code's
-conventions.
+The published code's `cfg` is g - 1. Source: Tian et al. 2024 (VAR, arXiv 2404.02905), and its
+code's conventions.
 """
 
 from __future__ import annotations
