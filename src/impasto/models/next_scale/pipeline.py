@@ -44,7 +44,7 @@ class NextScaleGenerator(NetworkGenerator):
 
     @abstractmethod
     def _scale_flops(self, state: Any, row: int) -> int:
-        """FLOPs of the next scale of one row of one branch."""
+        """FLOPs of the next scale of one row, of both branches where there are two."""
 
     @abstractmethod
     def _decoder_flops(self, state: Any) -> int:
@@ -99,8 +99,8 @@ class NextScaleGenerator(NetworkGenerator):
 
         What is computed once a prompt is left out: its share depends on how many rows share it.
         """
-        n, branches = len(state.seeds), 1 + state.paired
-        flops = sum(branches * self._scale_flops(state, row) for row in range(n))
+        n = len(state.seeds)
+        flops = sum(self._scale_flops(state, row) for row in range(n))
         if state.step + 1 == state.steps:
             flops += n * self._decoder_flops(state)
         return Cost(flops=float(flops), row_steps=n)

@@ -11,11 +11,11 @@ so no request is drawn as something else.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 
 from impasto.spec import plural
-from impasto.zoo.registry import nearest
 
 __all__ = ["named_classes", "read_class"]
 
@@ -62,5 +62,19 @@ def read_class(text: str, classes: Sequence[str], count: int) -> int:
         names = ", ".join(f"{i} ({classes[i]})" for i in sorted(found))
         raise ValueError(f"this model draws one class, and {text!r} names several: {names}; give "
                          f"one name or index")  # fmt: skip
-    known = nearest(text, list(classes)) if classes else f"it knows indices 0 to {count - 1} only."
-    raise ValueError(f"this model draws one class, and {text!r} names none: {known}")
+    raise ValueError(f"this model draws one class, and {text!r} names none: "
+                     f"{_meant(text, classes, count)}")  # fmt: skip
+
+
+def _meant(text: str, classes: Sequence[str], count: int) -> str:
+    """The tail of an error message: the names nearest to any one to three words of the text."""
+    if not classes:
+        return f"it knows indices 0 to {count - 1} only"
+    words, names = _spoken(text).split(), list(_names(classes))
+    parts = [" ".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)]
+    close = sorted({(-difflib.SequenceMatcher(None, part, name).ratio(), name) for part in parts
+                    for name in difflib.get_close_matches(part, names)})  # fmt: skip
+    best = list(dict.fromkeys(name for _, name in close))[:3]
+    some = ", ".join(classes[:3])
+    hint = f"did you mean {' or '.join(map(repr, best))}? " if best else ""
+    return f"{hint}It knows {count} classes ({some}, …) and indices 0 to {count - 1}"

@@ -17,8 +17,8 @@ def initialise(model: VARTransformer, gamma: float = 1e-3) -> VARTransformer:
     """Fresh weights as the published training starts from.
 
     Linears, embeddings and positions truncated normal of std sqrt(1 / 3C); head x 0.02; what ends
-    a branch / sqrt(2 depth); rows of AdaLN that make scales and shifts x 0.5, those of the gammas x
-    gamma (published: 1e-3 to depth 20, 1e-4 for 24, 1e-5 for 30, 5e-6 for 36); the head's
+    a branch / sqrt(2 depth); rows of AdaLN that make scales and shifts x 0.5, those of the gammas
+    x gamma (published: 1e-3 to depth 20, 1e-4 for 24, 1e-5 for 30, 5e-6 for 36); the head's
     modulation x 0.5; where AdaLN is shared the constants are normal / sqrt(C), by the same
     factors; biases 0.
     """

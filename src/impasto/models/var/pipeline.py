@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,10 +137,9 @@ class VARGenerator(NextScaleGenerator):
         return ramp(given, scales)
 
     def _scale_flops(self, state: ClassState, row: int) -> int:
-        return scale_flops(self.transformer, state.step)
-
-    def _row_flops(self, state: ClassState) -> int:
-        return spread_flops(self.vae, self.transformer)
+        branches = 1 + state.paired
+        own = scale_flops(self.transformer, state.step)
+        return branches * own + spread_flops(self.vae, self.transformer)
 
     def _decoder_flops(self, state: ClassState) -> int:
         if self._decoder is None:

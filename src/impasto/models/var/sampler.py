@@ -1,6 +1,6 @@
 """Drawing VAR scale by scale: the equations, and the state of a batch of drawings.
 
-    w_k    = 1 + (g - 1) k / (K - 1)                        for g >= 1: 1 at the first scale, k = 0,
+    w_k    = 1 + (g - 1) k / (K - 1)                        g >= 1: 1 at the first scale, k = 0,
                                                             g at the last; a g < 1 is w at all
     l      = w_k l_with + (1 - w_k) l_without
     p      = softmax of the top_k largest l; then of those the least likely are left out whose
