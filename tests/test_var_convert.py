@@ -124,6 +124,6 @@ def test_a_published_tokenizer_and_back(tmp_path):
     other = {key: tensor for key, tensor in foreign.items() if "qresi_ls.3" not in key}
     fewer = convert(file(tmp_path, other), "var-vae", tmp_path / "fewer")
     assert len(fewer.loaded) == len(report.loaded) - 2
-    with pytest.raises(ValueError, match="no tensor 'quantize.embedding.weight'"):
+    with pytest.raises(ValueError, match=r"no tensor 'quantize.embedding.weight'"):
         convert(file(tmp_path, official_transformer(tiny_var.transformer())), "var-vae",
                 tmp_path / "no")  # fmt: skip

@@ -142,7 +142,8 @@ def load_state(path: str | Path, masks: Collection[str] = ()) -> dict[str, Tenso
     """The tensors of a file; int8 ones come back as float32, others as they are stored.
 
     masks: names of tensors that may hold -infinity. Raises ValueError for a file that is no
-    safetensors, an unknown quantisation, a scale without its tensor, or a value that is not finite.
+    safetensors, an unknown quantisation, a scale without its tensor, or a value that is not
+    finite.
     """
     path = Path(path)
     data = path.read_bytes()

@@ -61,10 +61,13 @@ class VARTokenizer(ModelMixin, ConfigMixin):
         """What the transformer is told before a scale: f^ averaged to it, (B, h w, C)."""
         return to_tokens(area(f_hat, size))
 
+    def picture(self, f_hat: Tensor) -> Tensor:
+        """What the decoder makes of summed codes: (B, 3, H, W), float32, about [-1, 1]."""
+        return self.decoder(self.post_quant_conv(f_hat.to(self.dtype))).float()
+
     def decode(self, f_hat: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] of summed codes, of however many scales."""
-        out = self.decoder(self.post_quant_conv(f_hat.to(self.dtype))).float()
-        return (out / 2 + 0.5).clamp(0, 1)
+        return (self.picture(f_hat) / 2 + 0.5).clamp(0, 1)
 
     def decode_tokens(self, ids: Sequence[Tensor], sizes: Sizes) -> Tensor:
         """Pictures in [0, 1] from the tokens of the first len(ids) scales of `sizes`.
