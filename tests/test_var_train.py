@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from impasto.models.var.train import (
+    TeacherForcing,
     codebook_use,
     drop_classes,
     quantised,
@@ -15,6 +16,10 @@ from impasto.models.var.train import (
     token_loss,
     training_loss,
 )
+from impasto.train.data import PictureCache
+from impasto.train.loop import Loop
+from impasto.train.next_scale import _scales, train_tokenizer
+from impasto.train.var import cache_tokens, codebook_report, of_one_class, quantiser_of, train_var
 from tests import tiny_var
 from tests.tiny_var import SIZES
 
@@ -65,10 +70,10 @@ def test_training_lowers_the_loss():
     ids, _ = vae.quantize.residual_tokens(features(4, seed=3), SIZES)
     labels = torch.tensor([3, 16, 40, 79])
     ids, labels = [own.repeat(2, 1) for own in ids], labels.repeat(2)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimizer, forced = torch.optim.Adam(model.parameters(), lr=3e-3), TeacherForcing(model)
     losses = []
     for i in range(40):
-        loss, means, right = training_loss(model, vae, ids, labels, generator=seeded(i))
+        loss, means, right = training_loss(forced, vae, ids, labels, generator=seeded(i))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -174,3 +179,79 @@ def test_unused_codes_are_put_where_residuals_are():
     assert all(scales)
     again = quantize.residual_tokens(f, SIZES)[0]
     assert codebook_use(again, 32)[0].sum() > codebook_use(ids, 32)[0].sum()
+
+
+# ------------------------------------------------------------------------------ on the world
+
+
+def cache(classes=((3, -1), (16, 16), (40, 41), (79, -1), (-1, -1))):
+    """Pictures of one colour each, with the classes of their objects."""
+    images = (255 * torch.rand(len(classes), 3, 1, 1, generator=seeded())).byte()
+    zeros = torch.zeros(len(classes), 32, 32, dtype=torch.uint8)
+    return PictureCache(images.expand(-1, -1, 32, 32), zeros, torch.tensor(classes),
+                        torch.zeros(len(classes), 2, dtype=torch.long))  # fmt: skip
+
+
+def test_a_picture_s_class_is_that_of_all_its_objects():
+    rows, labels = of_one_class(cache())
+    assert rows.tolist() == [0, 1, 3] and labels.tolist() == [3, 16, 79]
+    with pytest.raises(ValueError, match="no picture shows objects of one class only"):
+        of_one_class(cache(((1, 2),)))
+
+
+def test_a_tokenizer_is_trained_its_codes_restarted_and_its_tokens_frozen(monkeypatch):
+    monkeypatch.setattr("impasto.train.var.RESTART_EVERY", 2)
+    vae, restarted, kept = tiny_var.tokenizer(), [], []
+    start_over = Loop.start_over
+    monkeypatch.setattr(Loop, "start_over", lambda loop, *a: restarted.append(
+        (loop.step, int(a[1].sum()))) or start_over(loop, *a))  # fmt: skip
+
+    def freeze():
+        kept.append({key: value.clone() for key, value in vae.state_dict().items()})
+
+    loop = train_tokenizer(vae, cache(), SIZES, quantiser_of(vae, SIZES), steps=8, batch=4,
+                           lr=0.01, freeze_encoder=0.75, on_freeze=freeze)  # fmt: skip
+    assert loop.steps == 8 and [step for step, _ in restarted] == [1, 3]
+    assert all(0 < count < 32 for _, count in restarted)
+    after = vae.state_dict()
+    frozen = {key for key in after if torch.equal(after[key], kept[0][key])}
+    parts = ("encoder.", "quant_conv.", "quantize.")
+    assert {key for key in after if key.startswith(parts)} <= frozen
+    assert {key for key in after if key not in frozen} >= {"decoder.conv_out.weight"}
+    report = codebook_report(vae, cache(), SIZES)
+    assert [len(values) for values in report.values()] == [3, 3, 3]
+    assert all(0.03 < used <= 1 for used in report["codes_used"])
+
+
+def test_the_numbers_of_scales_are_the_same_in_every_process():
+    drawn = [_scales(6, generator) for generator in [seeded(1)] * 1000]
+    assert drawn == [_scales(6, generator) for generator in [seeded(1)] * 1000]
+    assert 0.75 < drawn.count(6) / 1000 < 0.85 and set(drawn) == {1, 2, 3, 4, 5, 6}
+
+
+def test_a_transformer_is_trained_on_tokens_of_one_class():
+    pipe = tiny_var.generator()
+    tokens = cache_tokens(pipe, cache())
+    assert tokens.ids.shape == (3, 21) and tokens.labels.tolist() == [3, 16, 79]
+    whole = pipe.vae.encode(cache().images[[0, 1, 3]].float() / 255, SIZES)
+    assert torch.equal(tokens.ids.long(), torch.cat(whole, dim=1))
+    before = pipe.transformer.head.weight.detach().clone()
+    saved = []
+    loop = train_var(pipe, tokens, steps=2, batch=4, on_save=lambda: saved.append(1), save_every=2)
+    assert loop.steps == 2 and saved == [1] and not pipe.transformer.training
+    assert not torch.equal(pipe.transformer.head.weight, before)
+    decayed, plain = ({id(p) for p in group["params"]} for group in loop.optimizer.param_groups)
+    names = dict(pipe.transformer.named_parameters())
+    assert id(names["blocks.0.attn.mat_qkv.weight"]) in decayed
+    for name in ("class_emb.weight", "lvl_embed.weight", "pos_1LC", "pos_start", "head.bias",
+                 "blocks.0.attn.scale_mul_1H11"):  # fmt: skip
+        assert id(names[name]) in plain
+
+
+def test_a_row_that_was_set_by_hand_is_averaged_from_there():
+    model = torch.nn.Embedding(3, 2)
+    loop = Loop(model, 2, 1e-3)
+    with torch.no_grad():
+        model.weight[1] = 9.0
+    loop.start_over(model.weight, torch.tensor([False, True, False]))
+    assert loop.averaged[0][1].tolist() == [9, 9] and loop.averaged[0][0].max() < 9

@@ -42,6 +42,11 @@ class VARTokenizer(ModelMixin, ConfigMixin):
         self.post_quant_conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.channels, self.stride = channels, 2 ** (len(widths) - 1)
 
+    @property
+    def token_parts(self) -> tuple[nn.Module, ...]:
+        """What tokens depend on."""
+        return self.encoder, self.quant_conv, self.quantize
+
     def features(self, images: Tensor) -> Tensor:
         """f (B, C, H, W), float32, of pictures (B, 3, H_pixels, W_pixels) in [0, 1]."""
         return self.quant_conv(self.encoder((2 * images - 1).to(self.dtype))).float()

@@ -28,15 +28,15 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from impasto.models.next_scale.maps import Sizes
+from impasto.models.next_scale.maps import Sizes, block_causal_mask
 from impasto.models.var.model import VARTransformer
 from impasto.models.var.quantiser import Quantiser
 from impasto.models.var.tokenizer import VARTokenizer
 
-__all__ = ["Quantised", "codebook_use", "drop_classes", "quantised", "restart_unused",
-           "teacher_inputs", "token_loss", "training_loss"]  # fmt: skip
+__all__ = ["Quantised", "TeacherForcing", "codebook_use", "drop_classes", "quantised",
+           "restart_unused", "teacher_inputs", "token_loss", "training_loss"]  # fmt: skip
 
 COMMITMENT = 0.25
 
@@ -78,19 +78,36 @@ def drop_classes(
     return torch.where(u < probability, null, labels)
 
 
+class TeacherForcing(nn.Module):
+    """`transformer` over all scales at once; the mask is made once, so that a compiled step holds
+    nothing else."""
+
+    mask: Tensor
+
+    def __init__(self, transformer: VARTransformer) -> None:
+        super().__init__()
+        self.transformer = transformer
+        mask = block_causal_mask(transformer.sizes, transformer.device)
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, labels: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+        """Logits (B, L, V) of classes (B,) and codes."""
+        condition = self.transformer.condition(labels)
+        return self.transformer.teacher_forced(condition, inputs, self.mask)
+
+
 def training_loss(
-    transformer: VARTransformer, vae: VARTokenizer, ids: Sequence[Tensor], labels: Tensor, *,
-    mask: Tensor | None = None, drop: float = 0.1, generator: torch.Generator | None = None,
+    forced: TeacherForcing, vae: VARTokenizer, ids: Sequence[Tensor], labels: Tensor, *,
+    drop: float = 0.1, generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`token_loss` of one training step, teacher-forced over all scales.
 
-    ids: tokens (B, h_k w_k) of each scale, of the frozen tokenizer; labels: (B,) classes; mask:
-    `block_causal_mask`, made once.
+    ids: tokens (B, h_k w_k) of each scale, of the frozen tokenizer; labels: (B,) classes.
     """
-    told = teacher_inputs(vae, ids, transformer.sizes)
-    dropped = drop_classes(labels, transformer.null_class, drop, generator)
-    logits = transformer.teacher_forced(transformer.condition(dropped), told, mask)
-    return token_loss(logits, ids, transformer.sizes)
+    model = forced.transformer
+    told = teacher_inputs(vae, ids, model.sizes)
+    dropped = drop_classes(labels, model.null_class, drop, generator)
+    return token_loss(forced(dropped, told), ids, model.sizes)
 
 
 # ---------------------------------------------------------------- the tokenizer
