@@ -24,7 +24,7 @@ from impasto.models.next_scale.state import ScaleState, per_scale, scale_seed
 from impasto.models.var.model import Condition
 from impasto.sample.seeds import row_uniforms
 
-__all__ = ["ClassState", "Defaults", "draw_tokens", "ramp"]
+__all__ = ["ClassState", "Defaults", "draw_tokens", "ramp", "truncated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def ramp(guidance: float | Sequence[float], scales: int) -> tuple[float, ...]:
     return tuple(1 + (g - 1) * k / max(scales - 1, 1) for k, g in enumerate(weights))
 
 
-def _kept(logits: Tensor, top_k: int, top_p: float) -> Tensor:
+def truncated(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     """p (..., V), zero for what top-k and top-p leave out; the sum is 1 before top-p."""
     if 0 < top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[..., -1:]
@@ -100,7 +100,7 @@ def draw_tokens(
 ) -> Tensor:
     """Tokens (B, L), int64, of guided logits (B, L, V). One number a token."""
     u = row_uniforms([scale_seed(seed, scale) for seed in seeds], logits.shape[1], logits.device)
-    total = _kept(logits.double(), top_k, top_p).cumsum(-1)
+    total = truncated(logits.double(), top_k, top_p).cumsum(-1)
     drawn = torch.searchsorted(total, u[..., None] * total[..., -1:], right=True)[..., 0]
     # u times the sum may round up to the sum: the last token with any probability, then.
     return drawn.minimum((total < total[..., -1:]).sum(-1))
