@@ -152,7 +152,7 @@ class InfinityGenerator(NetworkGenerator):
             step=k + 1,
             f_hat=self.vae.add_codes(state.f_hat, bits, state.schedule.sizes[k]),
             cache=None if last else _joined([cache for _, cache in parts]),
-            cost=state.cost + self._step_cost(state),
+            costs=state.charged(self._step_costs(state)),
         )
 
     @torch.inference_mode()
@@ -252,20 +252,22 @@ class InfinityGenerator(NetworkGenerator):
         raise ValueError(f"height x width must be one of {sizes}, given {height!r} x {width!r}"
                          f"{hint}")  # fmt: skip
 
-    def _step_cost(self, state: ScaleState) -> Cost:
-        """Of one scale of all rows. The last is charged with the decoding after it.
+    def _step_costs(self, state: ScaleState) -> list[Cost]:
+        """Of one scale of each row. The last is charged with the decoding after it.
 
         The text encoder and the conditions are left out: their share depends on how many rows
         share a prompt.
         """
-        last = state.step + 1 == state.steps
-        branches = 1 + state.paired
-        flops = sum(branches * self._row_flops(state.schedule, state.step, state.lengths[p])
-                    for p in state.prompt_of)  # fmt: skip
-        n = len(state.seeds)
-        if last:
-            flops += n * self._decoder_flops(state.schedule)
-        return Cost(flops=float(flops), row_steps=n)
+        tokens = math.prod(state.schedule.sizes[state.step])
+        after = self.preview_cost(state) if state.step + 1 == state.steps else Cost()
+        flops = [(1 + state.paired) * self._row_flops(state.schedule, state.step, length)
+                 for length in state.lengths]  # fmt: skip
+        return [Cost(flops=float(flops[p]), row_steps=1, tokens=tokens) + after
+                for p in state.prompt_of]  # fmt: skip
+
+    def preview_cost(self, state: ScaleState) -> Cost:
+        """A preview is decoded at full size, as the finished picture is."""
+        return Cost(flops=float(self._decoder_flops(state.schedule)), decodes=1)
 
     def _row_flops(self, plan: Schedule, k: int, length: int) -> int:
         key = (plan, k, length)

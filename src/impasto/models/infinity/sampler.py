@@ -154,8 +154,7 @@ def draw_bits(
 
 
 def select_rows(state: ScaleState, rows: Sequence[int]) -> ScaleState:
-    """The state whose row i is row `rows[i]`: sums and both halves of every cache. Its cost stays
-    what was spent to get here."""
+    """The state whose row i is row `rows[i]`: sums and both halves of every cache."""
     at = torch.tensor(rows, dtype=torch.long, device=state.f_hat.device)
     held = torch.stack([2 * at, 2 * at + 1], dim=1).flatten() if state.paired else at
     cache = state.cache
@@ -167,4 +166,5 @@ def select_rows(state: ScaleState, rows: Sequence[int]) -> ScaleState:
         cache=cache,
         prompt_of=tuple(state.prompt_of[i] for i in rows),
         seeds=tuple(state.seeds[i] for i in rows),
+        costs=tuple(state.costs[i] for i in rows),
     )
