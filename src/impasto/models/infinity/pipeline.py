@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from impasto.images import quantise
+from impasto.models.infinity.cache import Cache, fresh
 from impasto.models.infinity.config import InfinityConfig
 from impasto.models.infinity.costs import decoder_flops, scale_flops
+from impasto.models.infinity.graphs import Captured, Recycled
 from impasto.models.infinity.initialise import initialise
-from impasto.models.infinity.model import Cache, Condition, InfinityTransformer, mixed
+from impasto.models.infinity.model import Block, Condition, InfinityTransformer, mixed
 from impasto.models.infinity.sampler import (
     Defaults,
     ScaleState,
@@ -23,7 +26,7 @@ from impasto.models.infinity.sampler import (
     per_scale,
     select_rows,
 )
-from impasto.models.infinity.schedules import Schedule, nearest_ratio
+from impasto.models.infinity.schedules import Schedule, nearest_ratio, tokens
 from impasto.models.infinity.tokenizer import InfinityTokenizer
 from impasto.models.mmdit.text import token_ids
 from impasto.models.networks import NetworkGenerator
@@ -33,6 +36,13 @@ from impasto.sample.rowwise import in_rows
 from impasto.sample.seeds import check_seeds
 
 __all__ = ["InfinityGenerator"]
+
+HOPPER = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION,
+          SDPBackend.MATH)  # fmt: skip
+"""Kernels for attention in the order of their speed on compute capability 9."""
+LAUNCH_BOUND = 2048
+"""New tokens in all rows below which a scale is run as a graph."""
+MEGAPIXEL = 2**20
 
 
 class InfinityGenerator(NetworkGenerator):
@@ -70,6 +80,42 @@ class InfinityGenerator(NetworkGenerator):
         self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
         self.tokenizer, self.defaults = tokenizer, defaults
         self._flops: dict[Any, int] = {}
+        self._captured: Captured | None = None
+        self._recycled: Recycled | None = None
+
+    def compile(self, **options: Any) -> Self:
+        """Trade a slow start (a minute, say) for speed; bits stay the same to rounding.
+
+        The transformer's blocks and the decoder go through torch.compile, whose `options` these
+        are; on a GPU of compute capability 9 cuDNN's attention comes first. Returns itself.
+        """
+        self.transformer.compile_repeated_blocks(**{"dynamic": True, "fullgraph": True} | options)
+        # The method, not the module: FLOPs are counted by calling the module on the meta device.
+        setattr(self.vae, "decode",  # noqa: B010
+                torch.compile(InfinityTokenizer.decode.__get__(self.vae), **options))  # fmt: skip
+        if self.device.type == "cuda":
+            decoder: Any = self.vae.decoder
+            decoder.to(memory_format=torch.channels_last)
+            if torch.cuda.get_device_capability(self.device) >= (9, 0):
+                for block in self.transformer.blocks:
+                    cast(Block, block).sa.backends = HOPPER
+        return self
+
+    def use_graphs(self, on: bool = True) -> Self:
+        """Run small scales as CUDA graphs, recorded when the same number of rows and length of
+        text come a second time. Returns itself.
+
+        Graphs are of the weights where they lie now: call again after a network was moved or cast.
+        Raises ValueError off a GPU.
+        """
+        if on and self.device.type != "cuda":
+            raise ValueError(f"CUDA graphs need the model on a GPU; it is on {self.device}")
+        self._captured, self._recycled = (Captured(), Recycled()) if on else (None, None)
+        return self
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the networks. Graphs stay behind: `use_graphs` after moving."""
+        return super().to(device).use_graphs(False)
 
     @classmethod
     def from_config(
@@ -142,18 +188,35 @@ class InfinityGenerator(NetworkGenerator):
         if state.done:
             raise ValueError(f"all {state.steps} scales are drawn; call finish")
         k, n = state.step, len(state.seeds)
-        size = self.rows_at_once or n
-        parts = [self._rows(state, range(i, min(i + size, n))) for i in range(0, n, size)]
-        bits = draw_bits(torch.cat([logits for logits, _ in parts]), state.seeds, k,
+        size, last = self.rows_at_once or n, k + 1 == state.steps
+        past = state.cache or self.transformer.no_past(n * (1 + state.paired))
+        into = None if last else self._extended(state, past)
+        logits = [self._rows(state, range(i, min(i + size, n)), past, into)
+                  for i in range(0, n, size)]  # fmt: skip
+        bits = draw_bits(torch.cat(logits), state.seeds, k,
                          top_k=self.defaults.top_k, top_p=self.defaults.top_p)  # fmt: skip
-        last = k + 1 == state.steps
-        return replace(
+        after = replace(
             state,
             step=k + 1,
             f_hat=self.vae.add_codes(state.f_hat, bits, state.schedule.sizes[k]),
-            cache=None if last else _joined([cache for _, cache in parts]),
+            cache=into,
             costs=state.charged(self._step_costs(state)),
         )
+        if into is not None and state.paired and not after.paired:
+            with_text = torch.arange(0, 2 * n, 2, device=self.device)
+            return replace(after, cache=into.selected(with_text))
+        return after
+
+    def _extended(self, state: ScaleState, past: Cache) -> Cache:
+        """Room for this scale behind the earlier ones, where the graphs want it."""
+        sizes = state.schedule.sizes
+        take = self._recycled if self._captures(state) and self._recycled else fresh
+        return past.extended(tokens(sizes[state.step : state.step + 1]), tokens(sizes[:-1]), take)
+
+    def _captures(self, state: ScaleState) -> bool:
+        """Whether a scale is run as a graph: where launching takes longer than computing."""
+        new = len(state.seeds) * (1 + state.paired) * math.prod(state.schedule.sizes[state.step])
+        return self._captured is not None and new < LAUNCH_BOUND
 
     @torch.inference_mode()
     def preview(self, state: ScaleState) -> Tensor:
@@ -173,36 +236,51 @@ class InfinityGenerator(NetworkGenerator):
         return quantise(self.decode(state.f_hat))
 
     def decode(self, f_hat: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1] of summed codes (B, d, h, w)."""
-        return in_rows(lambda at: self.vae.decode(f_hat[at]), len(f_hat), self.rows_at_once)
+        """Pictures (B, 3, H, W) in [0, 1] of summed codes (B, d, h, w), as many at once as make a
+        megapixel: more would not be faster, only larger."""
+        h, w = f_hat.shape[-2] * self.vae.stride, f_hat.shape[-1] * self.vae.stride
+        at_once = self.rows_at_once or max(1, MEGAPIXEL * self.vae.patch**2 // (h * w))
+        return in_rows(lambda at: self.vae.decode(f_hat[at]), len(f_hat), at_once)
 
-    def _rows(self, state: ScaleState, rows: range) -> tuple[Tensor, Cache]:
-        """Guided, tempered logits (B, L, d, 2) of the next scale of some rows, and their cache."""
+    def _rows(
+        self, state: ScaleState, rows: range, past: Cache, into: Cache | None
+    ) -> Tensor:
+        """Guided, tempered logits (B, L, d, 2) of the next scale of some rows. What it does to
+        the cache: see `InfinityTransformer.forward`."""
         k, both = state.step, state.paired
         prompts = [state.prompt_of[i] for i in rows]
         length = max(state.lengths[p] for p in prompts)
         padded = any(state.lengths[p] < length for p in prompts)
-        at = [2 * p + j for p in prompts for j in range(1 + both)]
-        text = state.text.cut(length).rows(torch.tensor(at, device=self.device))
+        text = state.text.cut(length).rows([2 * p + j for p in prompts for j in range(1 + both)])
         codes = None
         if k:
             f_hat = state.f_hat[rows.start : rows.stop]
             codes = self.vae.next_input(f_hat, state.schedule.sizes[k])
             codes = codes.repeat_interleave(1 + both, dim=0)
-        held, past = slice(rows.start * (1 + both), rows.stop * (1 + both)), state.cache
+        held = slice(rows.start * (1 + both), rows.stop * (1 + both))
         g = state.guidance[k]
         inside = both and g != 1 and self.defaults.guidance_layer < 0
-        logits, cache = self.transformer(
-            self.transformer.embed(k, text, codes), text,
-            level=self.transformer.level(state.schedule, k),
-            angles=self.transformer.angles(state.schedule, k), padded=padded,
-            past=None if past is None else tuple((a[held], b[held]) for a, b in past),
-            mix=(self._guided_block, g) if inside else None,
-        )  # fmt: skip
+        plan, mix = state.schedule, (self._guided_block, g) if inside else None
+
+        def network(codes: Tensor | None, cos: Tensor, sin: Tensor, *text: Tensor) -> Tensor:
+            own = Condition(*text)
+            return self.transformer(
+                self.transformer.embed(k, own, codes), own, turn=(cos, sin),
+                level=self.transformer.level(plan, k),
+                past=past.part(held) if past.length else None,
+                into=None if into is None else into.part(held), padded=padded, mix=mix,
+            )  # fmt: skip
+
+        given = (codes, *self.transformer.turn(plan, k), *text)
+        if self._captured is not None and self._captures(state):
+            where = (into or past).buffers.keys.data_ptr(), (into or past).buffers.room
+            logits = self._captured((plan, k, padded, mix, where), network, given)
+        else:
+            logits = network(*given)
         logits = logits / state.temperature[k]
         if not both:
-            return logits, cache
-        return (logits[0::2] if inside or g == 1 else mixed(logits, g)), cache
+            return logits
+        return logits[0::2] if inside or g == 1 else mixed(logits, g)
 
     @property
     def _guided_block(self) -> int:
@@ -292,10 +370,3 @@ def _padded(parts: Sequence[Condition], length: int) -> Condition:
                            seen=stretch(part.seen, 1)) for part in parts]  # fmt: skip
     return Condition(*(torch.cat(tensors) for tensors in zip(*whole, strict=True)))
 
-
-def _joined(caches: Sequence[Cache]) -> Cache:
-    """Caches of different rows as one."""
-    if len(caches) == 1:
-        return caches[0]
-    return tuple((torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer]))
-                 for layer in zip(*caches, strict=True))  # fmt: skip

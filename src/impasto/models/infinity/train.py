@@ -119,20 +119,22 @@ class TeacherForcing(nn.Module):
     that a compiled step holds nothing else."""
 
     mask: Tensor
-    angles: Tensor
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, transformer: InfinityTransformer, plan: Schedule) -> None:
         super().__init__()
         self.transformer, self.plan = transformer, plan
         device = transformer.pos_start.device
         self.register_buffer("mask", block_causal_mask(plan, device))
-        self.register_buffer("angles", transformer.angles(plan))
+        for name, table in zip(("cos", "sin"), transformer.turn(plan), strict=True):
+            self.register_buffer(name, table)
 
     def forward(self, states: Tensor, seen: Tensor, inputs: Sequence[Tensor]) -> Tensor:
         """Logits (B, L, bits, 2) of texts (B, L_text, D), seen (B, L_text), and codes."""
         condition = self.transformer.condition(states, seen)
         return self.transformer.teacher_forced(condition, inputs, self.plan, mask=self.mask,
-                                               angles=self.angles)  # fmt: skip
+                                               turn=(self.cos, self.sin))  # fmt: skip
 
 
 def training_loss(
