@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from impasto.models.infinity import InfinityGenerator, pipeline
-from impasto.models.infinity.cache import GROWTH, Cache
-from impasto.models.infinity.graphs import Captured, Recycled
+from impasto.models.next_scale.cache import GROWTH, Cache
+from impasto.models.next_scale.graphs import Captured, Recycled
 from impasto.sample.protocol import Request, Sampling, generate
 from tests import tiny_infinity
 

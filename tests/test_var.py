@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
 from impasto.models import load_generator
@@ -281,7 +282,7 @@ def test_previews_are_the_partial_sum_through_the_same_decoder(pipe):
 
 def test_cost_is_what_torch_counts(pipe):
     """Every scale: torch's own counter, on the meta device, of the same calls."""
-    states, cache = [start(pipe, guidance=1.0)], None
+    states, past = [start(pipe, guidance=1.0)], None
     model, vae = (copy.deepcopy(part).to("meta") for part in (pipe.transformer, pipe.vae))
     classes = Condition(*(part[:1].to("meta") for part in states[0].classes))
     f_hat = torch.empty(1, 8, 4, 4, device="meta")
@@ -289,7 +290,10 @@ def test_cost_is_what_torch_counts(pipe):
         states.append(pipe.advance(states[-1]))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             told = torch.empty(1, h * w, 8, device="meta") if k else classes.start
-            _, cache = model(model.embed(k, told), classes, past=cache)
+            past = past or model.no_past(1)
+            into = past.extended(h * w, 21)
+            model(model.embed(k, told), classes, into=into)
+            past = into
             ids = torch.zeros(1, h * w, dtype=torch.long, device="meta")
             vae.add_codes(f_hat, ids, k, tiny_var.SIZES)
             if k == 2:
@@ -394,3 +398,25 @@ def test_parts_from_different_places(pipe, tmp_path):
 def test_defaults_survive_json():
     for defaults in (Defaults(), Defaults(classes=("a",), guidance=(1.0, 2.0))):
         assert Defaults.from_dict(json.loads(json.dumps(defaults.to_dict()))) == defaults
+
+
+# ------------------------------------------------------------------------------ speed
+
+
+def test_compiled_blocks_are_one_and_draw_the_same():
+    """Through dynamo, without the code it would make: no break, and two stretches for all blocks,
+    once for a scale of one token and once for all others; the decoder is the fifth."""
+    pipe = tiny_var.generator()
+    plain, _ = generate(pipe, requests(DOG, CAT), [1, 2])
+    with torch.random.fork_rng():
+        torch._dynamo.reset()
+        counters.clear()
+        assert pipe.compile(backend="eager") is pipe
+        same, cost = generate(pipe, requests(DOG, CAT), [1, 2])
+    assert torch.equal(plain, same) and cost.flops > 0
+    assert counters["stats"]["unique_graphs"] == 5
+
+
+def test_graphs_are_refused_off_a_gpu(pipe):
+    with pytest.raises(ValueError, match="need the model on a GPU; it is on cpu"):
+        pipe.use_graphs()

@@ -13,10 +13,10 @@ from torch.nn.attention import SDPBackend
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from impasto.images import quantise
-from impasto.models.infinity.cache import Cache, fresh
+from impasto.models.next_scale.cache import Cache, fresh
 from impasto.models.infinity.config import InfinityConfig
 from impasto.models.infinity.costs import decoder_flops, scale_flops
-from impasto.models.infinity.graphs import Captured, Recycled
+from impasto.models.next_scale.graphs import Captured, Recycled
 from impasto.models.infinity.initialise import initialise
 from impasto.models.infinity.model import Block, Condition, InfinityTransformer, mixed
 from impasto.models.infinity.sampler import (

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impasto.models.infinity.cache import Cache
+from impasto.models.next_scale.cache import Cache
 from impasto.models.infinity.model import Condition
 from impasto.models.infinity.schedules import (
     TEMPLATES,

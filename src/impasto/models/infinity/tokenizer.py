@@ -38,7 +38,8 @@ class InfinityTokenizer(ModelMixin, ConfigMixin):
         self.decoder = Decoder(bits, widths, blocks, groups, wrapped=True)
         self.patch = patch
         self.token_bits: int = bits * patch**2
-        self.stride: int = 2 ** (len(widths) - 1) * patch
+        self.factor = 2 ** (len(widths) - 1)
+        self.stride: int = self.factor * patch
 
     def map_size(self, size: Size) -> Size:
         """The features' size where there are (h, w) tokens."""

@@ -32,9 +32,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from impasto.models.infinity import quantiser
-from impasto.models.infinity.model import InfinityTransformer, block_causal_mask
+from impasto.models.infinity.model import InfinityTransformer
 from impasto.models.infinity.schedules import Schedule, Sizes
 from impasto.models.infinity.tokenizer import InfinityTokenizer
+from impasto.models.next_scale.maps import block_causal_mask
 
 __all__ = ["Corrected", "TeacherForcing", "bit_loss", "drop_text", "entropy_loss", "scale_entropies",
            "self_corrected", "token_weights", "tokenizer_codes", "training_loss"]  # fmt: skip
@@ -126,7 +127,7 @@ class TeacherForcing(nn.Module):
         super().__init__()
         self.transformer, self.plan = transformer, plan
         device = transformer.pos_start.device
-        self.register_buffer("mask", block_causal_mask(plan, device))
+        self.register_buffer("mask", block_causal_mask(plan.sizes, device))
         for name, table in zip(("cos", "sin"), transformer.turn(plan), strict=True):
             self.register_buffer(name, table)
 

@@ -26,7 +26,7 @@ def tokens(sizes: Sequence[Size]) -> int:
 
 def levels(sizes: Sequence[Size], device: torch.device | str = "cpu") -> Tensor:
     """Every token's scale, (L,), int64, from 0."""
-    return torch.repeat_interleave(torch.tensor([h * w for h, w in sizes])).to(device)
+    return torch.cat([torch.full((h * w,), k, device=device) for k, (h, w) in enumerate(sizes)])
 
 
 def block_causal_mask(sizes: Sequence[Size], device: torch.device | str = "cpu") -> Tensor:

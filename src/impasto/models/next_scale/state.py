@@ -14,10 +14,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from impasto.models.next_scale.blocks import Cache
+from impasto.models.next_scale.cache import Cache
+from impasto.models.next_scale.maps import Sizes
 from impasto.sample.protocol import State
+from impasto.sample.seeds import upload
 
-__all__ = ["ScaleState", "joined", "per_scale", "scale_seed", "select_rows"]
+__all__ = ["ScaleState", "per_scale", "scale_seed", "select_rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,20 +27,21 @@ class ScaleState(State):
     """Unfinished drawings. B rows, P distinct prompts; a step is a scale.
 
     f_hat: (B, d, H, W) codes summed so far, float32; zero before the first scale. cache: keys and
-    values of all scales so far in every block, (R B, heads, L, d_head): rows in pairs (with the
-    prompt, without) where `paired`, else one a row. prompt_of: for each row its prompt. guidance:
-    one a scale.
+    values of all scales so far in every block, None once nothing follows; rows in pairs (with the
+    prompt, without) where `paired`, else one a row. prompt_of: for each row its prompt. sizes: of
+    all scales. guidance: one a scale.
     """
 
     f_hat: Tensor
     cache: Cache | None
     prompt_of: tuple[int, ...]
+    sizes: Sizes
     guidance: tuple[float, ...]
 
     @property
     def paired(self) -> bool:
-        """Whether the unconditional branch has a say at any scale, and is run."""
-        return any(g != 1 for g in self.guidance)
+        """Whether the unconditional branch has a say at this scale or a later one, and is run."""
+        return any(g != 1 for g in self.guidance[self.step :])
 
 
 S = TypeVar("S", bound=ScaleState)
@@ -61,26 +64,16 @@ def per_scale(name: str, value: float | Sequence[float], scales: int) -> tuple[f
     return tuple(map(float, given))
 
 
-def joined(caches: Sequence[Cache]) -> Cache:
-    """Caches of different rows as one."""
-    if len(caches) == 1:
-        return caches[0]
-    return tuple((torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer]))
-                 for layer in zip(*caches, strict=True))  # fmt: skip
-
-
 def select_rows(state: S, rows: Sequence[int]) -> S:
-    """The state whose row i is row `rows[i]`: sums and both halves of every cache. Its cost stays
-    what was spent to get here."""
-    at = torch.tensor(rows, dtype=torch.long, device=state.f_hat.device)
-    held = torch.stack([2 * at, 2 * at + 1], dim=1).flatten() if state.paired else at
+    """The state whose row i is row `rows[i]`: sums and both halves of every cache."""
+    branches, device = 1 + state.paired, state.f_hat.device
+    held = [branches * i + j for i in rows for j in range(branches)]
     cache = state.cache
-    if cache is not None:
-        cache = tuple((keys[held], values[held]) for keys, values in cache)
     return replace(
         state,
-        f_hat=state.f_hat[at],
-        cache=cache,
+        f_hat=state.f_hat[upload(torch.tensor(rows), device)],
+        cache=None if cache is None else cache.selected(upload(torch.tensor(held), device)),
         prompt_of=tuple(state.prompt_of[i] for i in rows),
         seeds=tuple(state.seeds[i] for i in rows),
+        costs=tuple(state.costs[i] for i in rows),
     )

@@ -28,16 +28,16 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from impasto.models.next_scale.blocks import (
-    Cache,
     CosineAttention,
     FeedForward,
     HeadNorm,
     KeysValues,
+    StretchedBlock,
     drop_paths,
     full_precision,
-    kept,
     normalised,
 )
+from impasto.models.next_scale.cache import Cache
 from impasto.models.next_scale.maps import Sizes, block_causal_mask, tokens
 
 __all__ = ["Condition", "VARTransformer"]
@@ -54,14 +54,15 @@ class Condition(NamedTuple):
     head: Tensor
 
 
-class Block(nn.Module):
+class Block(StretchedBlock):
     """shared: modulated by one matrix of all blocks, which this one's own constant is added to."""
+
+    stretches = ("opening", "closing")
 
     def __init__(
         self, width: int, heads: int, inside: int, drop_path: float, shared: bool
     ) -> None:
-        super().__init__()
-        self.drop_path = drop_path
+        super().__init__(drop_path)
         self.attn = CosineAttention(width, heads)
         self.ffn = FeedForward(width, inside)
         if shared:
@@ -75,15 +76,25 @@ class Block(nn.Module):
             return self.ada_gss[0].float() + shared
         return self.ada_lin(c).float().unflatten(-1, (6, -1))
 
+    def opening(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the attention."""
+        _, _, scale, _, shift, _ = modulation[:, None].unbind(2)
+        return self.attn.split(normalised(x, scale, shift).to(self.dtype))
+
+    def closing(self, x: Tensor, heard: Tensor, modulation: Tensor) -> Tensor:
+        """x with what the attention heard, and through the feed-forward network."""
+        first, second, _, scale, _, shift = modulation[:, None].unbind(2)
+        x = x + self.kept(self.attn.proj(heard) * first)
+        return x + self.kept(self.ffn(normalised(x, scale, shift).to(self.dtype)) * second)
+
     def forward(
-        self, x: Tensor, modulation: Tensor, mask: Tensor | None, past: KeysValues | None
-    ) -> tuple[Tensor, KeysValues]:
-        """x: (B, L, C), float32; modulation: (B, 6, C)."""
-        g1, g2, s1, s2, b1, b2 = modulation[:, None].unbind(2)
-        dtype, drop = self.ffn.fc1.weight.dtype, self.drop_path if self.training else 0.0
-        h, cache = self.attn(normalised(x, s1, b1).to(dtype), mask=mask, past=past)
-        x = x + kept(h * g1, drop)
-        return x + kept(self.ffn(normalised(x, s2, b2).to(dtype)) * g2, drop), cache
+        self, x: Tensor, modulation: Tensor, *, mask: Tensor | None = None,
+        past: KeysValues | None = None, into: KeysValues | None = None,
+    ) -> Tensor:  # fmt: skip
+        """x: (B, L, C), float32; modulation: (B, 6, C). past, into: see `CosineAttention`."""
+        q, k, v = self.opening(x, modulation)
+        heard = self.attn(q, k, v, mask=mask, past=past, into=into)
+        return self.closing(x, heard, modulation)
 
 
 class VARTransformer(ModelMixin, ConfigMixin):
@@ -91,6 +102,7 @@ class VARTransformer(ModelMixin, ConfigMixin):
     divide by the heads, or the patches do not grow from 1."""
 
     config_name = "config.json"
+    _repeated_blocks = ("Block",)  # for diffusers' compile_repeated_blocks
 
     @register_to_config
     def __init__(
@@ -139,19 +151,26 @@ class VARTransformer(ModelMixin, ConfigMixin):
 
     def forward(
         self, x: Tensor, condition: Condition, *, rows: Tensor | None = None,
-        mask: Tensor | None = None, past: Cache | None = None,
-    ) -> tuple[Tensor, Cache]:  # fmt: skip
-        """Logits (B, L, V), float32, and the cache that holds these tokens too.
+        mask: Tensor | None = None, past: Cache | None = None, into: Cache | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Logits (B, L, V), float32.
 
-        x: `embed`ded tokens. rows: (B,), each row's place in the condition; None: one a row.
+        x: `embed`ded tokens. rows: (B,), each row's place in the condition; None: one a row. past:
+        keys and values of earlier scales. into: the same cache, extended by these tokens, whose
+        keys and values are written to it; stands for `past`.
         """
         at = slice(None) if rows is None else rows
-        cache = []
         for i, block in enumerate(self.blocks):
-            x, own = block(x, condition.modulation[at, i], mask,
-                           None if past is None else past[i])  # fmt: skip
-            cache.append(own)
-        return self.logits(x, condition.head[at]), tuple(cache)
+            x = block(x, condition.modulation[at, i], mask=mask,
+                      past=None if past is None else past[i],
+                      into=None if into is None else into[i])  # fmt: skip
+        return self.logits(x, condition.head[at])
+
+    def no_past(self, rows: int) -> Cache:
+        """The cache before the first scale."""
+        heads = self.config["heads"]
+        return Cache.empty(len(self.blocks), rows, heads, self.config["width"] // heads,
+                           self.word_embed.weight)  # fmt: skip
 
     def logits(self, x: Tensor, head: Tensor) -> Tensor:
         """head: (B, 2, C), of the condition."""
@@ -176,4 +195,4 @@ class VARTransformer(ModelMixin, ConfigMixin):
         parts = [self.embed(k, told) for k, told in enumerate([condition.start, *inputs])]
         if mask is None:
             mask = block_causal_mask(sizes, self.pos_1LC.device)
-        return self(torch.cat(parts, dim=1), condition, mask=mask)[0]
+        return self(torch.cat(parts, dim=1), condition, mask=mask)

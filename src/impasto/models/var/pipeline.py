@@ -8,7 +8,6 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from impasto.models.next_scale.blocks import Cache
 from impasto.models.next_scale.pipeline import NextScaleGenerator, check_sampling
 from impasto.models.storage import Layout
 from impasto.models.var.classes import read_class
@@ -16,6 +15,7 @@ from impasto.models.var.config import VARConfig
 from impasto.models.var.costs import decoder_flops, scale_flops, spread_flops
 from impasto.models.var.initialise import initialise
 from impasto.models.var.model import Condition, VARTransformer
+from impasto.models.var.network import ClassNetwork
 from impasto.models.var.sampler import ClassState, Defaults, draw_tokens, ramp
 from impasto.models.var.tokenizer import VARTokenizer
 from impasto.sample.protocol import Request, Sampling, one_text
@@ -47,6 +47,7 @@ class VARGenerator(NextScaleGenerator):
                              f"{made}")  # fmt: skip
         defaults.check(transformer.config["classes"], len(transformer.sizes))
         self.transformer, self.vae, self.defaults = transformer, vae, defaults
+        self._scale = ClassNetwork(transformer, vae)
         self._decoder: int | None = None
 
     @classmethod
@@ -82,6 +83,7 @@ class VARGenerator(NextScaleGenerator):
             cache=None,
             classes=self._conditions([*distinct, count]),
             prompt_of=tuple(distinct.index(label) for label in labels),
+            sizes=sizes,
             guidance=guidance,
         )
 
@@ -90,24 +92,6 @@ class VARGenerator(NextScaleGenerator):
         parts = [self.transformer.condition(torch.tensor([label], device=self.device))
                  for label in labels]  # fmt: skip
         return Condition(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-
-    def _logits(self, state: ClassState, rows: range) -> tuple[Tensor, Cache]:
-        k, both = state.step, state.paired
-        null = len(state.classes.start) - 1
-        pairs = [(state.prompt_of[i], null)[: 1 + both] for i in rows]
-        at = torch.tensor(pairs, device=self.device).flatten()
-        if k:
-            told = self.vae.next_input(state.f_hat[rows.start : rows.stop],
-                                       self.transformer.sizes[k])  # fmt: skip
-            told = told.repeat_interleave(1 + both, dim=0)
-        else:
-            told = state.classes.start[at]
-        logits, cache = self.transformer(self.transformer.embed(k, told), state.classes, rows=at,
-                                         past=self._held(state, rows))  # fmt: skip
-        w = state.guidance[k]
-        if both:
-            logits = logits[0::2] if w == 1 else w * logits[0::2] + (1 - w) * logits[1::2]
-        return logits, cache
 
     def _add_tokens(self, state: ClassState, logits: Tensor) -> Tensor:
         def added(at: slice) -> Tensor:

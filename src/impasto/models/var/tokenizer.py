@@ -40,7 +40,8 @@ class VARTokenizer(ModelMixin, ConfigMixin):
         self.quantize = Quantiser(vocabulary, channels, phis)
         self.quant_conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.post_quant_conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.channels, self.stride = channels, 2 ** (len(widths) - 1)
+        self.channels, self.factor = channels, 2 ** (len(widths) - 1)
+        self.stride = self.factor
 
     @property
     def token_parts(self) -> tuple[nn.Module, ...]:
