@@ -36,7 +36,7 @@ from impasto.train.loop import Loop
 
 __all__ = ["FeatureCache", "cache_features", "scale_report", "train_infinity", "train_tokenizer"]
 
-DROP_SCALES = 0.2
+DROP_SCALES = 0.05
 COMMITMENT, ENTROPY = 0.1, 0.02
 
 

@@ -55,7 +55,8 @@ class Recipe:
     `steps`. split: "train" leaves out held-out combinations and the evaluation's meanings, "all"
     leaves nothing out (scorers judge everything). autoencoder: folder of a trained one, for the
     generator; of a trained tokenizer, for infinity. initial: folder of weights to start from
-    (detector, autoencoder, tokenizer, generator and infinity: with all that belongs to them).
+    (detector, autoencoder, tokenizer, generator and infinity: with all that belongs to them); a
+    tokenizer may start from an mmdit generator, whose autoencoder it takes.
     freeze_encoder: share of an autoencoder's or a tokenizer's training after which only its
     decoder learns. workers: processes that lay out scenes, default one per core. weights: of
     tasks, over those of `train.data.TASK_WEIGHTS`, such as {single_object: 2.0}. time_mean,
@@ -252,8 +253,12 @@ def _infinity_tokenizer(recipe: Recipe, device: torch.device, out: Path) -> Loop
     torch.manual_seed(recipe.seed)
     config = infinity.PRESETS[recipe.preset]()
     model = infinity.InfinityTokenizer(**asdict(config.tokenizer))
-    if recipe.initial:
+    if recipe.initial and (Path(recipe.initial) / VAE_FILE).is_file():
         load_weights(model, Path(recipe.initial) / VAE_FILE)
+    elif recipe.initial:
+        other = MMDiTGenerator.from_pretrained(recipe.initial)
+        moments = (other.defaults.latent_mean, other.defaults.latent_std)
+        model = infinity.from_autoencoder(model, other.vae, *map(torch.tensor, moments))
     sizes = config.schedule.sizes
     model, loop = train_tokenizer(model, cache, sizes, freeze_encoder=recipe.freeze_encoder,
                                   on_freeze=partial(_save_plain, model, out),
