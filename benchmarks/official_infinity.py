@@ -34,8 +34,8 @@ from torch import Tensor
 from impasto.models.infinity.attention import rotary_angles
 from impasto.models.infinity.model import Block
 from impasto.models.infinity.pipeline import InfinityGenerator
-from impasto.models.infinity.sampler import per_scale
 from impasto.models.infinity.schedules import schedule
+from impasto.models.next_scale.state import per_scale
 
 __all__ = ["Drawn", "OfficialLoop", "Selection"]
 
@@ -233,9 +233,13 @@ class OfficialLoop:
         return (u >= p[..., 0].double()).view(shape)
 
     def _decode(self, sums: Tensor) -> Tensor:
-        """uint8 (B, H, W, 3) of sums (B, d, 1, h, w)."""
-        picture = self.vae.decoder(sums[:, :, 0].to(self.vae.dtype)).float().clamp(-1, 1)
-        return ((picture + 1) / 2).permute(0, 2, 3, 1).mul(255).to(torch.uint8)
+        """uint8 (B, H, W, 3) of sums (B, d, 1, h, w). Four at a time: sixteen are too many for
+        kernels that count in 32 bits."""
+        pictures = []
+        for part in sums[:, :, 0].to(self.vae.dtype).split(4):
+            picture = self.vae.decoder(part).float().clamp(-1, 1)
+            pictures.append(((picture + 1) / 2).permute(0, 2, 3, 1).mul(255).to(torch.uint8))
+        return torch.cat(pictures)
 
     def _select(self, rows: Tensor) -> None:
         for i, pair in enumerate(self.cached):

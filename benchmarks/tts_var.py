@@ -95,11 +95,11 @@ class TtsVar:
     def official(self) -> None:
         self.loop.draw(PROMPT, self.seeds, selections=self.plan, every_scale=True)
 
-    def ours(self, way: str) -> None:
+    def ours(self, way: str, repeats: int | None = None) -> None:
         def run() -> torch.Tensor:
             return ours(self.generator, self.seeds, self.plan)
 
-        if report(way, run, self.chosen, self.least, base=self.base):
+        if report(way, run, self.chosen, self.least, base=self.base, repeats=repeats):
             with recorded(self.generator) as bits:
                 run()
             counts = [int((a != b).sum()) for a, b in zip(bits, self.kept.bits, strict=True)]
@@ -110,9 +110,10 @@ class TtsVar:
         header(self.generator, self.chosen.size, self.device, self.least, n=self.n, rows=self.rows,
                decodes=self.decodes, official_decodes=sum(self.rows) + self.rows[-1])  # fmt: skip
         self.kept = self.loop.draw(PROMPT, self.seeds, selections=self.plan, keep=True)
-        done = report("tts-var: official-style loop", self.official, self.chosen, self.least)
+        done = report("tts-var: official-style loop", self.official, self.chosen, self.least,
+                      repeats=1)  # fmt: skip
         self.base = done.seconds if done else None
-        self.ours("tts-var: ours")
+        self.ours("tts-var: ours", repeats=1)
 
     def compiled(self) -> None:
         self.generator.compile()

@@ -313,7 +313,7 @@ def test_paths_are_dropped_in_training_alone():
     model.train()
     torch.manual_seed(0)
     assert not torch.equal(run(), run())
-    kept = model.blocks[2]._kept(torch.ones(4000, 1, 1))
+    kept = model.blocks[2].kept(torch.ones(4000, 1, 1))
     assert set(kept.unique().tolist()) == {0.0, 2.0} and abs(kept.mean() - 1) < 0.1
 
 
