@@ -18,7 +18,7 @@ from impasto.search import BestOfN, Draw, RewardBroken, TTSVar
 from impasto.search.cluster import PROJECTIONS, Cluster, k_means, project, representatives
 from impasto.search.engine import Population
 from impasto.search.reward import Reward
-from impasto.search.selectors import POTENTIALS, Resample, resampled, shares
+from impasto.search.selectors import POTENTIALS, Resample, distinct, resampled, shares
 from impasto.zoo.registry import PATCHES, SCORERS
 from tests.fakes import FakeSecond, Walker
 from tests.tiny import SPECS
@@ -70,6 +70,18 @@ def test_resampling_draws_in_proportion_and_with_replacement():
     assert resampled(p, 4, 3) == resampled(p, 4, 3)
     repeats = sum(len(set(resampled(p, 4, seed))) < 4 for seed in range(100))
     assert repeats > 50
+
+
+def test_without_copies_rows_are_drawn_one_after_another():
+    """Two of three without replacement: P(i, j) = p_i p_j / (1 - p_i) + p_j p_i / (1 - p_j)."""
+    p = np.array([0.5, 0.3, 0.2])
+    counts = {(0, 1): 0, (0, 2): 0, (1, 2): 0}
+    for seed in range(4000):
+        counts[distinct(p, 2, seed)] += 1
+    for (i, j), count in counts.items():
+        expected = 4000 * p[i] * p[j] * (1 / (1 - p[i]) + 1 / (1 - p[j]))
+        assert abs(count - expected) < 4 * math.sqrt(expected)
+    assert distinct(np.array([0.0, 1.0, 0.0]), 2, 5) in {(0, 1), (1, 2)}
 
 
 def test_a_row_without_weight_is_never_drawn():

@@ -356,8 +356,11 @@ def test_other_numbers_of_steps_have_a_default_too(steps):
     ({"schedule": (4, 2, 2)}, "no default schedule for 3 steps"),
     ({"potential": "mean"}, "unknown potential 'mean'"),
     ({"lam": math.inf}, "lam must be a finite number >= 0"),
+    ({"copies": "perhaps"}, "copies must be true or false"),
     ({"lam": -1}, "lam must be a finite number >= 0"),
     ({"projection": "tsne"}, "unknown projection 'tsne'"),
+    ({"resample": (), "lam": 3.0}, "are of resampling, and there is none"),
+    ({"cluster": (), "projection": "pool"}, "is of clusters, and there are none"),
     ({"timeout": 0}, "timeout must be a positive number"),
 ])  # fmt: skip
 def test_options_that_do_not_fit_are_refused_before_anything_is_drawn(given, message):
@@ -387,15 +390,15 @@ def test_a_family_without_previews_is_refused_by_name():
 
 def test_the_text_form():
     text = ("tts-var:n=2,schedule=8/6/6/4/2/1/1,cluster=1/3,resample=4/5,potential=max,lam=5,"
-            "features=f,projection=pool,reward=r,timeout=9")  # fmt: skip
+            "copies=false,features=f,projection=pool,reward=r,timeout=9")  # fmt: skip
     asked = []
     found = SEARCHES.create(text, scorers=lambda name: asked.append(name) or Mean(),
                             patches=lambda name: asked.append(name) or Grid())  # fmt: skip
     assert asked == ["r", "f"] and found.width == 16 and found.final.reward.timeout == 9
     assert found.provenance() == {
         "n": 2, "schedule": [8, 6, 6, 4, 2, 1, 1], "cluster": [1, 3], "resample": [4, 5],
-        "potential": "max", "lam": 5.0, "reward": {"name": "r", "id": "fake-second",
-                                                   "sha256": "2" * 64},
+        "potential": "max", "lam": 5.0, "copies": False,
+        "reward": {"name": "r", "id": "fake-second", "sha256": "2" * 64},
         "features": {"name": "grid"}, "projection": "pool"}  # fmt: skip
     alone = SEARCHES.create("tts-var:cluster=none", scorers=lambda name: Mean(), patches=None)
     assert alone.steps == (None, (), None) and "features" not in alone.provenance()
@@ -403,7 +406,7 @@ def test_the_text_form():
         with pytest.raises(ValueError, match="must be integers with / between them"):
             SEARCHES.create(f"tts-var:{text}", scorers=lambda name: Mean())
     one = SEARCHES.create("importance:n=3,lam=2,reward=r", scorers=lambda name: Mean())
-    assert one.provenance() == {"n": 3, "potential": "value", "lam": 2.0,
+    assert one.provenance() == {"n": 3, "lam": 2.0,
                                 "reward": {"name": "r", "id": "fake-second", "sha256": "2" * 64}}
 
 

@@ -25,6 +25,7 @@ class Kind(StrEnum):
     searches = "searches"
     judges = "judges"
     features = "features"
+    patches = "patches"
     perceptual = "perceptual"
     recipes = "recipes"
 

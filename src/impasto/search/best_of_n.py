@@ -59,10 +59,11 @@ class Importance(TreeSearch):
         """scorers, timeout: see `Reward`. Raises ValueError for n < 1 or a lam that is not finite
         and >= 0, and what `Reward` does."""
         self.n = self.width = check_n("importance", n)
-        self.final = Resample(Reward(reward, scorers, timeout), "value", lam, kind="final")
+        asked = Reward(reward, scorers, timeout)
+        self.final: Resample = Resample(asked, "value", lam, kind="final")
 
     def provenance(self) -> dict[str, Any]:
-        return {"n": self.n} | self.final.provenance()
+        return {"n": self.n, "lam": self.final.lam, "reward": self.final.reward.provenance()}
 
 
 @SEARCHES.register("best-of-n")

@@ -154,15 +154,15 @@ class _Group:
         sizes = [len(part.draws) for part in parts]
         steps = parts[0].state.steps
         for step, stop in sorted(self.search.stops(steps).items()):
-            for i, part in enumerate(parts):
-                parts[i] = self._advanced(part, step + 1)
+            for i in range(len(parts)):
+                self._advance(parts, i, step + 1)
             self._select(parts, step, stop)
         images: list[Tensor] = []
-        for i, part in enumerate(parts):
-            done = self._advanced(part, steps)
-            images.append(self.generator.finish(done.state))
+        for i in range(len(parts)):
+            self._advance(parts, i, steps)
+            images.append(self.generator.finish(parts[i].state))
             # A finished row is its picture, seed and history; caches make room for the next part.
-            parts[i] = replace(done, state=_Done(done.state.seeds))
+            parts[i] = replace(parts[i], state=_Done(parts[i].state.seeds))
             self.tick(sum(sizes[: i + 1]))
         return self._choose(parts, images, steps - 1)
 
@@ -174,13 +174,13 @@ class _Group:
         state = self.generator.start(requests, seeds, sampling)
         return _Rows(state, tuple(d for d, _ in rows), ((),) * len(rows))
 
-    def _advanced(self, part: _Rows, step: int) -> _Rows:
-        state = part.state
-        while state.step < step:
-            state = self.generator.advance(replace(state, costs=()))
-            for d, cost in zip(part.draws, state.costs, strict=True):
+    def _advance(self, parts: list[_Rows], i: int, step: int) -> None:
+        """Take the part `i` to `step`; its state before, with its caches, is let go at once."""
+        while parts[i].state.step < step:
+            parts[i] = replace(parts[i], state=self.generator.advance(
+                replace(parts[i].state, costs=())))  # fmt: skip
+            for d, cost in zip(parts[i].draws, parts[i].state.costs, strict=True):
                 self.spent[d].append(cost)
-        return replace(part, state=state)
 
     # ---------------------------------------------------------------- choices
 

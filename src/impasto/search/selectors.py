@@ -2,6 +2,7 @@
 
     best        argmax_i r_i                              the lowest i among equals
     resample    i_1 … i_k ~ p,  p_i = exp(lam phi_i) / sum_j exp(lam phi_j),  with replacement
+                or without: the k largest log p_i + g_i, g_i of Gumbel's distribution
 
 with the potential phi of a row's rewards r_0 … r_s, those of the steps after which it was scored:
 
@@ -23,7 +24,8 @@ from impasto.search.engine import Chosen, Population, Selector
 from impasto.search.reward import Reward
 from impasto.zoo.registry import nearest
 
-__all__ = ["POTENTIALS", "Best", "Only", "Resample", "drawn_by", "resampled", "shares"]
+__all__ = ["POTENTIALS", "Best", "Only", "Resample", "distinct", "drawn_by", "resampled",
+           "shares"]  # fmt: skip
 
 POTENTIALS: dict[str, Callable[[Sequence[float]], float]] = {
     "value": lambda history: history[-1],
@@ -58,6 +60,15 @@ def resampled(p: np.ndarray, keep: int, seed: int) -> tuple[int, ...]:
     """`keep` indices drawn with these probabilities, with replacement, ascending."""
     drawn = drawn_by(p, row_uniforms([seed], keep)[0].numpy())
     return tuple(sorted(int(i) for i in drawn))
+
+
+def distinct(p: np.ndarray, keep: int, seed: int) -> tuple[int, ...]:
+    """`keep` different indices, one after another with these probabilities among those left,
+    ascending; those without any come last (Efraimidis and Spirakis 2006)."""
+    u = row_uniforms([seed], len(p))[0].numpy()
+    with np.errstate(divide="ignore"):
+        keys = np.log(p) - np.log(-np.log(np.maximum(u, 1e-300)))
+    return tuple(sorted(int(i) for i in np.argsort(-keys, kind="stable")[:keep]))
 
 
 def drawn_by(weights: np.ndarray, u: np.ndarray | float) -> np.ndarray:
@@ -96,14 +107,16 @@ class Best(Selector):
 
 
 class Resample(Selector):
-    """Rows drawn by their potential. lam: the weight of a unit of it. kind: "resample" on the way.
+    """Rows drawn by their potential. lam: the weight of a unit of it. copies: with replacement.
 
-    Raises ValueError for an unknown potential or a lam that is negative or infinite.
+    kind: "resample" on the way. Raises ValueError for an unknown potential or a lam that is
+    negative or infinite.
     """
 
     def __init__(
-        self, reward: Reward, potential: str = "value", lam: float = 10.0, kind: str = "resample"
-    ) -> None:
+        self, reward: Reward, potential: str = "value", lam: float = 10.0, *,
+        copies: bool = True, kind: str = "resample",
+    ) -> None:  # fmt: skip
         if potential not in POTENTIALS:
             raise ValueError(f"unknown potential {potential!r}: "
                              f"{nearest(str(potential), list(POTENTIALS))}")  # fmt: skip
@@ -111,7 +124,9 @@ class Resample(Selector):
             raise ValueError(f"lam must be a finite number >= 0, given {lam!r}; 0 draws without "
                              f"regard to rewards")  # fmt: skip
         self.reward, self.potential, self.lam = reward, potential, float(lam)
-        self.kind = kind  # type: ignore[misc]
+        if not isinstance(copies, bool):
+            raise ValueError(f"copies must be true or false, given {copies!r}")
+        self.copies, self.kind = copies, kind  # type: ignore[misc]
 
     def __call__(self, population: Population, keep: int) -> Chosen:
         where = "" if self.kind == "final" else f" after step {population.step}"
@@ -120,8 +135,10 @@ class Resample(Selector):
         potentials = tuple(float(phi((*past, value)))
                            for past, value in zip(population.histories, values, strict=True))
         seed = population.draw.choice_seed(population.step)
-        kept = resampled(shares(potentials, self.lam), keep, seed)
+        draw = resampled if self.copies else distinct
+        kept = draw(shares(potentials, self.lam), keep, seed)
         return Chosen(kept, values, potentials, self.reward.cost(population.images))
 
     def provenance(self) -> dict[str, Any]:
-        return {"potential": self.potential, "lam": self.lam, "reward": self.reward.provenance()}
+        return {"potential": self.potential, "lam": self.lam, "copies": self.copies,
+                "reward": self.reward.provenance()}  # fmt: skip
