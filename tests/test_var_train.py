@@ -18,8 +18,14 @@ from impasto.models.var.train import (
 )
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
-from impasto.train.next_scale import _scales, train_tokenizer
-from impasto.train.var import cache_tokens, codebook_report, of_one_class, quantiser_of, train_var
+from impasto.train.next_scale import _scales
+from impasto.train.var import (
+    cache_tokens,
+    codebook_report,
+    of_one_class,
+    train_var,
+    train_var_tokenizer,
+)
 from tests import tiny_var
 from tests.tiny_var import SIZES
 
@@ -209,8 +215,8 @@ def test_a_tokenizer_is_trained_its_codes_restarted_and_its_tokens_frozen(monkey
     def freeze():
         kept.append({key: value.clone() for key, value in vae.state_dict().items()})
 
-    loop = train_tokenizer(vae, cache(), SIZES, quantiser_of(vae, SIZES), steps=8, batch=4,
-                           lr=0.01, freeze_encoder=0.75, on_freeze=freeze)  # fmt: skip
+    loop = train_var_tokenizer(vae, cache(), SIZES, steps=8, batch=4, lr=0.01,
+                               freeze_encoder=0.75, on_freeze=freeze)  # fmt: skip
     assert loop.steps == 8 and [step for step, _ in restarted] == [1, 3]
     assert all(0 < count < 32 for _, count in restarted)
     after = vae.state_dict()

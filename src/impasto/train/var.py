@@ -28,18 +28,25 @@ from impasto.models.var.train import (
 from impasto.train import processes
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
-from impasto.train.next_scale import Quantise, pictures, shown_by_scale
+from impasto.train.next_scale import Quantise, pictures, shown_by_scale, train_tokenizer
 
-__all__ = ["TokenCache", "cache_tokens", "codebook_report", "of_one_class", "quantiser_of",
-           "train_var"]  # fmt: skip
+__all__ = ["TokenCache", "cache_tokens", "codebook_report", "of_one_class", "train_var",
+           "train_var_tokenizer"]  # fmt: skip
 
 RESTART_EVERY, RESTART_UNTIL = 50, 0.5
 UNDECAYED = ("class_emb", "lvl_embed", "pos_", "ada_gss", "scale_mul")
 """Parts of names of matrices that decay leaves alone, beside biases."""
 
 
-def quantiser_of(vae: VARTokenizer, sizes: Sizes) -> Quantise:
-    """What `train.next_scale.train_tokenizer` wants, with restarts and the share of codes used."""
+def train_var_tokenizer(
+    vae: VARTokenizer, cache: PictureCache, sizes: Sizes, **numbers: Any
+) -> Loop:
+    """`train.next_scale.train_tokenizer` of `vae`; numbers: its other arguments."""
+    return train_tokenizer(vae, cache, sizes, _quantise(vae, sizes), **numbers)
+
+
+def _quantise(vae: VARTokenizer, sizes: Sizes) -> Quantise:
+    """With restarts; shows the share of codes used since the last."""
     hits = torch.zeros(vae.config["vocabulary"], device=vae.device)
 
     def quantise(

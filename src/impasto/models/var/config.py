@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from impasto.models.next_scale.maps import Sizes
 from impasto.spec import CLASSES
 
 __all__ = ["PATCHES_256", "PATCHES_512", "PATCHES_1024", "PRESETS", "TOKENIZERS", "TRANSFORMERS",
@@ -62,6 +63,11 @@ class VARConfig:
     tokenizer: TokenizerConfig
     transformer: TransformerConfig
     classes: tuple[str, ...]
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of all token maps."""
+        return tuple((side, side) for side in self.transformer.patches)
 
 
 TOKENIZERS = {
