@@ -17,8 +17,10 @@ from impasto.models.var.costs import scale_flops
 from impasto.models.var.model import Condition
 from impasto.models.var.sampler import draw_tokens, ramp
 from impasto.sample.protocol import Request, Sampling, generate
-from impasto.spec import CLASSES
+from impasto.search import Draw, TTSVar
+from impasto.spec import CLASSES, Item, Spec
 from tests import tiny_var
+from tests.fakes import FakeSecond
 
 DOG, CAT, BENCH = "a photo of a dog", "cat", "a photo of a bench"
 
@@ -420,3 +422,23 @@ def test_compiled_blocks_are_one_and_draw_the_same():
 def test_graphs_are_refused_off_a_gpu(pipe):
     with pytest.raises(ValueError, match="need the model on a GPU; it is on cpu"):
         pipe.use_graphs()
+
+
+# ------------------------------------------------------------------------------ searches
+
+
+def test_tts_var_searches_among_drawings_by_class(pipe):
+    """Rows are chosen after scales and go on by other seeds, as in any family of scales; a draw
+    does not depend on those beside it."""
+    specs = [Spec(tag="single_object", include=(Item(cls=name),), prompt=f"a photo of a {name}")
+             for name in ("dog", "cat")]  # fmt: skip
+    search = TTSVar(2, FakeSecond(), schedule=(2, 1, 1), cluster=(), resample=(1,))
+    draws = [Draw(spec, 7, 0) for spec in specs]
+    found = search.draw(pipe, draws, Sampling(), 64)
+    alone = [search.draw(pipe, [draw], Sampling(), 64)[0] for draw in draws]
+    for one, same in zip(found, alone, strict=True):
+        assert torch.equal(one.image, same.image) and one.cost == same.cost
+        assert (one.cost.row_steps, one.cost.tokens) == (4 + 4 + 2, 4 * 1 + 4 * 4 + 2 * 16)
+        assert len(one.candidates) == 2 and one.cost.decodes == 4 + 2
+    best = max(range(2), key=lambda i: found[0].candidates[i].value)
+    assert found[0].chosen == best and not torch.equal(found[0].image, found[1].image)

@@ -24,6 +24,9 @@ from impasto.sample.seeds import check_seeds
 
 __all__ = ["VARGenerator"]
 
+NUMBERS = 2**25
+"""Logits that are sorted at once: a quarter of a gigabyte in float64, and a few times as much."""
+
 
 class VARGenerator(NextScaleGenerator):
     """Classes to pictures scale by scale, by tokens of a codebook.
@@ -99,7 +102,8 @@ class VARGenerator(NextScaleGenerator):
                               top_k=self.defaults.top_k, top_p=self.defaults.top_p)  # fmt: skip
             return self.vae.add_codes(state.f_hat[at], ids, state.step, self.transformer.sizes)
 
-        return in_rows(added, len(logits), self.rows_at_once)
+        at_once = self.rows_at_once or max(1, NUMBERS // logits[0].numel())
+        return in_rows(added, len(logits), at_once)
 
     # ---------------------------------------------------------------- settings, cost
 
