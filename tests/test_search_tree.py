@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from impasto.images import read_image
+from impasto.models.infinity.schedules import schedule as token_maps
 from impasto.run.evaluate import evaluate
 from impasto.sample.protocol import Cost, Sampling, copy_seed, generate
 from impasto.score.base import Score
@@ -15,9 +16,9 @@ from impasto.score.features.patches import Patches
 from impasto.search import BestOfN, Draw, Importance, NoSearch, RewardBroken, TTSVar
 from impasto.search.engine import PREVIEW, preview_size
 from impasto.search.schedule import plan
-from impasto.zoo.registry import SEARCHES
+from impasto.zoo.registry import PATCHES, SCORERS, SEARCHES
 from tests import tiny, tiny_infinity, tiny_mmdit
-from tests.fakes import FakeSecond, Walker
+from tests.fakes import FakeGenerator, FakeSecond, Walker
 from tests.tiny import SPECS
 
 THIRTEEN = Sampling(steps=13)
@@ -225,6 +226,14 @@ def test_parts_of_a_draw_do_not_matter(size):
         assert torch.equal(a[0], b[0]) and a[1:] == b[1:]
 
 
+@pytest.mark.parametrize("size", [1, 3, 16, 40])
+def test_progress_ends_with_all_rows(size):
+    """Also where a part has lost all its rows on the way."""
+    seen = []
+    tts(1).draw(Walker(), DRAWS[:3], THIRTEEN, size, lambda *pair: seen.append(pair))
+    assert seen[-1] == (24, 24) and seen == sorted(seen)
+
+
 def test_no_batch_is_larger_than_was_allowed():
     walker, _ = ran(tts(2), size=20)
     assert max(rows for _, rows in walker.rows) == 16  # a draw at a time, whole
@@ -330,6 +339,17 @@ def test_size_of_previews(size, small):
 def test_defaults_are_the_published_schedules(steps, schedule, cluster, resample):
     assert plan(steps, 2) == plan(steps, 2, schedule, cluster, resample)
     assert plan(steps, 2).start == 16
+
+
+def test_token_rows_of_the_published_schedule():
+    """14,656 N at 1024 px, 1.393 N pictures' worth (own count over the published sizes)."""
+    sizes = [h * w for h, w in token_maps(1.0, 13).sizes]
+    found, alive = plan(13, 1), []
+    for step in range(13):
+        alive.append(([found.start, *(keep for s, (_, keep) in found.stops.items() if s < step)]
+                      )[-1])  # fmt: skip
+    assert alive == ROWS and sum(sizes) == 10_521
+    assert sum(rows * size for rows, size in zip(alive, sizes, strict=True)) == 14_656
 
 
 @pytest.mark.parametrize("steps", [6, 8, 9, 12, 28, 50])
@@ -459,3 +479,32 @@ def test_settings_that_no_drawing_fits_claim_no_folder(tmp_path):
     with pytest.raises(ValueError, match="5 entries for a drawing of 7"):
         run(tmp_path / "run", tts(1, schedule=(4, 3, 2, 1, 1), cluster=(1,), resample=(2, 3)))
     assert not list((tmp_path / "run").glob("*.json"))
+
+
+def test_a_run_out_of_memory_goes_on_in_parts(tmp_path):
+    """A draw of 8 rows where 5 fit: the same files as with room for all."""
+    small = tts(1, schedule=(8, 6, 4, 4), cluster=(1,), resample=(2,))
+    settings = tiny.settings(sampling=Sampling(steps=4), names={"search": "tts"})
+    whole = evaluate(settings, FakeGenerator(), small, tmp_path / "whole", batch_size=16)
+    with pytest.warns(UserWarning, match="going on with 4"):
+        parts = evaluate(settings, FakeGenerator(memory=5), small, tmp_path / "parts",
+                         batch_size=16)  # fmt: skip
+    assert tiny.tree(whole.path) == tiny.tree(parts.path)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu():
+    """All rows in one call a step; reward and features on the device."""
+    pipe, draws = tiny_infinity.generator(scales=7).to("cuda"), DRAWS[:2]
+    search = SEARCHES.create(
+        "tts-var:n=2,lam=1", scorers=lambda name: SCORERS.create(name, device="cuda"),
+        patches=lambda name: PATCHES.create(name, device="cuda"))  # fmt: skip
+    steps, advance = [], pipe.advance
+    pipe.advance = lambda state: steps.append(len(state.seeds)) or advance(state)
+    together = search.draw(pipe, draws, Sampling(), 32)
+    assert steps == [32, 32, 24, 24, 16, 8, 4]
+    for one in together:
+        assert one.image.device.type == "cuda" and torch.isfinite(one.image).all()
+        assert one.cost.decodes == 42 and one.cost.reward_flops > 0
+        values = [c.value for c in one.candidates]
+        assert values[one.chosen] == max(values)

@@ -151,7 +151,6 @@ class _Group:
         rows = [(d, c) for d in range(len(self.draws)) for c in range(self.search.width)]
         parts = [self._started(rows[i : i + batch_size], sampling)
                  for i in range(0, len(rows), batch_size)]  # fmt: skip
-        sizes = [len(part.draws) for part in parts]
         steps = parts[0].state.steps
         for step, stop in sorted(self.search.stops(steps).items()):
             for i in range(len(parts)):
@@ -163,7 +162,7 @@ class _Group:
             images.append(self.generator.finish(parts[i].state))
             # A finished row is its picture, seed and history; caches make room for the next part.
             parts[i] = replace(parts[i], state=_Done(parts[i].state.seeds))
-            self.tick(sum(sizes[: i + 1]))
+            self.tick(len(rows) * (i + 1) // len(parts))
         return self._choose(parts, images, steps - 1)
 
     # ---------------------------------------------------------------- steps
