@@ -96,7 +96,7 @@ def test_steps_are_scales_and_sums_are_codes(pipe):
     state = start(pipe, [DOG, CAT])
     assert state.steps == 3 and not state.f_hat.any() and state.f_hat.shape == (2, 8, 4, 4)
     first = pipe.advance(state)
-    every = torch.stack([pipe.vae.quantize.spread(torch.tensor([[i]]), 0, tiny_var.SIZES)[0]
+    every = torch.stack([pipe.vae.quantize.summand(torch.tensor([[i]]), 0, tiny_var.SIZES)[0]
                          for i in range(32)])  # fmt: skip
     assert all((first.f_hat[row] == every).flatten(1).all(1).any() for row in range(2))
     assert first.cache[0][0].shape == (4, 2, 1, 16) and through(pipe, first).cache is None

@@ -60,7 +60,7 @@ def test_tokens_are_of_the_full_size_residual_from_coarse_to_fine():
     found, rests = quantize.residual_tokens(f, SIZES)
     assert all(torch.equal(a, b) for a, b in zip(found, want, strict=True))
     assert [tuple(rest.shape[-2:]) for rest in rests] == list(SIZES)
-    total = sum(quantize.spread(ids, k, SIZES) for k, ids in enumerate(found))
+    total = sum(quantize.summand(ids, k, SIZES) for k, ids in enumerate(found))
     torch.testing.assert_close(total, f_hat.float())
     torch.testing.assert_close(rests[0][..., 0, 0], f.mean((2, 3)))
 
@@ -69,9 +69,9 @@ def test_tokens_are_of_the_full_size_residual_from_coarse_to_fine():
 def test_scales_use_their_own_phi():
     quantize = tokenizer().quantize
     ids = torch.zeros(1, 1, dtype=torch.long)
-    before = [quantize.spread(ids, k, ((1, 1),) * 10) for k in range(10)]
+    before = [quantize.summand(ids, k, ((1, 1),) * 10) for k in range(10)]
     quantize.quant_resi.qresi_ls[1].weight.add_(1)
-    changed = [not torch.equal(quantize.spread(ids, k, ((1, 1),) * 10), was)
+    changed = [not torch.equal(quantize.summand(ids, k, ((1, 1),) * 10), was)
                for k, was in enumerate(before)]  # fmt: skip
     assert [k for k, other in enumerate(changed) if other] == [2, 3, 4]
 
@@ -86,7 +86,7 @@ def test_the_search_is_float32_whatever_the_weights():
     assert quantize.nearest(z).item() == 1
     with torch.autocast("cpu", torch.bfloat16):
         assert quantize.nearest(z).item() == 1
-        assert quantize.spread(torch.tensor([[1]]), 0, SIZES).dtype == torch.float32
+        assert quantize.summand(torch.tensor([[1]]), 0, SIZES).dtype == torch.float32
 
 
 def test_sizes_that_do_not_fit_are_refused():
@@ -94,7 +94,7 @@ def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"last size must be the features' own, \(4, 4\), given"):
         quantize.residual_tokens(features(), SIZES[:2])
     with pytest.raises(ValueError, match="scale 1 has 4 tokens, given 5"):
-        quantize.spread(torch.zeros(1, 5, dtype=torch.long), 1, SIZES)
+        quantize.summand(torch.zeros(1, 5, dtype=torch.long), 1, SIZES)
 
 
 # ------------------------------------------------------------------------------ the network
@@ -147,7 +147,7 @@ def test_tokens_reproduce_the_sum_that_they_were_made_of():
     assert [tuple(own.shape) for own in ids] == [(2, 1), (2, 4), (2, 16)]
     f_hat, rest = torch.zeros_like(f), f.clone()
     for k, own in enumerate(ids):
-        told = model.quantize.spread(own, k, SIZES)
+        told = model.quantize.summand(own, k, SIZES)
         assert torch.equal(model.add_codes(f_hat, own, k, SIZES), f_hat + told)
         f_hat, rest = f_hat + told, rest - told
     torch.testing.assert_close(f_hat + rest, f)

@@ -97,7 +97,7 @@ def test_the_quantiser_s_loss_is_its_formula():
     out = quantised(quantize, f, SIZES)
     f_hat, want = torch.zeros_like(f), 0.0
     for k, ids in enumerate(out.ids):
-        f_hat = f_hat + quantize.spread(ids, k, SIZES)
+        f_hat = f_hat + quantize.summand(ids, k, SIZES)
         want += 1.25 * F.mse_loss(f_hat, f) / 3
     torch.testing.assert_close(out.loss, want)
     torch.testing.assert_close(out.f_hat, f_hat)
@@ -105,9 +105,8 @@ def test_the_quantiser_s_loss_is_its_formula():
                zip(out.ids, quantize.residual_tokens(f, SIZES)[0], strict=True))
     fewer = quantised(quantize, f, SIZES, scales=2)
     assert len(fewer.ids) == 2
-    torch.testing.assert_close(
-        fewer.f_hat, quantize.spread(out.ids[0], 0, SIZES) + quantize.spread(out.ids[1], 1, SIZES)
-    )
+    two = sum(quantize.summand(out.ids[k], k, SIZES) for k in range(2))
+    torch.testing.assert_close(fewer.f_hat, two)
     with pytest.raises(ValueError, match="scales must be 1 to 3, given 4"):
         quantised(quantize, f, SIZES, scales=4)
 
@@ -129,7 +128,7 @@ def test_gradients_go_straight_through_the_sum():
     assert phis == [True, False, True, True]  # three scales use 0, 2 and 3
     f_hat, want = torch.zeros_like(f), torch.zeros_like(f)
     for k, ids in enumerate(out.ids):  # the commitment: 0.25 of the square's gradient
-        f_hat = f_hat + quantize.spread(ids, k, SIZES).detach()
+        f_hat = f_hat + quantize.summand(ids, k, SIZES).detach()
         want = want + 0.25 * 2 * (f.detach() - f_hat) / f.numel() / 3
     torch.testing.assert_close(f.grad, want)
 
@@ -230,8 +229,8 @@ def test_a_tokenizer_is_trained_its_codes_restarted_and_its_tokens_frozen(monkey
 
 
 def test_the_numbers_of_scales_are_the_same_in_every_process():
-    drawn = [_scales(6, generator) for generator in [seeded(1)] * 1000]
-    assert drawn == [_scales(6, generator) for generator in [seeded(1)] * 1000]
+    drawn = [_scales(6, 0.2, generator) for generator in [seeded(1)] * 1000]
+    assert drawn == [_scales(6, 0.2, generator) for generator in [seeded(1)] * 1000]
     assert 0.75 < drawn.count(6) / 1000 < 0.85 and set(drawn) == {1, 2, 3, 4, 5, 6}
 
 

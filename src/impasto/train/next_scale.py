@@ -1,7 +1,7 @@
 """Train the tokenizer of a next-scale family on the sticker world.
 
-Of pictures x and their reconstruction y from the first k of K scales, k = K or, in `DROP_SCALES`
-of the steps, any smaller number, so that the first scales learn to carry a picture:
+Of pictures x and their reconstruction y from the first k of K scales, k = K or, in a share of the
+steps, any smaller number, so that the first scales learn to carry a picture:
 
     L = reconstruction(x, y) + what the family's quantiser adds
 
@@ -25,8 +25,6 @@ from impasto.train.loop import Loop
 
 __all__ = ["Quantise", "pictures", "shown_by_scale", "train_tokenizer"]
 
-DROP_SCALES = 0.2
-
 Quantise = Callable[[Loop, Tensor, int], tuple[Tensor, Tensor, Mapping[str, Tensor]]]
 """(loop, features, scales) -> (f^ with the features' gradient, what is added to the loss, what is
 shown)."""
@@ -44,20 +42,21 @@ def train_tokenizer(
     vae: Any, cache: PictureCache, sizes: Sizes, quantise: Quantise, *, steps: int, batch: int,
     lr: float = 6e-4, minutes: float | None = None, compiled: bool = False, seed: int = 0,
     freeze_encoder: float = 1.0, on_freeze: Callable[[], None] | None = None,
+    drop_scales: float = 0.2,
 ) -> Loop:  # fmt: skip
     """Train `vae` on the pictures of `cache`; it ends with its moving-average weights.
 
     vae: has `features`, `picture`, and `token_parts`, the networks that tokens depend on.
     freeze_encoder: share of the training after which those, set to their average, stay as they
     are and only the decoder learns on; tokens are final from then on. on_freeze: called then.
+    drop_scales: share of steps whose pictures come from fewer scales.
     """
     torch.manual_seed(seed + processes.rank())
     device = cache.images.device
     vae.to(device, memory_format=torch.channels_last).train()
     loop = Loop(vae, steps, lr, weight_decay=0.0, minutes=minutes, name="tokenizer")
-    if compiled:
-        vae.encoder.compile()
-        vae.decoder.compile()
+    features, picture = (torch.compile(part) if compiled else part
+                         for part in (vae.features, vae.picture))  # fmt: skip
     frozen, plan = False, torch.Generator().manual_seed(seed)
     while loop.running:
         if loop.progress >= freeze_encoder and not frozen:
@@ -69,10 +68,10 @@ def train_tokenizer(
                 on_freeze()
         rows = torch.randint(len(cache), (batch,), device=device)
         x = pictures(cache, rows, vae, sizes).to(memory_format=torch.channels_last)
-        scales = _scales(len(sizes), plan)
+        scales = _scales(len(sizes), drop_scales, plan)
         with torch.autocast(device.type, torch.bfloat16):
-            f_hat, added, shown = quantise(loop, vae.features(x), scales)
-            y = vae.picture(f_hat)
+            f_hat, added, shown = quantise(loop, features(x), scales)
+            y = picture(f_hat)
         x = 2 * x - 1
         loss = reconstruction_loss(x, y) + added
         loop.update(loss, {"scales": torch.tensor(scales), "psnr": psnr(x, y.detach()), **shown})
@@ -81,9 +80,9 @@ def train_tokenizer(
     return loop
 
 
-def _scales(most: int, plan: torch.Generator) -> int:
+def _scales(most: int, drop: float, plan: torch.Generator) -> int:
     """How many scales a step uses: the same in all processes, as what learns hangs on it."""
-    if most == 1 or float(torch.rand((), generator=plan)) >= DROP_SCALES:
+    if most == 1 or float(torch.rand((), generator=plan)) >= drop:
         return most
     return int(torch.randint(1, most, (), generator=plan))
 

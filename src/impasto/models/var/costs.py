@@ -10,7 +10,7 @@ from impasto.models.var.model import VARTransformer
 from impasto.models.var.tokenizer import VARTokenizer
 from impasto.sample.flops import count_flops
 
-__all__ = ["decoder_flops", "scale_flops", "spread_flops"]
+__all__ = ["decoder_flops", "scale_flops", "summand_flops"]
 
 
 def decoder_flops(vae: VARTokenizer, transformer: VARTransformer) -> int:
@@ -19,7 +19,7 @@ def decoder_flops(vae: VARTokenizer, transformer: VARTransformer) -> int:
     return count_flops(vae.post_quant_conv, z) + count_flops(vae.decoder, z)
 
 
-def spread_flops(vae: VARTokenizer, transformer: VARTransformer) -> int:
+def summand_flops(vae: VARTokenizer, transformer: VARTransformer) -> int:
     """FLOPs of one scale's phi, at full size."""
     return 2 * 9 * vae.channels**2 * math.prod(transformer.sizes[-1])
 

@@ -12,7 +12,7 @@ from impasto.models.next_scale.pipeline import NextScaleGenerator, check_samplin
 from impasto.models.storage import Layout
 from impasto.models.var.classes import read_class
 from impasto.models.var.config import VARConfig
-from impasto.models.var.costs import decoder_flops, scale_flops, spread_flops
+from impasto.models.var.costs import decoder_flops, scale_flops, summand_flops
 from impasto.models.var.initialise import initialise
 from impasto.models.var.model import Condition, VARTransformer
 from impasto.models.var.network import ClassNetwork
@@ -127,7 +127,7 @@ class VARGenerator(NextScaleGenerator):
     def _scale_flops(self, state: ClassState, row: int) -> int:
         branches = 1 + state.paired
         own = scale_flops(self.transformer, state.step)
-        return branches * own + spread_flops(self.vae, self.transformer)
+        return branches * own + summand_flops(self.vae, self.transformer)
 
     def _decoder_flops(self, state: ClassState) -> int:
         if self._decoder is None:

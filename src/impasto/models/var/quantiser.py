@@ -71,7 +71,7 @@ class Quantiser(nn.Module):
             e, z = self.embedding.weight.float(), to_tokens(z.float())
             return (e.square().sum(1) - 2 * z @ e.t()).argmin(-1)
 
-    def spread(self, ids: Tensor, scale: int, sizes: Sequence[Size]) -> Tensor:
+    def summand(self, ids: Tensor, scale: int, sizes: Sequence[Size]) -> Tensor:
         """h_k (B, C, H, W), float32, of one scale's tokens (B, h_k w_k).
 
         Raises ValueError for another number of tokens than the scale has.
@@ -81,8 +81,10 @@ class Quantiser(nn.Module):
             raise ValueError(f"scale {scale} has {h * w} tokens, given {ids.shape[1]}")
         phi = self.quant_resi.qresi_ls[self._phi(scale, sizes)]
         with full_precision(ids.device):
-            codes = F.embedding(ids, self.embedding.weight.float())
-            return phi(bicubic(from_tokens(codes, (h, w)), sizes[-1]))
+            codes = from_tokens(F.embedding(ids, self.embedding.weight.float()), (h, w))
+            # Channels last: CUDA's interpolation in the other layout runs over the places alone.
+            codes = codes.contiguous(memory_format=torch.channels_last)
+            return phi(bicubic(codes, sizes[-1]))
 
     def _phi(self, scale: int, sizes: Sequence[Size]) -> int:
         return phi_index(scale, len(sizes), len(self.quant_resi.qresi_ls))
@@ -101,5 +103,5 @@ class Quantiser(nn.Module):
         for k, size in enumerate(sizes):
             rests.append(area(rest, size))
             found.append(self.nearest(rests[-1]))
-            rest = rest - self.spread(found[-1], k, sizes)
+            rest = rest - self.summand(found[-1], k, sizes)
         return found, rests

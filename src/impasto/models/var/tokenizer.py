@@ -61,7 +61,7 @@ class VARTokenizer(ModelMixin, ConfigMixin):
 
     def add_codes(self, f_hat: Tensor, ids: Tensor, scale: int, sizes: Sizes) -> Tensor:
         """f^ (B, C, H, W) with the codes of one more scale, from 0: tokens (B, h_k w_k)."""
-        return f_hat + self.quantize.spread(ids, scale, sizes)
+        return f_hat + self.quantize.summand(ids, scale, sizes)
 
     def next_input(self, f_hat: Tensor, size: Size) -> Tensor:
         """What the transformer is told before a scale: f^ averaged to it, (B, h w, C)."""

@@ -46,6 +46,7 @@ def teacher_inputs(vae: VARTokenizer, ids: Sequence[Tensor], sizes: Sizes) -> li
     """What the transformer is told before scales 2 to K: (B, h_k w_k, C) each, of the tokens
     (B, h_k w_k) of scales 1 to K - 1 (a K-th is not looked at)."""
     f_hat = torch.zeros(len(ids[0]), vae.channels, *sizes[-1], device=ids[0].device)
+    f_hat = f_hat.contiguous(memory_format=torch.channels_last)
     inputs = []
     for k, following in enumerate(sizes[1:]):
         f_hat = vae.add_codes(f_hat, ids[k], k, sizes)
@@ -136,7 +137,7 @@ def quantised(
     f, f_hat, loss = f.float(), torch.zeros_like(f, dtype=torch.float32), f.new_zeros(())
     ids, rests = quantize.residual_tokens(f.detach(), sizes)
     for k in range(scales):
-        f_hat = f_hat + quantize.spread(ids[k], k, sizes)
+        f_hat = f_hat + quantize.summand(ids[k], k, sizes)
         near = COMMITMENT * F.mse_loss(f, f_hat.detach()) + F.mse_loss(f_hat, f.detach())
         loss = loss + near / scales
     straight = f + (f_hat - f).detach()
