@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from impasto.models.infinity import quantiser
 from impasto.models.next_scale.convolutional import Decoder, Encoder
@@ -41,6 +41,11 @@ class InfinityTokenizer(ModelMixin, ConfigMixin):
         self.factor = 2 ** (len(widths) - 1)
         self.stride: int = self.factor * patch
 
+    @property
+    def token_parts(self) -> tuple[nn.Module, ...]:
+        """What tokens depend on."""
+        return (self.encoder,)
+
     def map_size(self, size: Size) -> Size:
         """The features' size where there are (h, w) tokens."""
         return (size[0] * self.patch, size[1] * self.patch)
@@ -69,10 +74,13 @@ class InfinityTokenizer(ModelMixin, ConfigMixin):
         """What the transformer is told before a scale: f^ resized, (B, h w, token_bits)."""
         return quantiser.to_tokens(quantiser.linear(f_hat, self.map_size(size)), self.patch)
 
+    def picture(self, f_hat: Tensor) -> Tensor:
+        """What the decoder makes of summed codes: (B, 3, H, W), float32, about [-1, 1]."""
+        return self.decoder(f_hat.to(self.dtype)).float()
+
     def decode(self, f_hat: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] of summed codes, of however many scales."""
-        out = self.decoder(f_hat.to(self.dtype)).float()
-        return (out / 2 + 0.5).clamp(0, 1)
+        return (self.picture(f_hat) / 2 + 0.5).clamp(0, 1)
 
     def decode_bits(self, bits: Sequence[Tensor], sizes: Sizes) -> Tensor:
         """Pictures in [0, 1] from the bits of the first len(bits) scales of `sizes`.
