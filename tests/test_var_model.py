@@ -51,8 +51,8 @@ def test_published_sizes(name):
 def test_sticker_is_as_large_as_meant():
     with torch.device("meta"):
         model = VARTransformer(**asdict(PRESETS["sticker"]().transformer))
-    assert sum(p.numel() for p in model.parameters()) == 9_789_216
-    assert model.pos_1LC.shape == (1, 130, 256)
+    assert sum(p.numel() for p in model.parameters()) == 10_023_712
+    assert model.pos_1LC.shape == (1, 530, 256)
 
 
 @pytest.mark.parametrize(("change", "message"), [

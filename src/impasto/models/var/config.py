@@ -92,12 +92,12 @@ TRANSFORMERS = {f"d{depth}": _transformer(depth) for depth in (16, 20, 24, 30)} 
 
 
 def sticker() -> VARConfig:
-    """64 px pictures of the world's 80 classes, stride 8, 6 scales (130 tokens) of 512 codes."""
+    """128 px pictures of the world's 80 classes, stride 8, 8 scales (530 tokens) of 1,024 codes."""
     return VARConfig(
-        tokenizer=TokenizerConfig(vocabulary=512, channels=16, widths=(32, 64, 128, 128),
+        tokenizer=TokenizerConfig(vocabulary=1024, channels=16, widths=(32, 64, 128, 128),
                                   groups=16),
-        transformer=TransformerConfig(depth=8, width=256, heads=4, vocabulary=512, channels=16,
-                                      classes=len(CLASSES), patches=(1, 2, 3, 4, 6, 8),
+        transformer=TransformerConfig(depth=8, width=256, heads=4, vocabulary=1024, channels=16,
+                                      classes=len(CLASSES), patches=(1, 2, 3, 4, 6, 8, 12, 16),
                                       drop_path=0.1 * 8 / 24),
         classes=CLASSES,
     )  # fmt: skip
