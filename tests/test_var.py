@@ -66,6 +66,7 @@ def test_a_text_is_read_as_the_class_that_it_names(text, name):
     ("a photo of a unicorn", "names none"), ("hotdog", r"did you mean 'hot dog'"),
     ("a scar", "names none"), ("catdog", "names none"), ("two", "names none"),
     ("a dog and a cat", r"names several: 15 \(cat\), 16 \(dog\); give one name or index"),
+    ("an orange kite", r"several: 33 \(kite\), 49 \(orange\)"),
     ("80", "classes 0 to 79, given 80"), ("-1", "given -1"),
 ])  # fmt: skip
 def test_texts_of_no_class_or_several_are_refused(text, message):

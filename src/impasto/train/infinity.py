@@ -116,7 +116,7 @@ def train_infinity(
     loop = Loop(both, steps, lr, weight_decay=0.02, minutes=minutes, ema_decay=ema,
                 name="infinity")  # fmt: skip
     forced = TeacherForcing(pipe.transformer, next(iter(pipe.defaults.plans().values())))
-    run = torch.compile(forced) if compiled else forced
+    run: Any = torch.compile(forced) if compiled else forced
     chances, pad = torch.tensor(wordings, device=device), pipe.tokenizer.pad_token_id
     while loop.running:
         rows = torch.randint(len(cache), (batch,), device=device)
@@ -125,8 +125,8 @@ def train_infinity(
         seen = ids != pad
         with torch.autocast(device.type, torch.bfloat16):
             states = pipe.text_encoder(input_ids=ids, attention_mask=seen).last_hidden_state
-            loss, each, right = training_loss(run, pipe.vae, cache.features[rows].float(),
-                                              states.float(), seen, strength=flips)  # fmt: skip
+            loss, _, right = training_loss(run, pipe.vae, cache.features[rows].float(),
+                                           states.float(), seen, strength=flips)  # fmt: skip
         loop.update(loss, {f"right{k}": share for k, share in enumerate(right)})
         due = bool(save_every) and loop.step % save_every == 0 and processes.first()
         if on_save is not None and due:

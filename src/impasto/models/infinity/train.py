@@ -37,8 +37,9 @@ from impasto.models.infinity.schedules import Schedule, Sizes
 from impasto.models.infinity.tokenizer import InfinityTokenizer
 from impasto.models.next_scale.maps import block_causal_mask
 
-__all__ = ["Corrected", "TeacherForcing", "bit_loss", "drop_text", "entropy_loss", "scale_entropies",
-           "self_corrected", "token_weights", "tokenizer_codes", "training_loss"]  # fmt: skip
+__all__ = ["Corrected", "TeacherForcing", "bit_loss", "drop_text", "entropy_loss",
+           "scale_entropies", "self_corrected", "token_weights", "tokenizer_codes",
+           "training_loss"]  # fmt: skip
 
 
 class Corrected(NamedTuple):

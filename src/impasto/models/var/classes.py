@@ -4,14 +4,16 @@
     any other text              the one class that it names: as whole words, case aside, in the
                                 singular or GenEval's plural; nothing else in it is read
 
-A longer name hides the shorter ones inside it: "a hot dog" names no dog. A class may have several
-names, separated by commas, as ImageNet's have. A text that names no class or several is refused,
+A longer name hides the shorter ones inside it: "a hot dog" names no dog. A colour that is a class
+too counts as one: "an orange kite" names two. A class may have several names, separated by commas,
+as ImageNet's have. A text that names no class or several is refused,
 so no request is drawn as something else.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Sequence
 
@@ -24,24 +26,24 @@ def _spoken(name: str) -> str:
     return " ".join(name.lower().split())
 
 
-def _names(classes: Sequence[str]) -> dict[str, set[int]]:
-    """Every name, singular and plural -> the classes that have it."""
+@functools.lru_cache(maxsize=8)
+def _names(classes: tuple[str, ...]) -> tuple[dict[str, set[int]], re.Pattern[str]]:
+    """Every name, singular and plural -> the classes that have it; and what finds the longest."""
     known: dict[str, set[int]] = {}
     for index, names in enumerate(classes):
         for name in filter(None, map(_spoken, names.split(","))):
             for word in (name, plural(name)):
                 known.setdefault(word, set()).add(index)
-    return known
+    longest = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
+    return known, re.compile(rf"(?<!\w)(?:{longest})(?!\w)")
 
 
 def named_classes(text: str, classes: Sequence[str]) -> set[int]:
     """Indices of the classes that a text names."""
-    known = _names(classes)
-    longest = sorted(known, key=len, reverse=True)
-    if not longest:
+    if not classes:
         return set()
-    found = re.findall(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest))})(?!\w)", _spoken(text))
-    return set().union(*(known[word] for word in found))
+    known, pattern = _names(tuple(classes))
+    return set().union(*(known[word] for word in pattern.findall(_spoken(text))))
 
 
 def read_class(text: str, classes: Sequence[str], count: int) -> int:
@@ -70,7 +72,7 @@ def _meant(text: str, classes: Sequence[str], count: int) -> str:
     """The tail of an error message: the names nearest to any one to three words of the text."""
     if not classes:
         return f"it knows indices 0 to {count - 1} only"
-    words, names = _spoken(text).split(), list(_names(classes))
+    words, names = _spoken(text).split(), list(_names(tuple(classes))[0])
     parts = [" ".join(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)]
     close = sorted({(-difflib.SequenceMatcher(None, part, name).ratio(), name) for part in parts
                     for name in difflib.get_close_matches(part, names)})  # fmt: skip

@@ -92,7 +92,7 @@ TRANSFORMERS = {f"d{depth}": _transformer(depth) for depth in (16, 20, 24, 30)} 
 
 
 def sticker() -> VARConfig:
-    """128 px pictures of the world's 80 classes, stride 8, 8 scales (530 tokens) of 1,024 codes."""
+    """128 px pictures of the world's 80 classes, stride 8, 8 scales (530 tokens), 1,024 codes."""
     return VARConfig(
         tokenizer=TokenizerConfig(vocabulary=1024, channels=16, widths=(32, 64, 128, 128),
                                   groups=16),

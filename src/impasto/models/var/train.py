@@ -62,7 +62,8 @@ def token_loss(
     logits: (B, L, V) of all scales; ids: tokens (B, h_k w_k) of each.
     """
     wanted = torch.cat(list(ids), dim=1)
-    each = F.cross_entropy(logits.movedim(-1, 1).float(), wanted, reduction="none")
+    each = F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="none")
+    each = each.view(wanted.shape)
     counts = [h * w for h, w in sizes]
     with torch.no_grad():
         right = (logits.argmax(-1) == wanted).float()
