@@ -508,9 +508,11 @@ def test_scorers_check(monkeypatch):
 
     asked = []
 
-    def check_scorer(name, *, scenes, seed, style, device, progress):
+    def check_scorer(name, *, scenes, seed, style, coarse, device, progress):
         progress(scenes, scenes)
-        asked.append((name, scenes, seed, style))
+        asked.append((name, scenes, seed, style, coarse))
+        if name == "sticker-clip":
+            return {"prefer": {"position": 0.75}}
         return {"accept": {"counting": 0.99}, "reject": {"counting": 0.98}}
 
     fake = types.SimpleNamespace(check_scorer=check_scorer)
@@ -518,8 +520,13 @@ def test_scorers_check(monkeypatch):
     monkeypatch.setattr(impasto.score, "check", fake, raising=False)
     done = call("scorers", "check", "sticker", "--scenes", 5, "--seed", 1, "--json")
     assert json.loads(done.stdout) == {"accept": {"counting": 0.99}, "reject": {"counting": 0.98}}
-    assert asked == [("sticker", 5, 1, "openmoji")] and done.stderr == ""
-    assert "counting" in call("scorers", "check", "sticker").stdout
+    assert asked == [("sticker", 5, 1, "openmoji", None)] and done.stderr == ""
+    told = call("scorers", "check", "sticker").stdout.splitlines()
+    assert told[0].split() == ["task", "accepts", "true", "rejects", "altered"]
+    assert told[1].split() == ["counting", "0.9900", "0.9800"]
+    told = call("scorers", "check", "sticker-clip", "--coarse", 32).stdout.splitlines()
+    assert told[1].split() == ["position", "0.7500"] and "prefers true" in told[0]
+    assert asked[-1][-1] == 32
 
 
 def test_demo(here, monkeypatch):

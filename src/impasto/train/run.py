@@ -25,6 +25,7 @@ from impasto.models.mmdit import PRESETS, MMDiTGenerator
 from impasto.models.mmdit import train_tokenizer as learn_words
 from impasto.score.clip import clip_config
 from impasto.score.detector import detector_config
+from impasto.score.match import match_config, save_match
 from impasto.score.voting import build_network
 from impasto.train import processes
 from impasto.train.autoencoder import train_autoencoder
@@ -34,6 +35,7 @@ from impasto.train.generator import cache_latents, train_generator
 from impasto.train.infinity import cache_features, scale_report, train_infinity, train_tokenizer
 from impasto.train.loop import Loop
 from impasto.train.mask2former import train_mask2former
+from impasto.train.match import train_match
 from impasto.train.var import cache_tokens, codebook_report, train_var, train_var_tokenizer
 from impasto.train.voting import train_voting
 from impasto.world import Renderer, Sprites
@@ -137,7 +139,8 @@ def _pictures(recipe: Recipe, device: torch.device) -> tuple[Any, Captions, list
     weights, share = TASK_WEIGHTS | dict(recipe.weights), recipe.scenes // many
     workers = recipe.workers or max(1, (os.cpu_count() or 1) // many)
     source = chunks(share, recipe.data_seed, weights, split=split_of(recipe.split),
-                    workers=workers, start=share * processes.rank())  # fmt: skip
+                    workers=workers, start=share * processes.rank(),
+                    twins=recipe.kind == "match")  # fmt: skip
     out = cache_pictures(source, share, device, Renderer(Sprites.load(), device))
     print(f"{share} scenes in {time.monotonic() - begun:.0f} s", flush=True)
     return out
@@ -193,6 +196,17 @@ def _clip(recipe: Recipe, device: torch.device, out: Path) -> Loop:
         with without_bars():
             model.bfloat16().save_pretrained(out)
         tokenizer.save_pretrained(out)
+    return loop
+
+
+def _match(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+    cache, captions, wrong = _pictures(recipe, device)
+    words = [text for texts in captions for text in texts[:2]]
+    tokenizer = processes.shared(learn_words(words))
+    config = match_config(recipe.preset, vocab_size=len(tokenizer))
+    model, loop = train_match(config, tokenizer, cache, captions, wrong, **_numbers(recipe))
+    if processes.first():
+        save_match(model, tokenizer, out)
     return loop
 
 
@@ -340,7 +354,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "time_mean": ("generator",), "time_std": ("generator",), "flips": ("infinity",),
 }  # fmt: skip
 """Keys that some kinds alone read."""
-TRAINERS = {"detector": _detector, "mask2former": _mask2former, "clip": _clip,
+TRAINERS = {"detector": _detector, "mask2former": _mask2former, "clip": _clip, "match": _match,
             "autoencoder": _autoencoder, "generator": _generator,
             "infinity-tokenizer": _infinity_tokenizer, "infinity": _infinity,
             "var-tokenizer": _var_tokenizer, "var": _var}  # fmt: skip

@@ -149,7 +149,8 @@ def training_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """`bit_loss` of one training step, teacher-forced over all scales.
 
-    f: (B, d, H, W) of the frozen tokenizer; states: (B, L, D) text states, seen: bool (B, L).
+    forced: a `TeacherForcing`, compiled or not. f: (B, d, H, W) of the frozen tokenizer; states:
+    (B, L, D) text states, seen: bool (B, L).
     """
     sizes = forced.plan.sizes
     told = self_corrected(vae, f, sizes, strength=strength, generator=generator)
