@@ -125,22 +125,20 @@ class TeacherForcing(nn.Module):
     that a compiled step holds nothing else."""
 
     mask: Tensor
-    cos: Tensor
-    sin: Tensor
+    cosines: Tensor
+    sines: Tensor
 
     def __init__(self, transformer: InfinityTransformer, plan: Schedule) -> None:
         super().__init__()
         self.transformer, self.plan = transformer, plan
-        device = transformer.pos_start.device
-        self.register_buffer("mask", block_causal_mask(plan.sizes, device))
-        for name, table in zip(("cos", "sin"), transformer.turn(plan), strict=True):
-            self.register_buffer(name, table)
+        self.mask = block_causal_mask(plan.sizes, transformer.pos_start.device)
+        self.cosines, self.sines = transformer.turn(plan)
 
     def forward(self, states: Tensor, seen: Tensor, inputs: Sequence[Tensor]) -> Tensor:
         """Logits (B, L, bits, 2) of texts (B, L_text, D), seen (B, L_text), and codes."""
         condition = self.transformer.condition(states, seen)
         return self.transformer.teacher_forced(condition, inputs, self.plan, mask=self.mask,
-                                               turn=(self.cos, self.sin))  # fmt: skip
+                                               turn=(self.cosines, self.sines))  # fmt: skip
 
 
 def training_loss(
