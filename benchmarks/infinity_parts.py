@@ -26,12 +26,12 @@ from transformers import T5Config, T5EncoderModel
 
 from impasto.models.infinity import Defaults, InfinityGenerator
 from impasto.models.infinity.config import PRESETS, TOKENIZERS, TRANSFORMERS, InfinityConfig
-from impasto.models.infinity.costs import decoder_flops
+from impasto.models.infinity.costs import decoder_flops, scale_flops
 from impasto.models.infinity.model import InfinityTransformer
-from impasto.models.infinity.sampler import ScaleState, scale_seed
 from impasto.models.infinity.schedules import schedule
 from impasto.models.infinity.tokenizer import InfinityTokenizer
 from impasto.models.mmdit import train_tokenizer
+from impasto.models.next_scale.state import ScaleState, scale_seed
 from impasto.sample.protocol import Request, Sampling
 from impasto.sample.seeds import row_uniforms
 
@@ -233,12 +233,12 @@ def floor(generator: InfinityGenerator, rows: Sequence[int], decodes: int, lengt
     flops = seconds = 0.0
     seen = 0
     for k, (h, w) in enumerate(plan.sizes):
-        own = 2 * rows[k] * generator._row_flops(plan, k, length)
+        own = 2 * rows[k] * scale_flops(net, plan.sizes, k, length)
         moved = weights + rows[k] * pair * (seen + 2 * h * w)
         seen += h * w
         flops += own
         seconds += max(own / FLOPS, moved / BANDWIDTH)
-    decoded = decodes * decoder_flops(generator.vae, plan)
+    decoded = decodes * decoder_flops(generator.vae, plan.sizes)
     return Floor((flops + decoded) / 1e12, seconds + decoded / FLOPS)
 
 

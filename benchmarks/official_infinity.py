@@ -34,8 +34,8 @@ from torch import Tensor
 from impasto.models.infinity.attention import rotary_angles
 from impasto.models.infinity.model import Block
 from impasto.models.infinity.pipeline import InfinityGenerator
-from impasto.models.infinity.sampler import per_scale
 from impasto.models.infinity.schedules import schedule
+from impasto.models.next_scale.state import per_scale
 
 __all__ = ["Drawn", "OfficialLoop", "Selection"]
 

@@ -13,7 +13,7 @@ from impasto.models.infinity import InfinityGenerator
 from impasto.sample.protocol import Request, Sampling, generate
 from impasto.world import Renderer, Sprites, compose, pack, sample_spec
 from impasto.world.tasks import GENEVAL_TASKS
-from tests import tiny_infinity, tiny_mmdit
+from tests import tiny_infinity, tiny_mmdit, tiny_var
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -158,3 +158,51 @@ def test_infinity_compiled_in_half_precision():
     assert apart(*(state.f_hat for state in first)) < 0.1
     pictures = pipe.finish(through(pipe, PROMPTS, [1, 2, 3]))
     assert pictures.shape == (3, 3, 48, 48) and torch.isfinite(pictures).all()
+
+
+# ------------------------------------------------------------------------------ VAR
+
+
+CLASSES = ["dog", "cat", "dog"]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_var_draws_the_same_tokens_alone_in_threes_and_by_graphs(guidance):
+    """Kernels differ by rounding; no number lies that near. Drawn three times by graphs: plainly,
+    recorded, replayed."""
+    pipe = tiny_var.generator(top_k=20, top_p=0.9).to(DEVICE)
+    three = drawn_bits(pipe, CLASSES, [1, 2, 3], guidance=guidance)
+    for i, name in enumerate(CLASSES):
+        alone = drawn_bits(pipe, [name], [i + 1], guidance=guidance)
+        assert apart(alone[0], three[i]) < 0.02
+    here = tiny_var.generator(top_k=20, top_p=0.9)
+    assert apart(drawn_bits(here, CLASSES, [1, 2, 3], guidance=guidance), three) < 0.02
+    graphs = tiny_var.generator(top_k=20, top_p=0.9).to(DEVICE).use_graphs()
+    for _ in range(3):
+        again = drawn_bits(graphs, CLASSES, [1, 2, 3], guidance=guidance)
+        assert apart(again, three) < 0.02
+    other = drawn_bits(graphs, ["cat"] * 3, [4, 5, 6], guidance=guidance)
+    assert apart(other, drawn_bits(pipe, ["cat"] * 3, [4, 5, 6], guidance=guidance)) < 0.02
+
+
+def test_var_compiled_in_half_precision_draws_pictures():
+    pipe = tiny_var.generator().to(DEVICE)
+    for network in pipe.networks.values():
+        network.bfloat16()
+    pipe.compile()
+    image, _ = generate(pipe, [Request.of(name) for name in CLASSES], [1, 2, 3])
+    again, _ = generate(pipe, [Request.of(name) for name in CLASSES], [1, 2, 3])
+    assert torch.isfinite(image).all() and torch.equal(image, again)
+
+
+def test_infinity_by_graphs_in_half_precision():
+    """What a graph reads of casts must be its own: level embeddings in float32 of bfloat16."""
+    plain, graphs = infinity(), infinity()
+    for pipe in (plain, graphs):
+        for network in pipe.networks.values():
+            network.bfloat16()
+    graphs.use_graphs()
+    for _ in range(3):
+        got, want = (drawn_bits(p, ["a red dog"] * 2, [1, 2]) for p in (graphs, plain))
+        torch.empty(2**22, device=DEVICE).fill_(torch.nan)  # whatever was freed is overwritten
+        assert apart(got, want) < 0.05

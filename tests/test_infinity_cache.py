@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from impasto.models.infinity import InfinityGenerator, scale
-from impasto.models.infinity.cache import GROWTH, Cache
-from impasto.models.infinity.graphs import Captured, Recycled
+from impasto.models.infinity import InfinityGenerator
+from impasto.models.infinity.costs import scale_flops
+from impasto.models.next_scale import network
+from impasto.models.next_scale.cache import GROWTH, Cache
+from impasto.models.next_scale.graphs import Captured, Recycled
 from impasto.sample.protocol import Request, Sampling, generate
 from tests import tiny_infinity
 
@@ -159,8 +161,8 @@ def test_the_unconditional_half_ends_with_the_last_guided_scale(pipe, monkeypatc
     assert torch.equal(through(short, swapped, 2).f_hat, got.f_hat[[1, 0]])
     # As much again as the rows of the last two scales is saved.
     both = through(pipe, whole, 2)
-    assert both.cost.flops - got.cost.flops == pytest.approx(
-        2 * sum(pipe._row_flops(got.schedule, k, got.lengths[0]) for k in (2, 3)))  # fmt: skip
+    saved = sum(scale_flops(pipe.transformer, got.sizes, k, got.lengths[0]) for k in (2, 3))
+    assert both.cost.flops - got.cost.flops == pytest.approx(2 * saved)
 
 
 # ------------------------------------------------------------------------------ graphs
@@ -230,7 +232,7 @@ def test_two_drawings_at_once_do_not_share_what_is_recorded(pipe, recorded):
 
 def test_large_scales_are_not_recorded(recorded, monkeypatch):
     own, keys = recorded
-    monkeypatch.setattr(scale, "LAUNCH_BOUND", 2 * 2 * 16)  # under the third scale's tokens
+    monkeypatch.setattr(network, "LAUNCH_BOUND", 2 * 2 * 16)  # under the third scale's tokens
     for _ in range(3):
         through(own, start(own), 4)
     assert [key[1] for key in keys] == [0, 1]

@@ -71,7 +71,8 @@ def test_sizes_are_read_off_published_shapes(name, blocks):
 def test_chunks_become_one_list(tmp_path, blocks):
     model = tiny_infinity.transformer(depth=6)
     foreign = official(model, blocks) | {
-        "lvl_1L": torch.zeros(1, 57), "attn_bias_for_masking": torch.zeros(1, 1, 57, 57),
+        "lvl_1L": torch.zeros(1, 57),
+        "attn_bias_for_masking": torch.full((1, 1, 57, 57), -torch.inf).triu(1),
         "Infinity_visible_kvlen": torch.zeros(3), "Infinity_invisible_qlen": torch.zeros(3),
     }  # fmt: skip
     if blocks:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from impasto.models.infinity.attention import positions, rotary_angles, rotate
 from impasto.models.infinity.config import PRESETS, TRANSFORMERS
 from impasto.models.infinity.initialise import initialise
-from impasto.models.infinity.model import InfinityTransformer, block_causal_mask, mixed
+from impasto.models.infinity.model import InfinityTransformer, mixed
 from impasto.models.infinity.schedules import schedule
+from impasto.models.next_scale.maps import block_causal_mask
 from tests.tiny_infinity import SCHEDULE, inputs, texts, transformer
 
 # Parameters and state keys: measured in the official code.
@@ -183,7 +184,7 @@ def test_the_level_can_be_added_again():
 
 
 def test_mask_is_by_scale():
-    mask = block_causal_mask(schedule(1.0, 2))
+    mask = block_causal_mask(schedule(1.0, 2).sizes)
     assert mask.tolist() == [[True] + [False] * 4] + [[True] * 5] * 4
 
 
@@ -312,7 +313,7 @@ def test_paths_are_dropped_in_training_alone():
     model.train()
     torch.manual_seed(0)
     assert not torch.equal(run(), run())
-    kept = model.blocks[2]._kept(torch.ones(4000, 1, 1))
+    kept = model.blocks[2].kept(torch.ones(4000, 1, 1))
     assert set(kept.unique().tolist()) == {0.0, 2.0} and abs(kept.mean() - 1) < 0.1
 
 

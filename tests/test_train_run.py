@@ -12,6 +12,7 @@ from diffusers.models import AutoencoderKL
 from safetensors.torch import load_file
 from torch import nn
 
+from impasto.models import load_generator
 from impasto.models.mmdit import MMDiTGenerator
 from impasto.sample.protocol import Request, Sampling, generate
 from impasto.score.clip import ClipScorer
@@ -20,7 +21,14 @@ from impasto.score.voting import VotingDetector
 from impasto.spec import CLASSES, Item, Spec
 from impasto.train import data, run
 from impasto.train.loop import Loop, NonFiniteLoss, learning_rate
-from impasto.train.run import TRAINERS, Recipe, load_recipe, run_recipe
+from impasto.train.run import (
+    GENERATORS,
+    TOKENIZERS,
+    TRAINERS,
+    Recipe,
+    load_recipe,
+    run_recipe,
+)
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
 BASE = {"kind": "clip", "scenes": 1000, "steps": 2, "batch": 4, "lr": 1e-3}
@@ -53,7 +61,7 @@ def test_every_recipe_loads(path):
     recipe = load_recipe(path)
     assert recipe.scenes % data.CHUNK == 0
     assert recipe.preset == "sticker"
-    assert (recipe.autoencoder is not None) == (recipe.kind in ("generator", "infinity"))
+    assert (recipe.autoencoder is not None) == (recipe.kind in GENERATORS)
 
 
 def test_recipes_hold_every_kind():
@@ -69,7 +77,7 @@ def test_recipes_have_their_own_data():
 
 def test_only_what_draws_leaves_the_evaluation_out():
     for recipe in map(load_recipe, RECIPES):
-        drawing = recipe.kind in ("autoencoder", "generator")
+        drawing = recipe.kind in ("autoencoder", *TOKENIZERS, *GENERATORS)
         assert recipe.split == ("train" if drawing else "all")
 
 
@@ -171,7 +179,7 @@ def checked(folder, kind, steps=2):
     }
     assert (record["steps"], record["images"]) == (steps, 4 * steps)
     assert (record["device"], record["torch"]) == ("cpu", torch.__version__)
-    if kind != "generator":
+    if kind not in GENERATORS:
         (file,) = folder.glob("*.safetensors")
         assert {t.dtype for t in load_file(file).values() if t.is_floating_point()} == {
             torch.bfloat16
@@ -216,6 +224,28 @@ def test_an_autoencoder_and_a_generator_are_trained_and_load(train):
     assert min(pipe.defaults.latent_std) > 0 and len(set(pipe.defaults.latent_std)) > 1
     images, _ = generate(pipe, [Request.of("a photo of a dog")], [0], Sampling(steps=1))
     assert images.shape == (1, 3, 32, 32) and torch.isfinite(images).all()
+
+
+@pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")
+@pytest.mark.parametrize(("kind", "watched"), [("infinity", "bit_entropy"), ("var", "codes_used")])
+def test_a_tokenizer_and_what_draws_its_tokens_are_trained_and_load(train, kind, watched):
+    vae = train(f"{kind}-tokenizer", "vae")
+    checked(vae, f"{kind}-tokenizer")
+    scales = json.loads((vae / "scales.json").read_text())
+    assert len(scales[watched]) == len(scales["psnr"]) == 3
+    folder = train(kind, autoencoder=str(vae))
+    checked(folder, kind)
+    pipe = load_generator(folder)
+    assert finite(pipe.transformer)
+    images, _ = generate(pipe, [Request.of("a photo of a dog")], [0])
+    assert images.shape == (1, 3, 32, 32) and torch.isfinite(images).all()
+    second = train(kind, "second", autoencoder=None, initial=str(folder), lr=1e-12)
+    for name, network in load_generator(second).networks.items():
+        before = pipe.components[name].state_dict()
+        for key, tensor in network.state_dict().items():
+            torch.testing.assert_close(tensor, before[key], atol=1e-4, rtol=1e-2, msg=key)
+    with pytest.raises(ValueError, match="must name either a trained autoencoder"):
+        train(kind)
 
 
 def test_training_changes_the_weights_and_repeats_by_seed(train):

@@ -20,7 +20,7 @@ def convert(
     foreign: Annotated[Path, typer.Argument(help="Checkpoint: .pth of torch.save, safetensors.")],
     kind: Annotated[str, typer.Option(help="What it is: mask2former (GenEval's detector), "
                                       "hps-v2.0, hps-v2.1, image-reward, openai-clip, "
-                                      "infinity or infinity-vae.")],
+                                      "infinity, infinity-vae, var or var-vae.")],
     out: Annotated[Path, typer.Option(help="Folder to write; must not be there, or be empty.")],
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
@@ -29,6 +29,7 @@ def convert(
     OUT/conversion.json says what became of every key, with the sha256 of source and result.
     """
     import impasto.models.infinity.convert
+    import impasto.models.var.convert
     import impasto.score.mask2former_convert
     import impasto.score.preference.convert  # noqa: F401 - these register their kinds
     from impasto.zoo.convert import RECORD

@@ -18,7 +18,7 @@ __all__ = ["NetworkGenerator"]
 
 
 class NetworkGenerator(Pipeline):
-    """Networks and a tokenizer, each an attribute by its folder's name in `LAYOUT`."""
+    """Networks, and a tokenizer where `LAYOUT` has one, each an attribute by its folder's name."""
 
     LAYOUT: ClassVar[storage.Layout]
     DEFAULTS: ClassVar[Any]
@@ -61,7 +61,8 @@ class NetworkGenerator(Pipeline):
 
     @property
     def components(self) -> dict[str, Any]:
-        return {**self.networks, "tokenizer": self.tokenizer}
+        words = {"tokenizer": self.tokenizer} if self.LAYOUT.tokenizer else {}
+        return {**self.networks, **words}
 
     @property
     def device(self) -> torch.device:

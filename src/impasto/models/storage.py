@@ -4,7 +4,7 @@
     config.json          the family's sampling defaults
     NETWORK/             config.json, and diffusion_pytorch_model.safetensors of diffusers' kind of
                          class (our own too), model.safetensors of transformers'
-    tokenizer/           tokenizer.json, tokenizer_config.json
+    tokenizer/           tokenizer.json, tokenizer_config.json, where the family reads text by one
 
 Classes are never looked up by name: the index must name exactly those of the family's `Layout`.
 Float files are readable by the libraries' own `from_pretrained`; int8 ones by
@@ -37,16 +37,19 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 @dataclass(frozen=True)
 class Layout:
     """What a family's folder holds. family: the generator's class name. networks: folder -> class
-    of diffusers' kind or transformers'."""
+    of diffusers' kind or transformers'. tokenizer: whether it reads text by one."""
 
     family: str
     networks: Mapping[str, Any]
+    tokenizer: bool = True
 
     @property
     def index(self) -> dict[str, list[str]]:
         """Component -> [library, class], as in model_index.json."""
         networks = {name: [kind.__module__.partition(".")[0], kind.__name__]
                     for name, kind in self.networks.items()}  # fmt: skip
+        if not self.tokenizer:
+            return networks
         # By its public name: the class calls itself otherwise in some versions of transformers.
         return networks | {"tokenizer": ["transformers", "PreTrainedTokenizerFast"]}
 
@@ -111,7 +114,8 @@ def save_components(
     """Write everything; the index goes last, so a folder that has one is whole."""
     for name in layout.networks:
         save_network(components[name], folder / name, formats[name])
-    components["tokenizer"].save_pretrained(folder / "tokenizer")
+    if layout.tokenizer:
+        components["tokenizer"].save_pretrained(folder / "tokenizer")
     files.write_json(folder / "config.json", dict(defaults))
     files.write_json(folder / "model_index.json", {"_class_name": layout.family} | layout.index)
 
@@ -135,7 +139,8 @@ def load_components(
         network = network_from(kind, folder / name)
         # Not diffusers' own `to`: it warns of modules to keep in float32 even when there are none.
         components[name] = nn.Module.to(network, device=device, dtype=dtype).eval()
-    components["tokenizer"] = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+    if layout.tokenizer:
+        components["tokenizer"] = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     return components, read_json(folder / "config.json")
 
 

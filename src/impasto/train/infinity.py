@@ -1,9 +1,8 @@
 """Train the "infinity" family on the sticker world: first the tokenizer, then what draws its bits.
 
-Tokenizer, of pictures x and their reconstruction y from the first k of K scales, k = K or, in
-`DROP_SCALES` of the steps, any smaller number, so that the first scales learn to carry a picture:
+Tokenizer: `train.next_scale`, to whose loss is added
 
-    L = reconstruction(x, y) + 0.1 d |f - sg(f^)|^2 + 0.02 L_entropy
+    0.1 d |f - sg(f^)|^2 + 0.02 L_entropy
 
 Transformer: `models.infinity.train.training_loss` on features that are encoded once and stay on
 the device; the text encoder learns with it.
@@ -11,7 +10,7 @@ the device; the text encoder learns with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +29,7 @@ from impasto.models.infinity.train import (
     training_loss,
 )
 from impasto.models.mmdit.text import token_ids
-from impasto.train import processes
-from impasto.train.autoencoder import psnr, reconstruction_loss
+from impasto.train import next_scale, processes
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
 
@@ -42,52 +40,18 @@ COMMITMENT, ENTROPY = 0.1, 0.02
 
 
 def train_tokenizer(
-    vae: InfinityTokenizer, cache: PictureCache, sizes: Sizes, *, steps: int, batch: int,
-    lr: float = 6e-4, minutes: float | None = None, compiled: bool = False, seed: int = 0,
-    freeze_encoder: float = 1.0, on_freeze: Callable[[], None] | None = None,
-) -> tuple[InfinityTokenizer, Loop]:  # fmt: skip
-    """`vae` trained on the pictures of `cache`, with its moving-average weights.
-
-    freeze_encoder: share of the training after which the encoder, set to its average, stays as it
-    is and only the decoder learns on; bits are final from then on. on_freeze: called then.
-    """
-    torch.manual_seed(seed + processes.rank())
-    device = cache.images.device
-    vae = vae.to(device, memory_format=torch.channels_last).train()
-    loop = Loop(vae, steps, lr, weight_decay=0.0, minutes=minutes, name="tokenizer")
-    encoder = torch.compile(vae.encoder) if compiled else vae.encoder
-    decoder = torch.compile(vae.decoder) if compiled else vae.decoder
-    while loop.running:
-        if loop.progress >= freeze_encoder and vae.encoder.conv_in.conv.weight.requires_grad:
-            loop.load_average()
-            vae.encoder.requires_grad_(False)
-            if on_freeze is not None:
-                on_freeze()
-        rows = torch.randint(len(cache), (batch,), device=device)
-        x = 2 * _pictures(cache, rows, vae, sizes) - 1
-        x = x.to(memory_format=torch.channels_last)
-        drop = float(torch.rand(())) < DROP_SCALES
-        scales = int(torch.randint(1, len(sizes), ())) if drop else len(sizes)
-        with torch.autocast(device.type, torch.bfloat16):
-            f = encoder(x).float()
-            f_hat, rests = tokenizer_codes(vae, f, sizes, scales=scales)
-            y = decoder(f_hat).float()
+    vae: InfinityTokenizer, cache: PictureCache, sizes: Sizes, **numbers: Any
+) -> tuple[InfinityTokenizer, Loop]:
+    """`vae` trained by `train.next_scale.train_tokenizer`, whose other arguments are `numbers`."""
+    def quantise(_: Loop, f: Tensor, scales: int) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+        f_hat, rests = tokenizer_codes(vae, f, sizes, scales=scales)
         near = vae.config["bits"] * F.mse_loss(f, f_hat.detach())
-        loss = reconstruction_loss(x, y) + COMMITMENT * near + ENTROPY * entropy_loss(rests)
-        loop.update(loss, {"scales": torch.tensor(scales), "psnr": psnr(x, y.detach()),
-                           "commitment": near.detach()})  # fmt: skip
-    loop.load_average()
-    return vae.eval(), loop
+        added = COMMITMENT * near + ENTROPY * entropy_loss(rests)
+        return f_hat, added, {"commitment": near.detach()}
 
-
-def _pictures(
-    cache: PictureCache, rows: Tensor | slice, vae: InfinityTokenizer, sizes: Sizes
-) -> Tensor:
-    """Some pictures (B, 3, H, W) in [0, 1], as large as the last of `sizes` makes them."""
-    images, size = cache.images[rows].float() / 255, tuple(n * vae.stride for n in sizes[-1])
-    if images.shape[-2:] == size:
-        return images
-    return F.interpolate(images, size=size, mode="bilinear", antialias=True)
+    loop = next_scale.train_tokenizer(vae, cache, sizes, quantise, drop_scales=DROP_SCALES,
+                                      **numbers)  # fmt: skip
+    return vae, loop
 
 
 @torch.no_grad()
@@ -96,16 +60,15 @@ def scale_report(
 ) -> dict[str, list[float]]:
     """Of pictures of the cache, a number a scale: mean entropy of a bit, from 0 (all pictures say
     the same) to 1, and decibels of what the scales so far show."""
-    x = _pictures(cache, slice(count), vae, sizes)
+    x = next_scale.pictures(cache, slice(count), vae, sizes)
     bits = [torch.cat(own) for own in
             zip(*(vae.encode(part, sizes) for part in x.split(100)), strict=True)]  # fmt: skip
-    shown = []
-    for k in range(1, len(sizes) + 1):
-        own = [[scale[i : i + 100] for scale in bits[:k]] for i in range(0, len(x), 100)]
-        y = torch.cat([vae.decode_bits(part, sizes) for part in own])
-        shown.append(round(float(psnr(2 * x - 1, 2 * y - 1)), 2))
+
+    def decode(rows: slice, scales: int) -> Tensor:
+        return vae.decode_bits([own[rows] for own in bits[:scales]], sizes)
+
     entropies = [round(float(value), 3) for value in scale_entropies(bits)]
-    return {"bit_entropy": entropies, "psnr": shown}
+    return {"bit_entropy": entropies, "psnr": next_scale.shown_by_scale(x, sizes, decode)}
 
 
 @dataclass(frozen=True)
@@ -128,7 +91,7 @@ def cache_features(
     device, raw = cache.images.device, []
     sizes = next(iter(pipe.defaults.plans().values())).sizes
     for start in range(0, len(cache), batch):
-        images = _pictures(cache, slice(start, start + batch), pipe.vae, sizes)
+        images = next_scale.pictures(cache, slice(start, start + batch), pipe.vae, sizes)
         raw.append(pipe.vae.features(images).half())
     ids = torch.stack([token_ids(pipe.tokenizer, texts).to(torch.int16)
                        for texts in zip(*captions, strict=True)])  # fmt: skip
@@ -163,7 +126,7 @@ def train_infinity(
         with torch.autocast(device.type, torch.bfloat16):
             states = pipe.text_encoder(input_ids=ids, attention_mask=seen).last_hidden_state
             loss, _, right = training_loss(run, pipe.vae, cache.features[rows].float(),
-                                              states.float(), seen, strength=flips)  # fmt: skip
+                                           states.float(), seen, strength=flips)  # fmt: skip
         loop.update(loss, {f"right{k}": share for k, share in enumerate(right)})
         due = bool(save_every) and loop.step % save_every == 0 and processes.first()
         if on_save is not None and due:

@@ -35,9 +35,10 @@ def learning_rate(progress: float, warmup: float = 0.02) -> float:
 class Loop:
     """Drives `steps` optimiser steps over `model`; `ema` holds the moving average.
 
-    betas and weight decay are AdamW's; decay applies to matrices only. minutes: when given, the
-    schedule runs over that time instead, and `steps` becomes the count that came out. Where
-    several processes train, every one makes the same steps, by process 0's clock.
+    betas and weight decay are AdamW's; decay applies to matrices only, and not to those whose
+    names hold one of `undecayed`. minutes: when given, the schedule runs over that time instead,
+    and `steps` becomes the count that came out. Where several processes train, every one makes the
+    same steps, by process 0's clock.
     """
 
     model: nn.Module
@@ -48,16 +49,22 @@ class Loop:
     ema_decay: float = 0.999
     minutes: float | None = None
     log_every: float = 10.0
+    undecayed: tuple[str, ...] = ()
     name: str = "train"
     step: int = 0
     averaged: list[Tensor] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
-        params: list[Tensor] = [p for p in self.model.parameters() if p.requires_grad]
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        params: list[Tensor] = [p for _, p in named]
+        decayed = [p.ndim > 1 and not any(part in name for part in self.undecayed)
+                   for name, p in named]  # fmt: skip
         groups = [
-            {"params": [p for p in params if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+            {"params": [p for p, yes in zip(params, decayed, strict=True) if yes],
+             "weight_decay": self.weight_decay},
+            {"params": [p for p, yes in zip(params, decayed, strict=True) if not yes],
+             "weight_decay": 0.0},
+        ]  # fmt: skip
         fused = params[0].is_cuda
         self.optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused)
         self.params = params
@@ -111,6 +118,13 @@ class Loop:
         speed = self.step / max(self._last - self._start, 1e-9)
         print(f"{self.name} {self.progress:6.1%} step {self.step} loss {loss:.4f} {text} "
               f"({speed:.1f} steps/s)", flush=True)  # fmt: skip
+
+    @torch.no_grad()
+    def start_over(self, param: Tensor, rows: Tensor) -> None:
+        """Rows (bool) of a parameter were set by hand: their moving average starts there."""
+        for own, average in zip(self.params, self.averaged, strict=True):
+            if own is param:
+                average[rows] = own[rows]
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:

@@ -20,7 +20,7 @@ from diffusers import ModelMixin
 from transformers import Mask2FormerForUniversalSegmentation
 
 from impasto import files
-from impasto.models import infinity
+from impasto.models import infinity, var
 from impasto.models.mmdit import PRESETS, MMDiTGenerator
 from impasto.models.mmdit import train_tokenizer as learn_words
 from impasto.score.clip import clip_config
@@ -36,6 +36,7 @@ from impasto.train.infinity import cache_features, scale_report, train_infinity,
 from impasto.train.loop import Loop
 from impasto.train.mask2former import train_mask2former
 from impasto.train.match import train_match
+from impasto.train.var import cache_tokens, codebook_report, train_var, train_var_tokenizer
 from impasto.train.voting import train_voting
 from impasto.world import Renderer, Sprites
 from impasto.zoo.cards import write_card
@@ -56,9 +57,9 @@ class Recipe:
     preset: size of the network, "sticker" or "tiny". minutes: train for a time instead of
     `steps`. split: "train" leaves out held-out combinations and the evaluation's meanings, "all"
     leaves nothing out (scorers judge everything). autoencoder: folder of a trained one, for the
-    generator; of a trained tokenizer, for infinity. initial: folder of weights to start from
-    (detector, autoencoder, tokenizer, generator and infinity: with all that belongs to them); a
-    tokenizer may start from an mmdit generator, whose autoencoder it takes.
+    generator; of a trained tokenizer, for infinity and var. initial: folder of weights to start
+    from (detector, autoencoder, tokenizer, generator, infinity and var: with all that belongs to
+    them); infinity's tokenizer may start from an mmdit generator, whose autoencoder it takes.
     freeze_encoder: share of an autoencoder's or a tokenizer's training after which only its
     decoder learns. workers: processes that lay out scenes, default one per core. weights: of
     tasks, over those of `train.data.TASK_WEIGHTS`, such as {single_object: 2.0}. time_mean,
@@ -311,16 +312,52 @@ def _infinity(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     return loop
 
 
-GENERATORS = ("generator", "infinity")
+def _var_tokenizer(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+    cache, _, _ = _pictures(recipe, device)
+    torch.manual_seed(recipe.seed)
+    config = var.PRESETS[recipe.preset]()
+    model = var.VARTokenizer(**asdict(config.tokenizer))
+    if recipe.initial:
+        load_weights(model, Path(recipe.initial) / VAE_FILE)
+    loop = train_var_tokenizer(model, cache, config.sizes, freeze_encoder=recipe.freeze_encoder,
+                               on_freeze=partial(_save_plain, model, out),
+                               **_numbers(recipe))  # fmt: skip
+    _save_plain(model, out)
+    if processes.first():
+        files.write_json(out / "scales.json", codebook_report(model, cache, config.sizes))
+    return loop
+
+
+def _var(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+    _one_start(recipe)
+    cache, _, _ = _pictures(recipe, device)
+    if recipe.initial:
+        pipe = var.VARGenerator.from_pretrained(recipe.initial)
+    else:
+        pipe = var.VARGenerator.from_config(var.PRESETS[recipe.preset](), recipe.seed)
+        load_weights(pipe.vae, Path(str(recipe.autoencoder)) / VAE_FILE)
+    pipe.to(device)
+    tokens = cache_tokens(pipe, cache)
+    del cache
+    save = partial(pipe.save_pretrained, out, "int8")
+    loop = train_var(pipe, tokens, on_save=save, save_every=2000, **_numbers(recipe))
+    if processes.first():
+        save()
+    return loop
+
+
+GENERATORS = ("generator", "infinity", "var")
+TOKENIZERS = ("infinity-tokenizer", "var-tokenizer")
 ONLY: dict[str, tuple[str, ...]] = {
-    "autoencoder": GENERATORS, "freeze_encoder": ("autoencoder", "infinity-tokenizer"),
-    "initial": ("detector", "mask2former", "autoencoder", "infinity-tokenizer", *GENERATORS),
+    "autoencoder": GENERATORS, "freeze_encoder": ("autoencoder", *TOKENIZERS),
+    "initial": ("detector", "mask2former", "autoencoder", *TOKENIZERS, *GENERATORS),
     "time_mean": ("generator",), "time_std": ("generator",), "flips": ("infinity",),
 }  # fmt: skip
 """Keys that some kinds alone read."""
 TRAINERS = {"detector": _detector, "mask2former": _mask2former, "clip": _clip, "match": _match,
             "autoencoder": _autoencoder, "generator": _generator,
-            "infinity-tokenizer": _infinity_tokenizer, "infinity": _infinity}  # fmt: skip
+            "infinity-tokenizer": _infinity_tokenizer, "infinity": _infinity,
+            "var-tokenizer": _var_tokenizer, "var": _var}  # fmt: skip
 
 
 def run_recipe(

@@ -22,7 +22,8 @@ from impasto.files import sha256_file, write_json
 from impasto.zoo.pickles import read_tensors
 from impasto.zoo.registry import Registry
 
-__all__ = ["CONVERTERS", "RECORD", "ConversionReport", "Converter", "convert", "named"]
+__all__ = ["CONVERTERS", "PARTS", "RECORD", "ConversionReport", "Converter", "convert",
+           "named"]  # fmt: skip
 
 RECORD = "conversion.json"
 
@@ -63,6 +64,8 @@ Converter = Callable[[Mapping[str, Tensor], Path], ConversionReport]
 """(named tensors, folder) -> report; writes the model. Raises ValueError for another's tensors."""
 
 CONVERTERS: Registry[ConversionReport] = Registry("kind of checkpoint")
+PARTS: dict[str, str] = {}
+"""Kind -> the key of its tensors in a checkpoint that holds those of several networks."""
 
 
 def named(keys: list[str], most: int = 4) -> str:
@@ -81,7 +84,7 @@ def convert(foreign: str | Path, kind: str, out: str | Path) -> ConversionReport
     converter = CONVERTERS.factory(kind)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is there and not an empty folder; give a new one")
-    tensors = read_tensors(foreign)
+    tensors = read_tensors(foreign, part=PARTS.get(kind))
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     try:

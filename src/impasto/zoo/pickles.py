@@ -27,6 +27,8 @@ __all__ = ["MAX_BYTES", "read_tensors"]
 MAX_BYTES = 2**35
 """32 GiB: larger checkpoints come in shards."""
 SECONDS = 900
+MASKS = ("attn_bias_for_masking",)
+"""Additive masks that published files keep beside the weights: -infinity hides."""
 WORKER = Path(__file__).with_name("unpickle.py")
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 STRANGERS = {
@@ -39,13 +41,16 @@ STRANGERS = {
 """First bytes -> what a file is that people give by mistake."""
 
 
-def read_tensors(path: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, Tensor]:
+def read_tensors(
+    path: str | Path, max_bytes: int = MAX_BYTES, part: str | None = None
+) -> dict[str, Tensor]:
     """The named tensors of a checkpoint: .pth or .bin of torch.save, or safetensors.
 
     Of a checkpoint with more in it (optimizer, settings), the model's: its dict of tensors, or
-    that under "state_dict". The file's content decides about its format, not its name. Raises
-    FileNotFoundError; ValueError, naming the file, when it is something else, damaged, too large,
-    holds NaN, or asks for anything that tensors do not need.
+    that under "state_dict"; of one that holds several networks, that under `part`. The file's
+    content decides about its format, not its name. Raises FileNotFoundError; ValueError, naming
+    the file, when it is something else, damaged, too large, holds NaN, or asks for anything that
+    tensors do not need.
     """
     path = Path(path)
     if (size := path.stat().st_size) > max_bytes:
@@ -53,30 +58,31 @@ def read_tensors(path: str | Path, max_bytes: int = MAX_BYTES) -> dict[str, Tens
     with open(path, "rb") as file:
         head = file.read(32)
     if head.startswith((ZIP, PICKLE)):
-        return _unpickled(path, max_bytes)
+        return _unpickled(path, max_bytes, part)
     for start, what in STRANGERS.items():
         if head.startswith(start):
             raise ValueError(f"{path} is {what}")
     if head[8:9] != b"{":
         raise ValueError(f"{path} is neither a checkpoint of torch.save nor safetensors: it "
                          f"starts with {head[:16]!r}")  # fmt: skip
-    return load_state(path)
+    return load_state(path, MASKS)
 
 
-def _unpickled(path: Path, max_bytes: int) -> dict[str, Tensor]:
+def _unpickled(path: Path, max_bytes: int, part: str | None) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory(prefix="impasto-") as folder:
         out = Path(folder) / "tensors.safetensors"
-        _run(path, out, max_bytes)
+        _run(path, out, max_bytes, part)
         try:
-            return load_state(out)
+            return load_state(out, MASKS)
         except ValueError as error:
             raise ValueError(str(error).replace(str(out), str(path))) from error
 
 
-def _run(path: Path, out: Path, max_bytes: int) -> None:
+def _run(path: Path, out: Path, max_bytes: int, part: str | None) -> None:
     """Let the other process write `out`. Raises ValueError with what it says."""
     # -I: neither the current folder nor the environment decides what it imports.
-    command = [sys.executable, "-I", str(WORKER), str(path.resolve()), str(out), str(max_bytes)]
+    command = [sys.executable, "-I", str(WORKER), str(path.resolve()), str(out), str(max_bytes),
+               part or ""]  # fmt: skip
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     try:
         done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False,

@@ -255,24 +255,24 @@ class Stream:
         return self.file.read(count * storage.kind.size)
 
 
-def tensors_of(value: Any) -> dict[str, Strided]:
+def tensors_of(value: Any, part: str = "") -> dict[str, Strided]:
     """The named tensors of a checkpoint: at its top, or in its only dict of tensors.
 
-    Where there are several, the one under the first of `MEANT` is taken; a checkpoint of a
-    training is looked for under "trainer".
+    Where there are several, the one under `part` or the first of `MEANT` is taken; a checkpoint
+    of a training is looked for under "trainer".
     """
     if not isinstance(value, dict):
         what = "tensor" if isinstance(value, Strided) else type(value).__name__
         raise Refused(f"it holds a {what}, not a dict of tensors")
-    parts = {key: part for key, part in value.items() if isinstance(part, dict) and _own(part)}
+    parts = {key: own for key, own in value.items() if isinstance(own, dict) and _own(own)}
     if not _own(value) and not parts and isinstance(value.get("trainer"), dict):
-        return tensors_of(value["trainer"])
+        return tensors_of(value["trainer"], part)
     if not _own(value) and not parts:
         raise Refused(f"it holds no named tensors; its keys are {str(list(value))[:200]}")
     if _own(value):
         return _own(value)
-    meant = [key for key in MEANT if key in parts] or list(parts)
-    if len(parts) > 1 and meant[0] not in MEANT:
+    meant = [key for key in (part, *MEANT) if key in parts] or list(parts)
+    if len(parts) > 1 and meant[0] not in (part, *MEANT):
         raise Refused(f"it holds several sets of tensors ({', '.join(map(str, parts))}); save "
                       f"the one that is meant by itself")  # fmt: skip
     return _own(parts[meant[0]])
@@ -312,10 +312,10 @@ def _chunks(tensors: Mapping[str, Strided], source: Archive | Stream) -> Iterato
         yield _bytes(one, data)
 
 
-def convert(path: str, out: str, limit: int) -> None:
+def convert(path: str, out: str, limit: int, part: str = "") -> None:
     """Write the tensors of the checkpoint `path` to `out`; Refused where that cannot be."""
     source = Archive(path) if zipfile.is_zipfile(path) else Stream(path)
-    tensors = tensors_of(source.value())
+    tensors = tensors_of(source.value(), part)
     if (total := sum(one.nbytes() for one in tensors.values())) > limit:
         raise Refused(f"its tensors have {total:,} bytes, over the limit of {limit:,}")
     with open(out, "wb") as file:
@@ -333,11 +333,11 @@ def _bound_memory(path: str) -> None:
 
 
 def main() -> None:
-    path, out, limit = sys.argv[1:]
+    path, out, limit, part = sys.argv[1:]
     with contextlib.suppress(ImportError):
         _bound_memory(path)
     try:
-        convert(path, out, int(limit))
+        convert(path, out, int(limit), part)
         answer = {}
     except Refused as error:
         answer = {"refused": str(error)}

@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +138,12 @@ def _ordered(data: bytes) -> bytes:
     return data[:8] + text.ljust(end - 8) + data[end:]
 
 
-def load_state(path: str | Path) -> dict[str, Tensor]:
+def load_state(path: str | Path, masks: Collection[str] = ()) -> dict[str, Tensor]:
     """The tensors of a file; int8 ones come back as float32, others as they are stored.
 
-    Raises ValueError for a file that is no safetensors, an unknown quantisation, a scale without
-    its tensor, or a value that is not finite.
+    masks: names of tensors that may hold -infinity. Raises ValueError for a file that is no
+    safetensors, an unknown quantisation, a scale without its tensor, or a value that is not
+    finite.
     """
     path = Path(path)
     data = path.read_bytes()
@@ -155,7 +156,8 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: unknown quantisation {quantisation!r}; allowed: {INT8}")
     state = tensors if quantisation is None else _dequantised(path, tensors)
     for key, tensor in state.items():
-        _check_finite(path, key, tensor)
+        hidden = tensor == -torch.inf if key in masks else None
+        _check_finite(path, key, tensor if hidden is None else tensor.masked_fill(hidden, 0))
     return state
 
 

@@ -7,21 +7,21 @@ import math
 import torch
 
 from impasto.models.infinity.model import InfinityTransformer
-from impasto.models.infinity.schedules import Schedule
 from impasto.models.infinity.tokenizer import InfinityTokenizer
+from impasto.models.next_scale.maps import Sizes
 from impasto.sample.flops import count_flops
 
 __all__ = ["decoder_flops", "scale_flops"]
 
 
-def decoder_flops(vae: InfinityTokenizer, plan: Schedule) -> int:
+def decoder_flops(vae: InfinityTokenizer, sizes: Sizes) -> int:
     """FLOPs of decoding one picture."""
-    size = vae.map_size(plan.sizes[-1])
+    size = vae.map_size(sizes[-1])
     z = torch.empty(1, vae.config["bits"], *size, device="meta", dtype=vae.dtype)
     return count_flops(vae.decoder, z)
 
 
-def scale_flops(transformer: InfinityTransformer, plan: Schedule, k: int, length: int) -> int:
+def scale_flops(transformer: InfinityTransformer, sizes: Sizes, k: int, length: int) -> int:
     """FLOPs of one row of one branch at scale k, beside a text of `length` tokens, 2 a product.
 
     In closed form, as every length of text has its own: per block and token 4 C^2 + 2 C (tokens
@@ -30,8 +30,8 @@ def scale_flops(transformer: InfinityTransformer, plan: Schedule, k: int, length
     """
     config = transformer.config
     width, bits = config["width"], config["bits"]
-    new = math.prod(plan.sizes[k])
-    seen = sum(h * w for h, w in plan.sizes[: k + 1])
+    new = math.prod(sizes[k])
+    seen = sum(h * w for h, w in sizes[: k + 1])
     block = 6 * width**2 + 2 * width * (seen + length) + 2 * width * transformer.inside
     ends = (3 if k else 2) * bits * width
     return 2 * new * (config["depth"] * block + ends)

@@ -20,9 +20,8 @@ Infinity (arXiv 2412.04431), section 3.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,19 +30,28 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from impasto.models.infinity.attention import (
-    KeysValues,
     SelfAttention,
     TextAttention,
     TextPool,
     rotary_tables,
 )
-from impasto.models.infinity.cache import Cache
 from impasto.models.infinity.schedules import Schedule, tokens
+from impasto.models.next_scale.blocks import (
+    EPS,
+    FeedForward,
+    HeadNorm,
+    KeysValues,
+    StretchedBlock,
+    drop_paths,
+    full_precision,
+    normalised,
+)
+from impasto.models.next_scale.cache import Cache
+from impasto.models.next_scale.maps import block_causal_mask
 from impasto.sample.seeds import upload
 
-__all__ = ["Condition", "InfinityTransformer", "block_causal_mask", "mixed", "normalised"]
+__all__ = ["Condition", "InfinityTransformer", "mixed"]
 
-EPS = 1e-6
 
 class Condition(NamedTuple):
     """A text as the blocks take it; all that does not change from scale to scale.
@@ -72,45 +80,16 @@ class Condition(NamedTuple):
                              seen=self.seen[:, :length])  # fmt: skip
 
 
-def normalised(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """LN(x) (1 + scale) + shift, float32."""
-    return F.layer_norm(x, x.shape[-1:], eps=EPS) * (1 + scale) + shift
-
-
-def block_causal_mask(schedule: Schedule, device: torch.device | str = "cpu") -> Tensor:
-    """bool (L, L): whether a token (row) sees another (column), of its own or an earlier scale."""
-    level = torch.cat([torch.full((h * w,), k, device=device)
-                       for k, (h, w) in enumerate(schedule.sizes)])  # fmt: skip
-    return level[:, None] >= level[None]
-
-
-class FeedForward(nn.Module):
-    def __init__(self, width: int, inside: int) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(width, inside), nn.Linear(inside, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
-
-
-class Block(nn.Module):
-    """drop_path: share of rows whose branches are left out in training, the rest scaled up."""
+class Block(StretchedBlock):
+    stretches = ("opening", "middle", "closing")
 
     def __init__(self, width: int, heads: int, inside: int, drop_path: float) -> None:
-        super().__init__()
-        self.drop_path = drop_path
+        super().__init__(drop_path)
         self.ada_gss = nn.Parameter(torch.empty(1, 1, 6, width))
         self.sa = SelfAttention(width, heads)
         self.ca = TextAttention(width, heads, width)
         self.ffn = FeedForward(width, inside)
         self.ca_norm = nn.LayerNorm(width, eps=EPS)
-
-    def _kept(self, branch: Tensor) -> Tensor:
-        branch = branch.float()
-        if not self.training or not self.drop_path:
-            return branch
-        keep = 1 - self.drop_path
-        return branch * branch.new_empty(len(branch), 1, 1).bernoulli_(keep) / keep
 
     def _modulation(self, shared: Tensor) -> tuple[Tensor, ...]:
         """(g1, g2, s1, s2, b1, b2), each (B, 1, C)."""
@@ -125,7 +104,7 @@ class Block(nn.Module):
 
     def middle(self, x: Tensor, heard: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
         """x with what the self-attention heard, and queries to the text."""
-        x = x + self._kept(self.sa.proj(heard) * self._modulation(modulation)[0])
+        x = x + self.kept(self.sa.proj(heard) * self._modulation(modulation)[0])
         affine = (self.ca_norm.weight.float(), self.ca_norm.bias.float())
         h = F.layer_norm(x, x.shape[-1:], *affine, EPS).to(self.dtype)
         return x, self.ca.split(h)
@@ -133,12 +112,8 @@ class Block(nn.Module):
     def closing(self, x: Tensor, heard: Tensor, modulation: Tensor) -> Tensor:
         """x with what was heard of the text, and through the feed-forward network."""
         _, gate, _, scale, _, shift = self._modulation(modulation)
-        x = x + self._kept(self.ca.proj(heard))
-        return x + self._kept(self.ffn(normalised(x, scale, shift).to(self.dtype)) * gate)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.ffn.fc1.weight.dtype
+        x = x + self.kept(self.ca.proj(heard))
+        return x + self.kept(self.ffn(normalised(x, scale, shift).to(self.dtype)) * gate)
 
     def forward(
         self, x: Tensor, *, modulation: Tensor, text: KeysValues, seen: Tensor | None,
@@ -153,18 +128,6 @@ class Block(nn.Module):
         x, q = self.middle(x, self.sa(q, k, v, mask=mask, past=past, into=into),
                            modulation)  # fmt: skip
         return self.closing(x, self.ca(q, text, seen), modulation)
-
-    def compile(self, **options: Any) -> None:  # type: ignore[override]
-        """Compile the three stretches, in place. Blocks of one size share what is compiled."""
-        for name in ("opening", "middle", "closing"):
-            plain = getattr(type(self), name).__get__(self)
-            setattr(self, name, torch.compile(plain, **options))
-
-
-class HeadNorm(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
 
 class SosPool(nn.Module):
@@ -201,10 +164,10 @@ class InfinityTransformer(ModelMixin, ConfigMixin):
         self.lvl_embed = nn.Embedding(levels, width)
         self.word_embed = nn.Linear(bits, width)
         self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
-        share = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         # In steps of 256; below one step, as small models have it, exactly the ratio.
         self.inside = round(width * mlp_ratio / 256) * 256 or int(width * mlp_ratio)
-        self.blocks = nn.ModuleList(Block(width, heads, self.inside, p) for p in share)
+        self.blocks = nn.ModuleList(Block(width, heads, self.inside, share)
+                                    for share in drop_paths(drop_path, depth))  # fmt: skip
         self.head_nm = HeadNorm(width)
         self.head = nn.Linear(width, 2 * bits)
         self.head_width, self.level_every = width // heads, level_every
@@ -295,7 +258,7 @@ class InfinityTransformer(ModelMixin, ConfigMixin):
 
     def logits(self, x: Tensor, condition: Condition) -> Tensor:
         scale, shift = condition.head.unbind(2)
-        with _full_precision(x.device):
+        with full_precision(x.device):
             h = normalised(x, scale, shift)
             out = F.linear(h, self.head.weight.float(), self.head.bias.float())
         return out.unflatten(-1, (-1, 2))
@@ -317,16 +280,9 @@ class InfinityTransformer(ModelMixin, ConfigMixin):
         if x.shape[1] != tokens(schedule.sizes):
             raise ValueError(f"the inputs make {x.shape[1]} tokens, the schedule has "
                              f"{tokens(schedule.sizes)}")  # fmt: skip
-        mask = block_causal_mask(schedule, x.device) if mask is None else mask
+        mask = block_causal_mask(schedule.sizes, x.device) if mask is None else mask
         turn = self.turn(schedule) if turn is None else turn
         return self(x, condition, level=self.level(schedule), turn=turn, mask=mask)
-
-
-def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """No autocast in the block; the meta device knows none."""
-    if device.type == "meta":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, enabled=False)
 
 
 def mixed(x: Tensor, guidance: float) -> Tensor:

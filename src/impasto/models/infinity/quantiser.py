@@ -19,24 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from impasto.models.infinity.schedules import Size
+from impasto.models.next_scale.maps import Size, area, from_tokens, linear, to_tokens
 
 __all__ = ["area", "codes", "from_tokens", "linear", "residual_bits", "sum_codes", "to_tokens"]
-
-
-def area(x: Tensor, size: Size) -> Tensor:
-    """Averages over areas, (B, d, *size)."""
-    return x if x.shape[-2:] == size else F.interpolate(x, size, mode="area")
-
-
-def linear(x: Tensor, size: Size) -> Tensor:
-    """Linear interpolation, up or down without smoothing, (B, d, *size)."""
-    if x.shape[-2:] == size:
-        return x
-    return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def codes(bits: Tensor) -> Tensor:
@@ -71,14 +58,3 @@ def sum_codes(bits: Sequence[Tensor], size: Size) -> Tensor:
     for more in bits[1:]:
         total = total + linear(codes(more), size)
     return total
-
-
-def to_tokens(x: Tensor, patch: int = 1) -> Tensor:
-    """Maps (B, d, p h, p w) as tokens (B, h w, d p^2), row by row; p^2 values of a channel lie
-    together, as in torch's pixel_unshuffle."""
-    return F.pixel_unshuffle(x, patch).flatten(2).transpose(1, 2)
-
-
-def from_tokens(x: Tensor, size: Size, patch: int = 1) -> Tensor:
-    """The inverse of `to_tokens`; size: (h, w) in tokens."""
-    return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, size), patch)

@@ -7,34 +7,30 @@
 
 Top-k and top-p on two classes: top-k of 1 leaves the likelier one, of 2 and more both. Top-p drops
 the less likely class when its probability is at most 1 - p: a threshold on |log-odds|.
-
-The bits of a scale hang on (seed, scale) alone, so a state whose rows were selected twice draws
-different continuations once it is given different seeds: `replace(state, seeds=...)`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from impasto.models.infinity.cache import Cache
 from impasto.models.infinity.model import Condition
 from impasto.models.infinity.schedules import (
     TEMPLATES,
     Schedule,
+    Size,
     Sizes,
     own_schedule,
     schedule,
 )
-from impasto.sample.protocol import State
-from impasto.sample.seeds import row_uniforms, upload
+from impasto.models.next_scale.state import ScaleState, per_scale, scale_seed
+from impasto.sample.seeds import row_uniforms
 
-__all__ = ["Defaults", "ScaleState", "draw_bits", "per_scale", "scale_seed", "select_rows"]
+__all__ = ["Defaults", "TextState", "draw_bits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,47 +92,20 @@ class Defaults:
                              f"{self.top_p!r}")  # fmt: skip
 
 
-def per_scale(name: str, value: float | Sequence[float], scales: int) -> tuple[float, ...]:
-    """One number a scale, of one for all or a list. Raises ValueError for a list of another
-    length, or for what is not finite."""
-    given = (value,) * scales if isinstance(value, int | float) else tuple(value)
-    if len(given) != scales:
-        raise ValueError(f"{name} has {len(given)} values for {scales} scales: {value!r}")
-    if not all(abs(number) < float("inf") for number in given):
-        raise ValueError(f"{name} must be finite, given {value!r}")
-    return tuple(map(float, given))
-
-
 @dataclass(frozen=True, kw_only=True)
-class ScaleState(State):
-    """Unfinished drawings. B rows, P distinct prompts; a step is a scale.
+class TextState(ScaleState):
+    """text: conditions of P prompts with the prompt and P without, one after another in pairs.
+    lengths: tokens of each prompt. grid: on which rotary positions lie. temperature: one a
+    scale."""
 
-    f_hat: (B, d, H, W) codes summed so far, float32; zero before the first scale. cache: keys and
-    values of all scales so far in every block, None once nothing follows; rows in pairs (with the
-    prompt, without) where `paired`, else one a row. text: conditions of P prompts with the prompt
-    and P without, one after another in pairs. lengths: tokens of each prompt. prompt_of: for each
-    row its prompt. guidance, temperature: one a scale.
-    """
-
-    f_hat: Tensor
-    cache: Cache | None
     text: Condition
     lengths: tuple[int, ...]
-    prompt_of: tuple[int, ...]
-    schedule: Schedule
-    guidance: tuple[float, ...]
+    grid: Size
     temperature: tuple[float, ...]
 
     @property
-    def paired(self) -> bool:
-        """Whether the unconditional branch has a say at this scale or a later one, and is run."""
-        return any(g != 1 for g in self.guidance[self.step :])
-
-
-def scale_seed(seed: int, scale: int) -> int:
-    """The seed of one row's bits at one scale."""
-    digest = hashlib.sha256(f"{seed}\0scale\0{scale}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
+    def schedule(self) -> Schedule:
+        return Schedule(self.sizes, self.grid)
 
 
 def draw_bits(
@@ -152,18 +121,3 @@ def draw_bits(
     if not 0 < top_p < 1:
         return drawn
     return torch.where(torch.sigmoid(-odds.abs()) <= 1 - top_p, likelier, drawn)
-
-
-def select_rows(state: ScaleState, rows: Sequence[int]) -> ScaleState:
-    """The state whose row i is row `rows[i]`: sums and both halves of every cache."""
-    branches, device = 1 + state.paired, state.f_hat.device
-    held = [branches * i + j for i in rows for j in range(branches)]
-    cache = state.cache
-    return replace(
-        state,
-        f_hat=state.f_hat[upload(torch.tensor(rows), device)],
-        cache=None if cache is None else cache.selected(upload(torch.tensor(held), device)),
-        prompt_of=tuple(state.prompt_of[i] for i in rows),
-        seeds=tuple(state.seeds[i] for i in rows),
-        costs=tuple(state.costs[i] for i in rows),
-    )

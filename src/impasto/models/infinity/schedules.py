@@ -14,12 +14,10 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from impasto.models.next_scale.maps import Size, Sizes, tokens
+
 __all__ = ["LEVELS", "TEMPLATES", "Schedule", "Size", "Sizes", "nearest_ratio", "own_schedule",
            "schedule", "tokens"]  # fmt: skip
-
-Size = tuple[int, int]
-"""(height, width) of a token map."""
-Sizes = tuple[Size, ...]
 
 
 class Schedule(NamedTuple):
@@ -81,8 +79,3 @@ def own_schedule(sizes: Sequence[Sequence[int]]) -> Schedule:
     if not plan or plan[0] != (1, 1) or not grows:
         raise ValueError(f"sizes must begin with (1, 1) and never shrink, given {plan}")
     return Schedule(plan, plan[-1])
-
-
-def tokens(sizes: Sequence[Size]) -> int:
-    """Tokens of all scales together."""
-    return sum(h * w for h, w in sizes)

@@ -32,9 +32,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from impasto.models.infinity import quantiser
-from impasto.models.infinity.model import InfinityTransformer, block_causal_mask
+from impasto.models.infinity.model import InfinityTransformer
 from impasto.models.infinity.schedules import Schedule, Sizes
 from impasto.models.infinity.tokenizer import InfinityTokenizer
+from impasto.models.next_scale.maps import block_causal_mask
 
 __all__ = ["Corrected", "TeacherForcing", "bit_loss", "drop_text", "entropy_loss",
            "scale_entropies", "self_corrected", "token_weights", "tokenizer_codes",
@@ -130,7 +131,7 @@ class TeacherForcing(nn.Module):
     def __init__(self, transformer: InfinityTransformer, plan: Schedule) -> None:
         super().__init__()
         self.transformer, self.plan = transformer, plan
-        self.mask = block_causal_mask(plan, transformer.pos_start.device)
+        self.mask = block_causal_mask(plan.sizes, transformer.pos_start.device)
         self.cosines, self.sines = transformer.turn(plan)
 
     def forward(self, states: Tensor, seen: Tensor, inputs: Sequence[Tensor]) -> Tensor:

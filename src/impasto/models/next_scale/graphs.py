@@ -22,7 +22,7 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
-from impasto.models.infinity.cache import Buffers, fresh
+from impasto.models.next_scale.cache import Buffers, fresh
 
 __all__ = ["Captured", "Recycled"]
 

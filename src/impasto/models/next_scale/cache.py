@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from impasto.models.infinity.attention import KeysValues
+from impasto.models.next_scale.blocks import KeysValues
 
 __all__ = ["Buffers", "Cache", "Take", "fresh"]
 

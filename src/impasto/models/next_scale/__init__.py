@@ -1,0 +1,1 @@
+"""What families share that draw a picture scale by scale (`infinity`, `var`)."""
