@@ -156,13 +156,61 @@ def ceilings(device: str, batch: int) -> dict[str, dict[str, float]]:
             lambda y=y, v=v: F.conv2d(y, v, padding=1), device)  # fmt: skip
         own["copy of 1/4 features"] = milliseconds(lambda x=x: x.clone(), device)
         del x, w, y, v
+    return told
+
+
+def own_kernels(device: str, batch: int) -> dict[str, Any]:
+    """Our kernels beside what they stand for: milliseconds a batch, and how far they differ."""
+    from impasto.score import kernels, products
+
     shapes = [(25, 25), (50, 50), (100, 100)]
     value = torch.randn(batch, 13125, 8, 32, device=device)
-    at = torch.rand(batch, 13125, 8, 3, 4, 2, device=device)
-    weights = torch.rand(batch, 13125, 8, 3, 4, device=device)
-    plain = modeling_mask2former.multi_scale_deformable_attention
-    told["float32"]["deformable attention, transformers"] = milliseconds(
-        lambda: plain(value, shapes, at, weights), device, 2)  # fmt: skip
+    reference = torch.rand(batch, 13125, 3, 2, device=device)
+    offsets = 2 * torch.randn(batch, 13125, 8, 3, 4, 2, device=device)
+    logits = torch.randn(batch, 13125, 8, 3, 4, device=device)
+    sizes = torch.tensor([[w, h] for h, w in shapes], device=device)
+
+    def plain() -> torch.Tensor:
+        at = reference[:, :, None, :, None] + offsets / sizes[:, None]
+        return modeling_mask2former.multi_scale_deformable_attention(
+            value, shapes, at, logits.flatten(-2).softmax(-1).view_as(logits))  # fmt: skip
+
+    def ours(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return kernels.deformable_attention(value.to(dtype), shapes, reference, offsets, logits)
+
+    def fused_linear(rows: int, inner: int, columns: int) -> dict[str, float]:
+        x = torch.randn(batch * rows, inner, device=device)
+        w, b = torch.randn(columns, inner, device=device), torch.randn(columns, device=device)
+        exact = F.gelu(F.linear(x[:4096].double(), w.double(), b.double()))
+        off = lambda y: float((y[:4096] - exact).abs().mean())  # noqa: E731
+        both = {"torch": lambda: F.gelu(F.linear(x, w, b)),
+                "three TF32": lambda: products.linear(x, w, b, "gelu")}  # fmt: skip
+        return {key: value for name, run in both.items() for key, value in (
+            (name, milliseconds(run, device)), (f"{name}, mean error", off(run())))}  # fmt: skip
+
+    tries: dict[str, Callable[[], Any]] = {
+        "deformable attention, transformers": lambda: milliseconds(plain, device, 2),
+        "deformable attention": lambda: milliseconds(ours, device),
+        "deformable attention, bfloat16 and a copy": lambda: milliseconds(
+            lambda: ours(torch.bfloat16), device),
+        "deformable attention, largest difference": lambda: float((ours() - plain()).abs().max()),
+        **{f"window attention {name}": lambda c=c, heads=heads, side=side, dtype=dtype:
+           milliseconds(lambda: kernels.window_attention(
+               torch.ones(batch, side * side, 3 * c, device=device, dtype=dtype),
+               torch.ones(3 * c, device=device), torch.ones(heads, 49, 49, device=device),
+               (side, side), 7, 3, 0.18), device)
+           for name, c, heads, side, dtype in (("1", 96, 3, 200, torch.float32),
+                                               ("3", 384, 12, 50, torch.float32),
+                                               ("1, bfloat16", 96, 3, 200, torch.bfloat16))},
+        "linear and GELU, swin 3": lambda: fused_linear(2500, 384, 1536),
+        "linear and GELU, encoder": lambda: fused_linear(13125, 256, 1024),
+    }  # fmt: skip
+    told = {}
+    for name, run in tries.items():
+        try:
+            told[name] = run()
+        except Exception as error:  # one kernel that does not compile hides no other's figures
+            told[name] = f"{type(error).__name__}: {error}"[:500]
     return told
 
 
@@ -191,8 +239,9 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
     with exact_float32():
         limits = {} if chosen.tiny else ceilings(device, chosen.batch)
+        own = {} if chosen.tiny else own_kernels(device, chosen.batch)
     print(json.dumps({"device": name, "torch": torch.__version__, "batch": chosen.batch,
-                      "modes": told, "ceilings": limits}, indent=2))  # fmt: skip
+                      "modes": told, "ceilings": limits, "own kernels": own}, indent=2))
 
 
 if __name__ == "__main__":

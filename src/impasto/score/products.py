@@ -1,0 +1,71 @@
+"""Products of float32 on tensor cores, each as three products of TF32 (Ootomo & Yokota 2022).
+
+    x = x' + x'' + e,   w = w' + w'' + e       x', x'' with 11 bits each, |e| <= 2^-22 |x|
+    y = sum_k x'_k w'_k + x'_k w''_k + x''_k w'_k + b
+
+with float32 sums: what is left out, x'' w'', is of the order of a float32 product's own rounding.
+No TF32 in the sense of torch's switch, which keeps x' w' alone (2^-11).
+"""
+
+# ruff: noqa: ANN001, ANN202, PLR0917 (a kernel's arguments are pointers and numbers)
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+__all__ = ["linear"]
+
+CONFIGS = [triton.Config({"ROWS": rows, "COLUMNS": columns, "DEPTH": 32}, num_warps=warps,
+                         num_stages=stages)
+           for rows, columns, warps, stages in ((128, 128, 8, 3), (128, 128, 4, 2),
+                                                (128, 64, 4, 3))]  # fmt: skip
+GROUP = 8
+"""Blocks of rows whose blocks of columns are computed one after another, for the cache."""
+
+
+@triton.autotune(CONFIGS, key=["columns", "INNER"])
+@triton.jit
+def _linear(
+    x, weight, bias, out, rows, columns,
+    INNER: tl.constexpr, ACTIVATION: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """A block of `ROWS` by `COLUMNS`; `INNER` is a multiple of `DEPTH`."""
+    number, down, across = tl.program_id(0), tl.cdiv(rows, ROWS), tl.cdiv(columns, COLUMNS)
+    first = number // (GROUP * across) * GROUP
+    high = tl.minimum(down - first, GROUP)
+    row = (first + number % (GROUP * across) % high) * ROWS + tl.arange(0, ROWS)
+    column = number % (GROUP * across) // high * COLUMNS + tl.arange(0, COLUMNS)
+    step = tl.arange(0, DEPTH)
+    left = x + (row % rows).to(tl.int64)[:, None] * INNER + step[None, :]
+    right = weight + (column % columns)[None, :] * INNER + step[:, None]
+    summed = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for _ in range(0, INNER, DEPTH):
+        summed = tl.dot(tl.load(left), tl.load(right), summed, input_precision="tf32x3")
+        left += DEPTH
+        right += DEPTH
+    summed += tl.load(bias + column % columns)[None, :]
+    if ACTIVATION == "gelu":
+        summed = 0.5 * summed * (1 + tl.erf(summed * 0.7071067811865476))
+    if ACTIVATION == "relu":
+        summed = tl.maximum(summed, 0.0)
+    target = out + row.to(tl.int64)[:, None] * columns + column[None, :]
+    tl.store(target, summed, mask=(row < rows)[:, None] & (column < columns)[None, :])
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "") -> Tensor:
+    """activation(x weight^T + bias), (..., N) float32.
+
+    x: (..., K) and weight: (N, K) float32, K a multiple of 32. activation: "", "gelu" or "relu".
+    """
+    flat = x.reshape(-1, x.shape[-1]).contiguous()
+    rows, columns = len(flat), len(weight)
+    out = torch.empty(rows, columns, dtype=x.dtype, device=x.device)
+    grid = lambda chosen: (triton.cdiv(rows, chosen["ROWS"])  # noqa: E731
+                           * triton.cdiv(columns, chosen["COLUMNS"]),)  # fmt: skip
+    _linear[grid](flat, weight.contiguous(), bias, out, rows, columns,
+                  INNER=x.shape[-1], ACTIVATION=activation, GROUP=GROUP)  # fmt: skip
+    return out.unflatten(0, x.shape[:-1])
