@@ -19,7 +19,7 @@ picture has more than 2^24 pixels: `images.MAX_PIXELS`.) The Q best are chosen b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,13 @@ STICKER_SIZE = 192
 MINIMAL_SCORE = 0.05
 """Objects below this are dropped before boxes are computed; every threshold in use is higher."""
 EVERYTHING = Wanted(above=MINIMAL_SCORE)
+PIXELS = 2**25
+"""Of the masks of several pictures that are post-processed together."""
+
+Key = tuple[int, int]
+"""Number of a picture, and of a query."""
+Plane = tuple[tuple[float, float, float, float], float, Tensor | None]
+"""Box, mask score and, where it is looked at, the mask on the CPU."""
 
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -155,40 +162,97 @@ class Mask2FormerDetector:
     def detect_wanted(self, images: Tensor, wanted: Sequence[Wanted]) -> list[list[Found]]:
         """The objects of each picture that `wanted` names, in no particular order."""
         size = (images.shape[-2], images.shape[-1])
-        rows = (row for part in images.split(self.batch) for row in self.predict(part))
-        return [self._found(c, m, size, one) for (c, m), one in zip(rows, wanted, strict=True)]
+        passes = (self.predict(part) for part in images.split(self.batch))
+        if self.device.type != "cuda":
+            rows = (row for one in passes for row in one)
+            return [self._found(c, m, size, one)
+                    for (c, m), one in zip(rows, wanted, strict=True)]  # fmt: skip
+        # All passes are launched before the first result is waited for, and those come together.
+        logits, masks = zip(*(map(torch.stack, zip(*one, strict=True)) for one in passes),
+                            strict=True)  # fmt: skip
+        return self._together(torch.cat(logits), masks, size, wanted)
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Class logits (Q, C + 1) and mask logits (Q, h, w) of each picture, one pass for all."""
-        device = next(self.model.parameters()).device
-        out = self.model(pixel_values=self.preprocess(images.to(device)))
+        """Class logits (Q, C + 1) and mask logits (Q, h, w) of each picture, one pass for all.
+
+        On a GPU nothing is waited for.
+        """
+        down = self.device.type == "cuda" and images.device.type == "cpu"
+        there = (images.pin_memory() if down else images).to(self.device, non_blocking=down)
+        out = self.model(pixel_values=self.preprocess(there))
         return list(zip(out.class_queries_logits.float(), out.masks_queries_logits.float(),
                         strict=True))  # fmt: skip
 
-    def _rows(self, logits: Tensor, wanted: Wanted) -> list[tuple[float, int, str]]:
-        """(p, query, class) of the Q best that may become an object, best first."""
-        p, index = logits.softmax(-1)[:, :-1].flatten().topk(len(logits))
-        found = zip(p.tolist(), index.tolist(), strict=True)
-        rows = [(value, i // len(self.classes), self.classes[i % len(self.classes)])
-                for value, i in found if value > wanted.above]  # fmt: skip
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _best(self, logits: Tensor) -> list[list[tuple[float, int]]]:
+        """(p, place among Q x C) of each picture's Q best, best first; logits (B, Q, C + 1)."""
+        p, index = logits.softmax(-1)[..., :-1].flatten(1).topk(logits.shape[1])
+        both = torch.stack([p.double(), index.double()]).cpu()
+        return [[(value, int(i)) for value, i in zip(*rows, strict=True)]
+                for rows in zip(*both.tolist(), strict=True)]  # fmt: skip
+
+    def _rows(self, best: Sequence[tuple[float, int]], wanted: Wanted
+              ) -> list[tuple[float, int, str]]:  # fmt: skip
+        """(p, query, class) of a picture's best that may become an object."""
+        count = len(self.classes)
+        rows = [(value, i // count, self.classes[i % count])
+                for value, i in best if value > wanted.above]  # fmt: skip
         return [row for row in rows if wanted.classes is None or row[2] in wanted.classes]
 
     def _found(
         self, logits: Tensor, masks: Tensor, size: tuple[int, int], wanted: Wanted = EVERYTHING
     ) -> list[Found]:
         """Post-process one picture: logits (Q, C + 1), masks (Q, h, w)."""
-        rows = self._rows(logits, wanted)
-        queries = sorted({query for _, query, _ in rows})
-        if not rows:
-            return []
-        inside, mask_score = _mask_scores(self.masks_at(masks[queries], size))
-        boxes = tight_boxes(inside).tolist()
-        at = [queries.index(query) for _, query, _ in rows]
-        scores = (torch.tensor([p for p, _, _ in rows]) * mask_score.cpu()[at]).tolist()
-        seen = {k for k, (_, _, c) in zip(at, rows, strict=True)
-                if wanted.masks is None or c in wanted.masks}  # fmt: skip
-        kept = dict(zip(sorted(seen), inside[sorted(seen)].cpu(), strict=True))
-        return [Found(c, tuple(boxes[k]), score, kept.get(k))
-                for (_, _, c), k, score in zip(rows, at, scores, strict=True)
-                if score > wanted.above]  # fmt: skip
+        return self._together(logits[None], [masks[None]], size, [wanted])[0]
+
+    def _together(
+        self, logits: Tensor, masks: Sequence[Tensor], size: tuple[int, int],
+        wanted: Sequence[Wanted],
+    ) -> list[list[Found]]:  # fmt: skip
+        """Post-process B pictures: logits (B, Q, C + 1), masks (b, Q, h, w) of B in all."""
+        rows = [self._rows(best, one)
+                for best, one in zip(self._best(logits), wanted, strict=True)]  # fmt: skip
+        planes: dict[Key, Plane] = {}
+        start = 0
+        for part in masks:
+            keys = [(k, query) for k in range(start, start + len(part))
+                    for query in sorted({query for _, query, _ in rows[k]})]  # fmt: skip
+            shown = {(k, query) for k in range(start, start + len(part)) for _, query, c in rows[k]
+                     if (of := wanted[k].masks) is None or c in of}  # fmt: skip
+            count = len(keys) if len(part) == 1 else max(16, PIXELS // (size[0] * size[1]))
+            for some in (keys[at : at + count] for at in range(0, len(keys), max(count, 1))):
+                planes |= self._planes(part, start, some, size, shown)
+            start += len(part)
+        return [_objects(k, of, one.above, planes)
+                for k, (of, one) in enumerate(zip(rows, wanted, strict=True))]  # fmt: skip
+
+    def _planes(
+        self, masks: Tensor, start: int, keys: Sequence[Key], size: tuple[int, int],
+        shown: Collection[Key],
+    ) -> dict[Key, Plane]:  # fmt: skip
+        """The masks `keys` of pictures from `start` on, at `size`; kept where they are `shown`."""
+        index = torch.tensor([(k - start) * masks.shape[1] + query for k, query in keys])
+        chosen = masks.flatten(0, 1)[index.to(masks.device)]
+        inside, mask_score = _mask_scores(self.masks_at(chosen, size))
+        numbers = torch.cat([tight_boxes(inside), mask_score[:, None]], 1).tolist()
+        kept = [i for i, key in enumerate(keys) if key in shown]
+        own = dict(zip(kept, inside[torch.tensor(kept, device=inside.device)].cpu(), strict=True)
+                   if kept else ())  # fmt: skip
+        return {key: ((x1, y1, x2, y2), sure, own.get(i))
+                for i, (key, (x1, y1, x2, y2, sure))
+                in enumerate(zip(keys, numbers, strict=True))}  # fmt: skip
+
+
+def _objects(
+    picture: int, rows: Sequence[tuple[float, int, str]], above: float,
+    planes: Mapping[Key, Plane],
+) -> list[Found]:  # fmt: skip
+    """A picture's rows (p, query, class) with a score above."""
+    found = [planes[picture, query] for _, query, _ in rows]
+    scores = torch.tensor([p for p, _, _ in rows]) * torch.tensor([sure for _, sure, _ in found])
+    return [Found(c, box, score, mask) for (_, _, c), (box, _, mask), score
+            in zip(rows, found, scores.tolist(), strict=True) if score > above]  # fmt: skip

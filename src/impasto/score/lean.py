@@ -131,9 +131,9 @@ def _cross_attention(
     attn_mask: (B, 1, Q, K), True where a query does not look.
     """
     weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-    heads = [F.linear(x, w, b).unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0, 3)
-             for x, w, b in zip((query, key, value), weights, biases, strict=True)]  # fmt: skip
-    seen = F.scaled_dot_product_attention(*heads, attn_mask=~attn_mask)
+    q, k, v = (F.linear(x, w, b).unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0, 3)
+               for x, w, b in zip((query, key, value), weights, biases, strict=True))  # fmt: skip
+    seen = F.scaled_dot_product_attention(q, k, v, attn_mask=~attn_mask)
     return self.out_proj(seen.permute(2, 0, 1, 3).flatten(2)), None
 
 
