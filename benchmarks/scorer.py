@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from copy import copy, deepcopy
 
 import numpy as np
 import torch
@@ -35,8 +36,14 @@ from impasto.score.base import Found, Score
 from impasto.score.clip import OPENAI, clip_config
 from impasto.score.color import TEMPLATES, ClipColorClassifier
 from impasto.score.detector import Mask2FormerDetector, detector_config, tight_boxes
+from impasto.score.lean import lean, lean_clip
 from impasto.score.mmdetection import inputs, masks_at
-from impasto.score.official import OfficialScorer, exact_float32, fast_bfloat16
+from impasto.score.official import (
+    OfficialScorer,
+    exact_float32,
+    fast_bfloat16,
+    split_float32,
+)
 from impasto.score.verdict import Thresholds, judge
 from impasto.spec import CLASSES, COLORS, Item, Spec
 
@@ -180,16 +187,23 @@ def main() -> None:
     detector = build_detector(preset, device, batch)
     colors = build_colors(chosen.tiny, device)
     images, rng = pictures(chosen.images, chosen.size), np.random.default_rng(0)
-    found = [kept for image in images for kept in detector.detect(image[None])]
+    # The loop has transformers' network as it is, ours the lean one of the same weights.
+    own = Mask2FormerDetector(lean(deepcopy(detector.model)), inputs, masks_at, classes=CLASSES,
+                              batch=batch)  # fmt: skip
+    own_colors = copy(colors)
+    own_colors.model = lean_clip(deepcopy(colors.model))
+    with exact_float32():
+        found = [kept for image in images for kept in detector.detect(image[None])]
     specs = [demand(i, there, rng) for i, there in enumerate(found)]
     colors.columns(item.cls for spec in specs for item in spec.include if item.color)
     ways: dict[str, Callable[[], list[Score]]] = {
         "official-style loop": lambda: loop(detector, colors, images, specs),
         **{name: lambda scorer=scorer: scorer.score(images, specs) for name, scorer in (
-            ("ours", OfficialScorer(detector, colors, thresholds=RULE)),
-            ("ours, details=asked", OfficialScorer(detector, colors, thresholds=RULE,
-                                                   details="asked")),
-            ("ours, fast", OfficialScorer(detector, colors, thresholds=RULE, details="asked",
+            ("ours, plain float32", OfficialScorer(own, own_colors, thresholds=RULE)),
+            ("ours", OfficialScorer(own, own_colors, thresholds=RULE, precision=split_float32)),
+            ("ours, details=asked", OfficialScorer(own, own_colors, thresholds=RULE,
+                                                   details="asked", precision=split_float32)),
+            ("ours, fast", OfficialScorer(own, own_colors, thresholds=RULE, details="asked",
                                           precision=fast_bfloat16(device))),
         )},
     }  # fmt: skip

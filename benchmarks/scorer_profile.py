@@ -26,7 +26,14 @@ from transformers.models.mask2former import modeling_mask2former
 
 from impasto.score.detector import Mask2FormerDetector
 from impasto.score.geneval import wanted
-from impasto.score.official import OfficialScorer, Precision, exact_float32, fast_bfloat16
+from impasto.score.lean import lean, lean_clip
+from impasto.score.official import (
+    OfficialScorer,
+    Precision,
+    exact_float32,
+    fast_bfloat16,
+    split_float32,
+)
 from impasto.score.verdict import kept_objects, needs_color
 
 KERNELS = 15
@@ -93,12 +100,10 @@ def stages(scorer: OfficialScorer, images: torch.Tensor, specs: Sequence[Any], d
         ready = clock.call("preprocess", lambda: detector.preprocess(there))
         out = clock.call("network", lambda: detector.model(pixel_values=ready))
         hints = [wanted(spec, scorer.thresholds, scorer.details) for spec in specs]
-        found = clock.call("mask post-processing", lambda: [
-            detector._found(c.float(), m.float(), size, hint) for c, m, hint
-            in zip(out.class_queries_logits, out.masks_queries_logits, hints, strict=True)
-        ])  # fmt: skip
+        found = clock.call("mask post-processing", lambda: detector._together(
+            out.class_queries_logits.float(), [out.masks_queries_logits.float()], size, hints))
         kept = [kept_objects(f, s, scorer.thresholds) for f, s in zip(found, specs, strict=True)]
-        asked = [(image, one) for image, spec, objects in zip(images, specs, kept, strict=True)
+        asked = [(image, one) for image, spec, objects in zip(there, specs, kept, strict=True)
                  for one in needs_color(spec, objects)]  # fmt: skip
         clock.call("colours", lambda: scorer.colors.shares(asked))
     for hook in hooks:
@@ -228,7 +233,9 @@ def main() -> None:
     with exact_float32():
         specs = [demand(i, there, rng) for i, there in enumerate(detector.detect(images))]
     colors.columns(item.cls for spec in specs for item in spec.include if item.color)
-    precisions: dict[str, Precision] = {"float32": exact_float32,
+    lean(detector.model)
+    lean_clip(colors.model)
+    precisions: dict[str, Precision] = {"float32": exact_float32, "split float32": split_float32,
                                         "bfloat16": fast_bfloat16(device)}  # fmt: skip
     told: dict[str, Any] = {}
     for name, precision in precisions.items():

@@ -6,6 +6,7 @@ what comes out is the same up to rounding:
 
     deformable attention    one kernel (`score.kernels`) for softmax, places, gathering and sum
     Swin's layers           one product for q, k, v; windows are read where they lie, by a kernel
+    activations, residuals  added to the products that they follow, within `split_products`
     transformer decoder     masks between layers at the attended level's size only, as resizing is
                             linear:  resize(sum_c e_qc F_c) = sum_c e_qc resize(F_c)
                             and full masks and classes of the last layer alone
@@ -14,11 +15,16 @@ what comes out is the same up to rounding:
 
 The kernels need Triton (it comes with torch for CUDA) and tensors on a GPU; elsewhere the two
 attentions are transformers' own. Only for inference: training needs the masks of every layer.
+
+Within `split_products`, float32 products of linear layers (here and in a `lean_clip`) are three
+products of TF32 (`score.products`), whose error is no larger than that of torch's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.util import find_spec
 from types import MethodType, ModuleType
 from typing import Any
@@ -26,17 +32,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Mask2FormerForUniversalSegmentation
+from transformers import CLIPModel, Mask2FormerForUniversalSegmentation
+from transformers.models.clip.modeling_clip import CLIPMLP
 from transformers.models.mask2former import modeling_mask2former as published
 from transformers.models.swin.modeling_swin import SwinLayer
 
-__all__ = ["lean"]
+__all__ = ["has_kernels", "lean", "lean_clip", "split_products"]
 
 Deformable = published.Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention
 Decoder = published.Mask2FormerMaskedAttentionDecoder
+EncoderLayer = published.Mask2FormerPixelDecoderEncoderLayer
 Sine = published.Mask2FormerSinePositionEmbedding
 ROOM = 64
 """Tokens of a window that the kernel has room for."""
+ROWS = 1024
+"""Products of fewer rows are not worth a kernel of their own."""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "": lambda x: x, "gelu": F.gelu, "relu": F.relu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+}  # fmt: skip
+_split: ContextVar[bool] = ContextVar("_split", default=False)
+
+
+def has_kernels(device: str | torch.device) -> bool:
+    """Whether `score.kernels` and `score.products` run there."""
+    return torch.device(device).type == "cuda" and find_spec("triton") is not None
+
+
+@contextmanager
+def split_products() -> Iterator[None]:
+    """float32 products of lean models by three of TF32, where `has_kernels`."""
+    token = _split.set(True)
+    try:
+        yield
+    finally:
+        _split.reset(token)
 
 
 def lean(model: Mask2FormerForUniversalSegmentation) -> Mask2FormerForUniversalSegmentation:
@@ -48,22 +78,72 @@ def lean(model: Mask2FormerForUniversalSegmentation) -> Mask2FormerForUniversalS
     if not model.config.use_auxiliary_loss:
         raise ValueError("this Mask2Former was configured with use_auxiliary_loss=False, with "
                          "which transformers' class gives no classes; set it to True")  # fmt: skip
-    for module in model.eval().modules():
-        if (forward := FORWARDS.get(type(module))) is not None:
-            module.forward = MethodType(forward, module)  # type: ignore[method-assign]
+    _replace(model.eval())
+    for module in model.modules():
         if isinstance(module, Decoder):
             for layer in module.layers:
                 layer.cross_attn.forward = MethodType(_cross_attention, layer.cross_attn)
     return model
 
 
+def lean_clip(model: CLIPModel) -> CLIPModel:
+    """The model itself, whose linear layers `split_products` reaches."""
+    _replace(model.eval())
+    return model
+
+
+def _replace(model: nn.Module) -> None:
+    for module in model.modules():
+        if (forward := FORWARDS.get(type(module))) is not None:
+            module.forward = MethodType(forward, module)  # type: ignore[method-assign]
+
+
 def _kernels(tensor: Tensor) -> ModuleType | None:
     """`score.kernels` where they run."""
-    if not tensor.is_cuda or find_spec("triton") is None:
+    if not has_kernels(tensor.device):
         return None
     from impasto.score import kernels
 
     return kernels
+
+
+def _product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "",
+    residual: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """activation(x weight^T + bias) + residual."""
+    split = (_split.get() and has_kernels(x.device) and x.dtype == weight.dtype == torch.float32
+             and not torch.is_autocast_enabled("cuda") and x.shape[-1] % 32 == 0
+             and x.shape[:-1].numel() >= ROWS)  # fmt: skip
+    if split and bias is not None:
+        from impasto.score import products
+
+        return products.linear(x, weight, bias, activation, residual)
+    out = ACTIVATIONS[activation](F.linear(x, weight, bias))
+    return out if residual is None else residual + out
+
+
+def _linear(self: nn.Linear, x: Tensor) -> Tensor:
+    return _product(x, self.weight, self.bias)
+
+
+def _clip_mlp(self: Any, hidden_states: Tensor) -> Tensor:
+    if self.config.hidden_act not in ACTIVATIONS:
+        return CLIPMLP.forward(self, hidden_states)
+    inner = _product(hidden_states, self.fc1.weight, self.fc1.bias, self.config.hidden_act)
+    return self.fc2(inner)
+
+
+def _encoder_layer(
+    self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: Any
+) -> tuple[Tensor]:
+    """A layer of the pixel decoder; its attention's weights are not given."""
+    seen, _ = self.self_attn(hidden_states=hidden_states, attention_mask=attention_mask,
+                             encoder_hidden_states=hidden_states, **options)  # fmt: skip
+    hidden_states = self.self_attn_layer_norm(hidden_states + seen)
+    inner = _product(hidden_states, self.fc1.weight, self.fc1.bias, "relu")
+    out = _product(inner, self.fc2.weight, self.fc2.bias, residual=hidden_states)
+    return (self.final_layer_norm(out),)
 
 
 def _deformable_attention(
@@ -95,7 +175,8 @@ def _swin_layer(
     always_partition: bool = False, **options: Any,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     kernels, attention = _kernels(hidden_states), self.attention
-    fits = (self.window_size**2 <= ROOM and attention.head_dim in (16, 32, 64, 128)
+    fits = (attention.config.hidden_act == "gelu" and self.window_size**2 <= ROOM
+            and attention.head_dim in (16, 32, 64, 128)
             and (always_partition or min(input_dimensions) > self.window_size))  # fmt: skip
     if kernels is None or not fits:
         return SwinLayer.forward(self, hidden_states, input_dimensions, always_partition,
@@ -105,12 +186,14 @@ def _swin_layer(
     # Of a token of the padding, which is zero, these are query, key and value.
     bias = torch.cat([part.bias for part in parts])
     seen = kernels.window_attention(
-        F.linear(self.layernorm_before(hidden_states), weight, bias), bias,
+        _product(self.layernorm_before(hidden_states), weight, bias), bias,
         attention.relative_position_bias()[0], tuple(input_dimensions), self.window_size,
         self.shift_size, attention.scaling,
     )  # fmt: skip
-    hidden_states = hidden_states + attention.o_proj(seen)
-    return hidden_states + self.mlp(self.layernorm_after(hidden_states)), None
+    out, first, second = attention.o_proj, self.mlp.fc1, self.mlp.fc2
+    hidden_states = _product(seen, out.weight, out.bias, residual=hidden_states)
+    inner = _product(self.layernorm_after(hidden_states), first.weight, first.bias, "gelu")
+    return _product(inner, second.weight, second.bias, residual=hidden_states), None
 
 
 def _sine(self: Any, shape: torch.Size, device: torch.device, dtype: torch.dtype,
@@ -131,7 +214,7 @@ def _cross_attention(
     attn_mask: (B, 1, Q, K), True where a query does not look.
     """
     weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-    q, k, v = (F.linear(x, w, b).unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0, 3)
+    q, k, v = (_product(x, w, b).unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0, 3)
                for x, w, b in zip((query, key, value), weights, biases, strict=True))  # fmt: skip
     seen = F.scaled_dot_product_attention(q, k, v, attn_mask=~attn_mask)
     return self.out_proj(seen.permute(2, 0, 1, 3).flatten(2)), None
@@ -174,5 +257,6 @@ def _elsewhere(logits: Tensor) -> Tensor:
 
 
 FORWARDS: dict[type[nn.Module], Callable[..., Any]] = {
-    Deformable: _deformable_attention, SwinLayer: _swin_layer, Decoder: _decoder, Sine: _sine,
+    Deformable: _deformable_attention, EncoderLayer: _encoder_layer, SwinLayer: _swin_layer,
+    Decoder: _decoder, Sine: _sine, CLIPMLP: _clip_mlp, nn.Linear: _linear,
 }  # fmt: skip

@@ -24,26 +24,27 @@ CONFIGS = [triton.Config({"ROWS": rows, "COLUMNS": columns, "DEPTH": 32}, num_wa
                                                 (128, 64, 4, 3))]  # fmt: skip
 GROUP = 8
 """Blocks of rows whose blocks of columns are computed one after another, for the cache."""
+DEEP = 256
 
 
-@triton.autotune(CONFIGS, key=["columns", "INNER"])
+@triton.autotune(CONFIGS, key=["DEEPER"])
 @triton.jit
 def _linear(
-    x, weight, bias, out, rows, columns,
-    INNER: tl.constexpr, ACTIVATION: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    x, weight, bias, residual, out, rows, columns, depth,
+    DEEPER: tl.constexpr, ACTIVATION: tl.constexpr, ADD: tl.constexpr, GROUP: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """A block of `ROWS` by `COLUMNS`; `INNER` is a multiple of `DEPTH`."""
+    """A block of `ROWS` by `COLUMNS`; depth is a multiple of `DEPTH`."""
     number, down, across = tl.program_id(0), tl.cdiv(rows, ROWS), tl.cdiv(columns, COLUMNS)
     first = number // (GROUP * across) * GROUP
     high = tl.minimum(down - first, GROUP)
     row = (first + number % (GROUP * across) % high) * ROWS + tl.arange(0, ROWS)
     column = number % (GROUP * across) // high * COLUMNS + tl.arange(0, COLUMNS)
     step = tl.arange(0, DEPTH)
-    left = x + (row % rows).to(tl.int64)[:, None] * INNER + step[None, :]
-    right = weight + (column % columns)[None, :] * INNER + step[:, None]
+    left = x + (row % rows).to(tl.int64)[:, None] * depth + step[None, :]
+    right = weight + (column % columns)[None, :] * depth + step[:, None]
     summed = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for _ in range(0, INNER, DEPTH):
+    for _ in range(0, depth, DEPTH):
         summed = tl.dot(tl.load(left), tl.load(right), summed, input_precision="tf32x3")
         left += DEPTH
         right += DEPTH
@@ -52,20 +53,30 @@ def _linear(
         summed = 0.5 * summed * (1 + tl.erf(summed * 0.7071067811865476))
     if ACTIVATION == "relu":
         summed = tl.maximum(summed, 0.0)
-    target = out + row.to(tl.int64)[:, None] * columns + column[None, :]
-    tl.store(target, summed, mask=(row < rows)[:, None] & (column < columns)[None, :])
+    if ACTIVATION == "quick_gelu":
+        summed = summed * tl.sigmoid(1.702 * summed)
+    at = row.to(tl.int64)[:, None] * columns + column[None, :]
+    there = (row < rows)[:, None] & (column < columns)[None, :]
+    if ADD:
+        summed += tl.load(residual + at, mask=there, other=0.0)
+    tl.store(out + at, summed, mask=there)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "") -> Tensor:
-    """activation(x weight^T + bias), (..., N) float32.
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor, activation: str = "", residual: Tensor | None = None
+) -> Tensor:
+    """activation(x weight^T + bias) + residual, (..., N) float32.
 
-    x: (..., K) and weight: (N, K) float32, K a multiple of 32. activation: "", "gelu" or "relu".
+    x: (..., K) and weight: (N, K) float32, K a multiple of 32. activation: "", "gelu", "relu" or
+    "quick_gelu". residual: (..., N).
     """
     flat = x.reshape(-1, x.shape[-1]).contiguous()
-    rows, columns = len(flat), len(weight)
-    out = torch.empty(rows, columns, dtype=x.dtype, device=x.device)
+    (rows, depth), columns = flat.shape, len(weight)
+    out = torch.empty(*x.shape[:-1], columns, dtype=x.dtype, device=x.device)
     grid = lambda chosen: (triton.cdiv(rows, chosen["ROWS"])  # noqa: E731
                            * triton.cdiv(columns, chosen["COLUMNS"]),)  # fmt: skip
-    _linear[grid](flat, weight.contiguous(), bias, out, rows, columns,
-                  INNER=x.shape[-1], ACTIVATION=activation, GROUP=GROUP)  # fmt: skip
-    return out.unflatten(0, x.shape[:-1])
+    added = bias if residual is None else residual.contiguous()
+    _linear[grid](flat, weight.contiguous(), bias, added, out, rows, columns, depth,
+                  DEEPER=depth >= DEEP, ACTIVATION=activation, ADD=residual is not None,
+                  GROUP=GROUP)  # fmt: skip
+    return out
