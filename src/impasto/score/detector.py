@@ -19,7 +19,7 @@ picture has more than 2^24 pixels: `images.MAX_PIXELS`.) The Q best are chosen b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,15 +161,27 @@ class Mask2FormerDetector:
     @torch.inference_mode()
     def detect_wanted(self, images: Tensor, wanted: Sequence[Wanted]) -> list[list[Found]]:
         """The objects of each picture that `wanted` names, in no particular order."""
-        size = (images.shape[-2], images.shape[-1])
-        passes = (self.predict(part) for part in images.split(self.batch))
-        if self.device.type != "cuda":
-            rows = (row for one in passes for row in one)
-            return [self._found(c, m, size, one)
-                    for (c, m), one in zip(rows, wanted, strict=True)]  # fmt: skip
-        # All passes are launched before the first result is waited for, and those come together.
-        logits, masks = zip(*(map(torch.stack, zip(*one, strict=True)) for one in passes),
-                            strict=True)  # fmt: skip
+        return self.detect_parts(images.split(self.batch), wanted)
+
+    @torch.inference_mode()
+    def detect_parts(self, parts: Iterable[Tensor], wanted: Sequence[Wanted]
+                     ) -> list[list[Found]]:  # fmt: skip
+        """`detect_wanted` of pictures of one size that come in parts, each for one pass."""
+        size = (0, 0)
+        passes: list[list[Tensor]] = []
+        found: list[list[Found]] = []
+        for part in parts:
+            size = (part.shape[-2], part.shape[-1])
+            rows = self.predict(part)
+            if self.device.type == "cuda":
+                passes.append([torch.stack(column) for column in zip(*rows, strict=True)])
+            else:
+                found += [self._found(c, m, size, one) for (c, m), one
+                          in zip(rows, wanted[len(found) :], strict=False)]  # fmt: skip
+        if not passes:
+            return found
+        # All passes were launched before the first result is waited for; they come together.
+        logits, masks = zip(*passes, strict=True)
         return self._together(torch.cat(logits), masks, size, wanted)
 
     @torch.inference_mode()
@@ -178,9 +190,7 @@ class Mask2FormerDetector:
 
         On a GPU nothing is waited for.
         """
-        down = self.device.type == "cuda" and images.device.type == "cpu"
-        there = (images.pin_memory() if down else images).to(self.device, non_blocking=down)
-        out = self.model(pixel_values=self.preprocess(there))
+        out = self.model(pixel_values=self.preprocess(images.to(self.device)))
         return list(zip(out.class_queries_logits.float(), out.masks_queries_logits.float(),
                         strict=True))  # fmt: skip
 

@@ -16,7 +16,8 @@ what comes out is the same up to rounding:
 The kernels need Triton (it comes with torch for CUDA) and tensors on a GPU; elsewhere the two
 attentions are transformers' own. Only for inference: training needs the masks of every layer.
 
-Within `split_products`, float32 products of linear layers (here and in a `lean_clip`) are three
+Within `split_products`, float32 products of linear layers (here and in a `lean_clip`) and of the
+3 x 3 convolution are three
 products of TF32 (`score.products`), whose error is no larger than that of torch's own.
 """
 
@@ -112,10 +113,7 @@ def _product(
     residual: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """activation(x weight^T + bias) + residual."""
-    split = (_split.get() and has_kernels(x.device) and x.dtype == weight.dtype == torch.float32
-             and not torch.is_autocast_enabled("cuda") and x.shape[-1] % 32 == 0
-             and x.shape[:-1].numel() >= ROWS)  # fmt: skip
-    if split and bias is not None:
+    if bias is not None and x.shape[:-1].numel() >= ROWS and _splits(x, weight):
         from impasto.score import products
 
         return products.linear(x, weight, bias, activation, residual)
@@ -123,8 +121,24 @@ def _product(
     return out if residual is None else residual + out
 
 
+def _splits(x: Tensor, weight: Tensor) -> bool:
+    return (_split.get() and has_kernels(x.device) and x.dtype == weight.dtype == torch.float32
+            and not torch.is_autocast_enabled("cuda") and weight.shape[1] % 32 == 0)  # fmt: skip
+
+
 def _linear(self: nn.Linear, x: Tensor) -> Tensor:
     return _product(x, self.weight, self.bias)
+
+
+def _convolution(self: nn.Conv2d, x: Tensor) -> Tensor:
+    plain = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
+    if plain != ((3, 3), (1, 1), (1, 1), (1, 1), 1) or self.bias is not None:
+        return nn.Conv2d.forward(self, x)
+    if not _splits(x, self.weight):
+        return nn.Conv2d.forward(self, x)
+    from impasto.score import products
+
+    return products.convolution(x, self.weight)
 
 
 def _clip_mlp(self: Any, hidden_states: Tensor) -> Tensor:
@@ -259,4 +273,5 @@ def _elsewhere(logits: Tensor) -> Tensor:
 FORWARDS: dict[type[nn.Module], Callable[..., Any]] = {
     Deformable: _deformable_attention, EncoderLayer: _encoder_layer, SwinLayer: _swin_layer,
     Decoder: _decoder, Sine: _sine, CLIPMLP: _clip_mlp, nn.Linear: _linear,
+    nn.Conv2d: _convolution,
 }  # fmt: skip

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from impasto.score.base import Seen
+from impasto.score.base import Found, Seen
 from impasto.score.geneval import Details, GenEvalScorer, Rule, T
 from impasto.score.lean import has_kernels, split_products
 from impasto.score.verdict import Thresholds
@@ -110,10 +110,25 @@ class OfficialScorer(GenEvalScorer):
     def _batch(
         self, images: Tensor, specs: Sequence[Spec], rule: Rule[T]
     ) -> list[tuple[T, tuple[Seen, ...]]]:
-        if self.detector.device.type == "cuda":  # once, for the detector and the crops
-            images = images.to(self.detector.device)
         with self.precision():
             return super()._batch(images, specs, rule)
+
+    def _detected(
+        self, images: Tensor, specs: Sequence[Spec]
+    ) -> tuple[list[list[Found]], Sequence[Tensor] | Tensor]:
+        """On a GPU, pictures go up once for detector and crops, a part while another is seen."""
+        device = self.detector.device
+        if device.type != "cuda" or images.is_cuda:
+            return super()._detected(images, specs)
+        there: list[Tensor] = []
+
+        def parts() -> Iterator[Tensor]:
+            for part in images.split(self.detector.batch):
+                up = part.pin_memory().to(device, non_blocking=True)
+                there.extend(up)
+                yield up
+
+        return self.detector.detect_parts(parts(), self._hints(specs)), there
 
     def self_test(self) -> None:
         """Are both networks trained? `score.trained` says what that can and cannot find.
