@@ -136,11 +136,11 @@ def test_the_kernels_are_interpreted():
     pytest.importorskip("triton")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-k",
-         "is_transformers or is_swins", __file__],
+         "is_transformers or is_swins or is_torchs", __file__],
         env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
-    assert done.returncode == 0 and done.stdout.startswith("... "), done.stdout + done.stderr
+    assert done.returncode == 0 and done.stdout.startswith(".... "), done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -181,3 +181,12 @@ def test_window_attention_is_swins(kernels, shift, monkeypatch):
     monkeypatch.setattr(lean_module, "_kernels", lambda _: kernels)
     got, _ = lean_module._swin_layer(layer, tokens, (5, 7), always_partition=True)
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_layer_norm_is_torchs(kernels):
+    x, norm = 3 * torch.randn(7, 5, 24) + 1, torch.nn.LayerNorm(24)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    got = kernels.layer_norm(x, norm.weight, norm.bias, norm.eps, torch.float32)
+    torch.testing.assert_close(got, norm(x), atol=1e-5, rtol=0)

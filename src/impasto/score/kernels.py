@@ -30,7 +30,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["deformable_attention", "window_attention"]
+__all__ = ["deformable_attention", "layer_norm", "window_attention"]
 
 
 @triton.jit
@@ -184,4 +184,33 @@ def window_attention(
         across, scale, HEADS=heads, WIDTH=width, WINDOW=window, SHIFT=shift,
         ROOM=max(16, triton.next_power_of_2(window**2)), PRECISION="tf32x3", num_warps=4,
     )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _layer_norm(
+    x, weight, bias, out, rows, columns, eps, ROOM: tl.constexpr, BLOCK: tl.constexpr
+):
+    row, column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, ROOM)
+    there = (row < rows)[:, None] & (column < columns)[None, :]
+    at = row.to(tl.int64)[:, None] * columns + column[None, :]
+    value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+    value -= (tl.sum(value, 1) / columns)[:, None]
+    value = tl.where(there, value, 0.0)
+    value *= tl.rsqrt(tl.sum(value * value, 1) / columns + eps)[:, None]
+    scale = tl.load(weight + column, mask=column < columns, other=0.0)
+    shift = tl.load(bias + column, mask=column < columns, other=0.0)
+    tl.store(out + at, (value * scale[None, :] + shift[None, :]).to(out.dtype.element_ty),
+             mask=there)  # fmt: skip
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """The layer norm of x (..., C) in `dtype`, computed in float32."""
+    columns = x.shape[-1]
+    rows = x.numel() // columns
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    room = triton.next_power_of_2(columns)
+    block = max(1, 4096 // room)
+    _layer_norm[triton.cdiv(rows, block),](x.contiguous(), weight, bias, out, rows, columns, eps,
+                                           ROOM=room, BLOCK=block, num_warps=4)  # fmt: skip
     return out

@@ -6,7 +6,7 @@ what comes out is the same up to rounding:
 
     deformable attention    one kernel (`score.kernels`) for softmax, places, gathering and sum
     Swin's layers           one product for q, k, v; windows are read where they lie, by a kernel
-    activations, residuals  added to the products that they follow, within `split_products`
+    activations, residuals  added to the products that they follow, by a kernel
     transformer decoder     masks between layers at the attended level's size only, as resizing is
                             linear:  resize(sum_c e_qc F_c) = sum_c e_qc resize(F_c)
                             and full masks and classes of the last layer alone
@@ -113,12 +113,30 @@ def _product(
     residual: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """activation(x weight^T + bias) + residual."""
-    if bias is not None and x.shape[:-1].numel() >= ROWS and _splits(x, weight):
+    half = _halves(x.device)
+    follows = bool(activation) or residual is not None
+    if bias is not None and x.shape[:-1].numel() >= ROWS and (
+            _splits(x, weight) or (half and follows)):  # fmt: skip
         from impasto.score import products
 
+        if half:
+            x, weight = x.bfloat16(), weight.bfloat16()
         return products.linear(x, weight, bias, activation, residual)
     out = ACTIVATIONS[activation](F.linear(x, weight, bias))
     return out if residual is None else residual + out
+
+
+def _halves(device: torch.device) -> bool:
+    """Whether linear layers run in bfloat16 there, and the kernels too."""
+    return (has_kernels(device) and torch.is_autocast_enabled("cuda")
+            and torch.get_autocast_dtype("cuda") == torch.bfloat16)  # fmt: skip
+
+
+def _normed(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """The layer norm that a linear layer looks at: in its type, which autocast would copy into."""
+    if (kernels := _kernels(x)) is None or not _halves(x.device):
+        return norm(x)
+    return kernels.layer_norm(x, norm.weight, norm.bias, norm.eps, torch.bfloat16)
 
 
 def _splits(x: Tensor, weight: Tensor) -> bool:
@@ -200,13 +218,14 @@ def _swin_layer(
     # Of a token of the padding, which is zero, these are query, key and value.
     bias = torch.cat([part.bias for part in parts])
     seen = kernels.window_attention(
-        _product(self.layernorm_before(hidden_states), weight, bias), bias,
+        _product(_normed(self.layernorm_before, hidden_states), weight, bias), bias,
         attention.relative_position_bias()[0], tuple(input_dimensions), self.window_size,
         self.shift_size, attention.scaling,
     )  # fmt: skip
     out, first, second = attention.o_proj, self.mlp.fc1, self.mlp.fc2
     hidden_states = _product(seen, out.weight, out.bias, residual=hidden_states)
-    inner = _product(self.layernorm_after(hidden_states), first.weight, first.bias, "gelu")
+    after = _normed(self.layernorm_after, hidden_states)
+    inner = _product(after, first.weight, first.bias, "gelu")
     return _product(inner, second.weight, second.bias, residual=hidden_states), None
 
 

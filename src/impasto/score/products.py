@@ -1,11 +1,14 @@
-"""Products of float32 on tensor cores, each as three products of TF32 (Ootomo & Yokota 2022).
+"""Linear layers with what follows them, and float32 products on tensor cores.
+
+A product of float32 is three of TF32 (Ootomo & Yokota 2022):
 
     x = x' + x'' + e,   w = w' + w'' + e       x', x'' with 11 bits each, |e| <= 2^-22 |x|
     y = sum_k x'_k w'_k + x'_k w''_k + x''_k w'_k + b
 
 with float32 sums: what is left out, x'' w'', is of the order of a float32 product's own rounding.
 Measured on an H100, the mean error of a layer is half of torch's float32 product's.
-No TF32 in the sense of torch's switch, which keeps x' w' alone (2^-11).
+No TF32 in the sense of torch's switch, which keeps x' w' alone (2^-11). Products of bfloat16 are
+plain ones. Activation and residual are added to the sums before they are rounded and stored.
 """
 
 # ruff: noqa: ANN001, ANN202, PLR0917 (a kernel's arguments are pointers and numbers)
@@ -19,23 +22,27 @@ from torch import Tensor
 
 __all__ = ["convolution", "linear"]
 
-CONFIGS = [triton.Config({"ROWS": rows, "COLUMNS": columns, "DEPTH": 32}, num_warps=warps,
-                         num_stages=stages)
-           for rows, columns, warps, stages in ((128, 128, 8, 3), (128, 128, 4, 2),
-                                                (128, 64, 4, 3), (128, 256, 8, 3))]  # fmt: skip
+def _configs(depth: int, sizes: tuple[tuple[int, int, int, int], ...]) -> list[triton.Config]:
+    """Of (rows, columns, warps, stages)."""
+    return [triton.Config({"ROWS": rows, "COLUMNS": columns, "DEPTH": depth}, num_warps=warps,
+                          num_stages=stages)
+            for rows, columns, warps, stages in sizes]  # fmt: skip
+
+
+CONFIGS = _configs(32, ((128, 128, 8, 3), (128, 128, 4, 2), (128, 64, 4, 3), (128, 256, 8, 3)))
+HALVES = _configs(64, ((128, 256, 8, 3), (128, 128, 8, 3), (128, 128, 4, 4)))
 GROUP = 8
 """Blocks of rows whose blocks of columns are computed one after another, for the cache."""
 DEEP = 256
 
 
-@triton.autotune(CONFIGS, key=["DEEPER"])
 @triton.jit
 def _linear(
     x, weight, bias, residual, out, rows, columns, depth,
     DEEPER: tl.constexpr, ACTIVATION: tl.constexpr, ADD: tl.constexpr, GROUP: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """A block of `ROWS` by `COLUMNS`; depth is a multiple of `DEPTH`."""
+    """A block of `ROWS` by `COLUMNS`, of float32 or halves; sums are float32."""
     number, down, across = tl.program_id(0), tl.cdiv(rows, ROWS), tl.cdiv(columns, COLUMNS)
     first = number // (GROUP * across) * GROUP
     high = tl.minimum(down - first, GROUP)
@@ -45,11 +52,14 @@ def _linear(
     left = x + (row % rows).to(tl.int64)[:, None] * depth + step[None, :]
     right = weight + (column % columns)[None, :] * depth + step[:, None]
     summed = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for _ in range(0, depth, DEPTH):
-        summed = tl.dot(tl.load(left), tl.load(right), summed, input_precision="tf32x3")
+    for done in range(0, depth, DEPTH):
+        real = step < depth - done
+        summed = tl.dot(tl.load(left, mask=real[None, :], other=0.0),
+                        tl.load(right, mask=real[:, None], other=0.0), summed,
+                        input_precision="tf32x3")  # fmt: skip
         left += DEPTH
         right += DEPTH
-    summed += tl.load(bias + column % columns)[None, :]
+    summed += tl.load(bias + column % columns).to(tl.float32)[None, :]
     if ACTIVATION == "gelu":
         summed = 0.5 * summed * (1 + tl.erf(summed * 0.7071067811865476))
     if ACTIVATION == "relu":
@@ -59,27 +69,33 @@ def _linear(
     at = row.to(tl.int64)[:, None] * columns + column[None, :]
     there = (row < rows)[:, None] & (column < columns)[None, :]
     if ADD:
-        summed += tl.load(residual + at, mask=there, other=0.0)
-    tl.store(out + at, summed, mask=there)
+        summed += tl.load(residual + at, mask=there, other=0.0).to(tl.float32)
+    tl.store(out + at, summed.to(out.dtype.element_ty), mask=there)
+
+
+_of_floats = triton.autotune(CONFIGS, key=["DEEPER"])(_linear)
+_of_halves = triton.autotune(HALVES, key=["DEEPER"])(_linear)
 
 
 def linear(
     x: Tensor, weight: Tensor, bias: Tensor, activation: str = "", residual: Tensor | None = None
 ) -> Tensor:
-    """activation(x weight^T + bias) + residual, (..., N) float32.
+    """activation(x weight^T + bias) + residual, (..., N) as x, or as the residual where there is.
 
-    x: (..., K) and weight: (N, K) float32, K a multiple of 32. activation: "", "gelu", "relu" or
-    "quick_gelu". residual: (..., N).
+    x: (..., K) and weight: (N, K), both float32 or both bfloat16. activation: "", "gelu", "relu"
+    or "quick_gelu". residual: (..., N).
     """
     flat = x.reshape(-1, x.shape[-1]).contiguous()
     (rows, depth), columns = flat.shape, len(weight)
-    out = torch.empty(*x.shape[:-1], columns, dtype=x.dtype, device=x.device)
+    dtype = x.dtype if residual is None else residual.dtype
+    out = torch.empty(*x.shape[:-1], columns, dtype=dtype, device=x.device)
     grid = lambda chosen: (triton.cdiv(rows, chosen["ROWS"])  # noqa: E731
                            * triton.cdiv(columns, chosen["COLUMNS"]),)  # fmt: skip
     added = bias if residual is None else residual.contiguous()
-    _linear[grid](flat, weight.contiguous(), bias, added, out, rows, columns, depth,
-                  DEEPER=depth >= DEEP, ACTIVATION=activation, ADD=residual is not None,
-                  GROUP=GROUP)  # fmt: skip
+    kernel = _of_floats if x.dtype == torch.float32 else _of_halves
+    kernel[grid](flat, weight.contiguous(), bias, added, out, rows, columns, depth,
+                 DEEPER=depth >= DEEP, ACTIVATION=activation, ADD=residual is not None,
+                 GROUP=GROUP)  # fmt: skip
     return out
 
 
