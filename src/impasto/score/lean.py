@@ -10,6 +10,7 @@ what comes out is the same up to rounding:
     transformer decoder     masks between layers at the attended level's size only, as resizing is
                             linear:  resize(sum_c e_qc F_c) = sum_c e_qc resize(F_c)
                             and full masks and classes of the last layer alone
+    layer norms             several rows at a time, in the type that is read next
     cross attention         fused; its weights, which nobody reads, are not kept
     sine embeddings         of one picture, for all
 
@@ -133,10 +134,17 @@ def _halves(device: torch.device) -> bool:
 
 
 def _normed(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """The layer norm that a linear layer looks at: in its type, which autocast would copy into."""
-    if (kernels := _kernels(x)) is None or not _halves(x.device):
-        return norm(x)
-    return kernels.layer_norm(x, norm.weight, norm.bias, norm.eps, torch.bfloat16)
+    """The layer norm that linear layers look at: in their type, which autocast would copy into."""
+    return _layer_norm(norm, x, torch.bfloat16 if _halves(x.device) else None)
+
+
+def _layer_norm(self: nn.LayerNorm, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """In `dtype`, default float32 under autocast, as torch's, and x's own without."""
+    kernels = _kernels(x)
+    if kernels is None or len(self.normalized_shape) != 1 or self.bias is None:
+        return nn.LayerNorm.forward(self, x)
+    usual = torch.float32 if torch.is_autocast_enabled("cuda") else x.dtype
+    return kernels.layer_norm(x, self.weight, self.bias, self.eps, dtype or usual)
 
 
 def _splits(x: Tensor, weight: Tensor) -> bool:
@@ -292,5 +300,5 @@ def _elsewhere(logits: Tensor) -> Tensor:
 FORWARDS: dict[type[nn.Module], Callable[..., Any]] = {
     Deformable: _deformable_attention, EncoderLayer: _encoder_layer, SwinLayer: _swin_layer,
     Decoder: _decoder, Sine: _sine, CLIPMLP: _clip_mlp, nn.Linear: _linear,
-    nn.Conv2d: _convolution,
+    nn.Conv2d: _convolution, nn.LayerNorm: _layer_norm,
 }  # fmt: skip

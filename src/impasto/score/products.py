@@ -29,8 +29,8 @@ def _configs(depth: int, sizes: tuple[tuple[int, int, int, int], ...]) -> list[t
             for rows, columns, warps, stages in sizes]  # fmt: skip
 
 
-CONFIGS = _configs(32, ((128, 128, 8, 3), (128, 128, 4, 2), (128, 64, 4, 3), (128, 256, 8, 3)))
-HALVES = _configs(64, ((128, 256, 8, 3), (128, 128, 8, 3), (128, 128, 4, 4)))
+CONFIGS = _configs(32, ((128, 128, 8, 3), (128, 128, 4, 2), (128, 64, 4, 3)))
+HALVES = _configs(64, ((128, 256, 8, 3), (128, 128, 8, 3)))
 GROUP = 8
 """Blocks of rows whose blocks of columns are computed one after another, for the cache."""
 DEEP = 256
