@@ -18,8 +18,8 @@ The kernels need Triton (it comes with torch for CUDA) and tensors on a GPU; els
 attentions are transformers' own. Only for inference: training needs the masks of every layer.
 
 Within `split_products`, float32 products of linear layers (here and in a `lean_clip`) and of the
-3 x 3 convolution are three
-products of TF32 (`score.products`), whose error is no larger than that of torch's own.
+3 x 3 convolution are three products of TF32 (`score.products`), whose error is no larger than that
+of torch's own.
 """
 
 from __future__ import annotations
@@ -195,15 +195,18 @@ def _deformable_attention(
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """The attention masks are not looked at: the pixel decoder masks nothing."""
     kernels = _kernels(hidden_states)
-    if kernels is None or output_attentions:
+    if kernels is None or output_attentions or encoder_hidden_states is not hidden_states:
         return Deformable.forward(
             self, hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask,
             position_embeddings, reference_points, spatial_shapes_list, level_start_index,
             output_attentions)  # fmt: skip
-    asked = self.with_pos_embed(hidden_states, position_embeddings)
+    # Queries and values are the same tokens, and the embeddings of all pictures are one.
+    tokens = hidden_states.bfloat16() if _halves(hidden_states.device) else hidden_states
+    asked = tokens if position_embeddings is None else (
+        tokens + position_embeddings[:1].to(tokens.dtype))  # fmt: skip
     heads, samples = self.n_heads, (self.n_levels, self.n_points)
     seen = kernels.deformable_attention(
-        self.value_proj(encoder_hidden_states).unflatten(-1, (heads, -1)), spatial_shapes_list,
+        self.value_proj(tokens).unflatten(-1, (heads, -1)), spatial_shapes_list,
         reference_points, self.sampling_offsets(asked).unflatten(-1, (heads, *samples, 2)),
         self.attention_weights(asked).unflatten(-1, (heads, *samples)),
     )  # fmt: skip
