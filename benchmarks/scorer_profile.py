@@ -101,7 +101,7 @@ def stages(scorer: OfficialScorer, images: torch.Tensor, specs: Sequence[Any], d
         out = clock.call("network", lambda: detector.model(pixel_values=ready))
         hints = [wanted(spec, scorer.thresholds, scorer.details) for spec in specs]
         found = clock.call("mask post-processing", lambda: detector._together(
-            out.class_queries_logits.float(), [out.masks_queries_logits.float()], size, hints))
+            out.class_queries_logits.float(), out.masks_queries_logits.float(), size, hints))
         kept = [kept_objects(f, s, scorer.thresholds) for f, s in zip(found, specs, strict=True)]
         asked = [(image, one) for image, spec, objects in zip(there, specs, kept, strict=True)
                  for one in needs_color(spec, objects)]  # fmt: skip

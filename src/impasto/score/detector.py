@@ -167,22 +167,32 @@ class Mask2FormerDetector:
     def detect_parts(self, parts: Iterable[Tensor], wanted: Sequence[Wanted]
                      ) -> list[list[Found]]:  # fmt: skip
         """`detect_wanted` of pictures of one size that come in parts, each for one pass."""
-        size = (0, 0)
-        passes: list[list[Tensor]] = []
+        if self.device.type == "cuda":
+            return self._beside(parts, wanted)
         found: list[list[Found]] = []
         for part in parts:
             size = (part.shape[-2], part.shape[-1])
-            rows = self.predict(part)
-            if self.device.type == "cuda":
-                passes.append([torch.stack(column) for column in zip(*rows, strict=True)])
-            else:
-                found += [self._found(c, m, size, one) for (c, m), one
-                          in zip(rows, wanted[len(found) :], strict=False)]  # fmt: skip
-        if not passes:
-            return found
-        # All passes were launched before the first result is waited for; they come together.
-        logits, masks = zip(*passes, strict=True)
-        return self._together(torch.cat(logits), masks, size, wanted)
+            found += [self._found(c, m, size, one) for (c, m), one
+                      in zip(self.predict(part), wanted[len(found) :], strict=False)]  # fmt: skip
+        return found
+
+    def _beside(self, parts: Iterable[Tensor], wanted: Sequence[Wanted]) -> list[list[Found]]:
+        """On a GPU: all passes are launched, and each is post-processed while later ones run."""
+        passes = []
+        for part in parts:
+            logits, masks = (torch.stack(rows) for rows in zip(*self.predict(part), strict=True))
+            done = torch.cuda.Event()
+            done.record()
+            passes.append((logits, masks, (part.shape[-2], part.shape[-1]), done))
+        found: list[list[Found]] = []
+        # What is read here is waited for here, so no pass can be given its memory too early.
+        beside = torch.cuda.Stream(self.device, priority=-1)
+        with torch.cuda.stream(beside):
+            for logits, masks, size, done in passes:
+                beside.wait_event(done)
+                own = wanted[len(found) : len(found) + len(logits)]
+                found += self._together(logits, masks, size, own)
+        return found
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -217,35 +227,30 @@ class Mask2FormerDetector:
         self, logits: Tensor, masks: Tensor, size: tuple[int, int], wanted: Wanted = EVERYTHING
     ) -> list[Found]:
         """Post-process one picture: logits (Q, C + 1), masks (Q, h, w)."""
-        return self._together(logits[None], [masks[None]], size, [wanted])[0]
+        return self._together(logits[None], masks[None], size, [wanted])[0]
 
     def _together(
-        self, logits: Tensor, masks: Sequence[Tensor], size: tuple[int, int],
-        wanted: Sequence[Wanted],
-    ) -> list[list[Found]]:  # fmt: skip
-        """Post-process B pictures: logits (B, Q, C + 1), masks (b, Q, h, w) of B in all."""
+        self, logits: Tensor, masks: Tensor, size: tuple[int, int], wanted: Sequence[Wanted]
+    ) -> list[list[Found]]:
+        """Post-process pictures: logits (B, Q, C + 1), masks (B, Q, h, w)."""
         rows = [self._rows(best, one)
                 for best, one in zip(self._best(logits), wanted, strict=True)]  # fmt: skip
+        keys = [(k, query) for k, own in enumerate(rows)
+                for query in sorted({query for _, query, _ in own})]  # fmt: skip
+        shown = {(k, query) for k, own in enumerate(rows) for _, query, c in own
+                 if (of := wanted[k].masks) is None or c in of}  # fmt: skip
         planes: dict[Key, Plane] = {}
-        start = 0
-        for part in masks:
-            keys = [(k, query) for k in range(start, start + len(part))
-                    for query in sorted({query for _, query, _ in rows[k]})]  # fmt: skip
-            shown = {(k, query) for k in range(start, start + len(part)) for _, query, c in rows[k]
-                     if (of := wanted[k].masks) is None or c in of}  # fmt: skip
-            count = len(keys) if len(part) == 1 else max(16, PIXELS // (size[0] * size[1]))
-            for some in (keys[at : at + count] for at in range(0, len(keys), max(count, 1))):
-                planes |= self._planes(part, start, some, size, shown)
-            start += len(part)
-        return [_objects(k, of, one.above, planes)
-                for k, (of, one) in enumerate(zip(rows, wanted, strict=True))]  # fmt: skip
+        count = len(keys) if len(rows) == 1 else max(16, PIXELS // (size[0] * size[1]))
+        for at in range(0, len(keys), max(count, 1)):
+            planes |= self._planes(masks, keys[at : at + count], size, shown)
+        return [_objects(k, own, one.above, planes)
+                for k, (own, one) in enumerate(zip(rows, wanted, strict=True))]  # fmt: skip
 
     def _planes(
-        self, masks: Tensor, start: int, keys: Sequence[Key], size: tuple[int, int],
-        shown: Collection[Key],
-    ) -> dict[Key, Plane]:  # fmt: skip
-        """The masks `keys` of pictures from `start` on, at `size`; kept where they are `shown`."""
-        index = torch.tensor([(k - start) * masks.shape[1] + query for k, query in keys])
+        self, masks: Tensor, keys: Sequence[Key], size: tuple[int, int], shown: Collection[Key]
+    ) -> dict[Key, Plane]:
+        """The masks `keys` at `size`; kept where they are `shown`."""
+        index = torch.tensor([k * masks.shape[1] + query for k, query in keys])
         chosen = masks.flatten(0, 1)[index.to(masks.device)]
         inside, mask_score = _mask_scores(self.masks_at(chosen, size))
         numbers = torch.cat([tight_boxes(inside), mask_score[:, None]], 1).tolist()
