@@ -33,14 +33,15 @@ CONFIGS = _configs(32, ((128, 128, 8, 3), (128, 128, 4, 2), (128, 64, 4, 3)))
 HALVES = _configs(64, ((128, 256, 8, 3), (128, 128, 8, 3)))
 GROUP = 8
 """Blocks of rows whose blocks of columns are computed one after another, for the cache."""
-DEEP = 256
+DEEP, EVEN = 256, 64
+"""Depths from which blocks are chosen anew; of which multiples need no mask."""
 
 
 @triton.jit
 def _linear(
     x, weight, bias, residual, out, rows, columns, depth,
-    DEEPER: tl.constexpr, ACTIVATION: tl.constexpr, ADD: tl.constexpr, GROUP: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    DEEPER: tl.constexpr, EVEN: tl.constexpr, ACTIVATION: tl.constexpr, ADD: tl.constexpr,
+    GROUP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """A block of `ROWS` by `COLUMNS`, of float32 or halves; sums are float32."""
     number, down, across = tl.program_id(0), tl.cdiv(rows, ROWS), tl.cdiv(columns, COLUMNS)
@@ -53,10 +54,13 @@ def _linear(
     right = weight + (column % columns)[None, :] * depth + step[:, None]
     summed = tl.zeros((ROWS, COLUMNS), tl.float32)
     for done in range(0, depth, DEPTH):
-        real = step < depth - done
-        summed = tl.dot(tl.load(left, mask=real[None, :], other=0.0),
-                        tl.load(right, mask=real[:, None], other=0.0), summed,
-                        input_precision="tf32x3")  # fmt: skip
+        if EVEN:
+            one, other = tl.load(left), tl.load(right)
+        else:
+            real = step < depth - done
+            one = tl.load(left, mask=real[None, :], other=0.0)
+            other = tl.load(right, mask=real[:, None], other=0.0)
+        summed = tl.dot(one, other, summed, input_precision="tf32x3")
         left += DEPTH
         right += DEPTH
     summed += tl.load(bias + column % columns).to(tl.float32)[None, :]
@@ -94,8 +98,8 @@ def linear(
     added = bias if residual is None else residual.contiguous()
     kernel = _of_floats if x.dtype == torch.float32 else _of_halves
     kernel[grid](flat, weight.contiguous(), bias, added, out, rows, columns, depth,
-                 DEEPER=depth >= DEEP, ACTIVATION=activation, ADD=residual is not None,
-                 GROUP=GROUP)  # fmt: skip
+                 DEEPER=depth >= DEEP, EVEN=depth % EVEN == 0, ACTIVATION=activation,
+                 ADD=residual is not None, GROUP=GROUP)  # fmt: skip
     return out
 
 
