@@ -16,7 +16,8 @@ from impasto.score import lean as lean_module
 from impasto.score.base import Found, Wanted
 from impasto.score.crop import color_crop, color_crops
 from impasto.score.detector import Mask2FormerDetector, detector_config
-from impasto.score.lean import has_kernels, lean, split_products
+from impasto.score.lean import lean
+from impasto.score.lean_layers import _split, has_kernels, split_products
 from impasto.score.mmdetection import inputs, masks_at
 from impasto.spec import CLASSES
 
@@ -82,7 +83,7 @@ def test_splitting_needs_a_gpu_and_is_undone(slim):
         with split_products():
             inside = slim(pixel_values=pixels).class_queries_logits
         assert torch.equal(inside, slim(pixel_values=pixels).class_queries_logits)
-    assert not lean_module._split.get()
+    assert not _split.get()
 
 
 # Pictures together, as on a GPU
@@ -179,7 +180,7 @@ def test_window_attention_is_swins(kernels, shift, monkeypatch):
         torch.nn.init.normal_(weight, std=0.3)
     tokens = torch.randn(2, 35, 32)
     expected, _ = layer(tokens, (5, 7), always_partition=True)
-    monkeypatch.setattr(lean_module, "_kernels", lambda _: kernels)
+    monkeypatch.setattr(lean_module, "kernels_of", lambda _: kernels)
     got, _ = lean_module._swin_layer(layer, tokens, (5, 7), always_partition=True)
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 

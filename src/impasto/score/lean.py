@@ -17,29 +17,27 @@ what comes out is the same up to rounding:
 The kernels need Triton (it comes with torch for CUDA) and tensors on a GPU; elsewhere the two
 attentions are transformers' own. Only for inference: training needs the masks of every layer.
 
-Within `split_products`, float32 products of linear layers (here and in a `lean_clip`) and of the
-3 x 3 convolution are three products of TF32 (`score.products`), whose error is no larger than that
-of torch's own.
+Linear layers, layer norms and the 3 x 3 convolution, here and in a `lean_clip`, are
+`score.lean_layers`'.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from importlib.util import find_spec
-from types import MethodType, ModuleType
+from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPModel, Mask2FormerForUniversalSegmentation
-from transformers.models.clip.modeling_clip import CLIPMLP
 from transformers.models.mask2former import modeling_mask2former as published
 from transformers.models.swin.modeling_swin import SwinLayer
 
-__all__ = ["has_kernels", "lean", "lean_clip", "split_products"]
+from impasto.score.lean_layers import FORWARDS as LAYERS
+from impasto.score.lean_layers import halves, kernels_of, normed, product
+
+__all__ = ["lean", "lean_clip"]
 
 Deformable = published.Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention
 Decoder = published.Mask2FormerMaskedAttentionDecoder
@@ -47,30 +45,6 @@ EncoderLayer = published.Mask2FormerPixelDecoderEncoderLayer
 Sine = published.Mask2FormerSinePositionEmbedding
 ROOM = 64
 """Tokens of a window that the kernel has room for."""
-ROWS = 1024
-"""Products of fewer rows are not worth a kernel of their own."""
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "": lambda x: x, "gelu": F.gelu, "relu": F.relu,
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-}  # fmt: skip
-_split: ContextVar[bool] = ContextVar("_split", default=False)
-
-
-def has_kernels(device: str | torch.device) -> bool:
-    """Whether `score.kernels` and `score.products` run there."""
-    return torch.device(device).type == "cuda" and find_spec("triton") is not None
-
-
-@contextmanager
-def split_products() -> Iterator[None]:
-    """float32 products of lean models by three of TF32, where `has_kernels`."""
-    token = _split.set(True)
-    try:
-        yield
-    finally:
-        _split.reset(token)
-
-
 def lean(model: Mask2FormerForUniversalSegmentation) -> Mask2FormerForUniversalSegmentation:
     """The model itself, for inference alone. Raises ValueError for one without auxiliary outputs.
 
@@ -100,80 +74,6 @@ def _replace(model: nn.Module) -> None:
             module.forward = MethodType(forward, module)  # type: ignore[method-assign]
 
 
-def _kernels(tensor: Tensor) -> ModuleType | None:
-    """`score.kernels` where they run."""
-    if not has_kernels(tensor.device):
-        return None
-    from impasto.score import kernels
-
-    return kernels
-
-
-def _product(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "",
-    residual: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """activation(x weight^T + bias) + residual."""
-    half = _halves(x.device)
-    follows = bool(activation) or residual is not None
-    if bias is not None and x.shape[:-1].numel() >= ROWS and (
-            _splits(x, weight) or (half and follows)):  # fmt: skip
-        from impasto.score import products
-
-        if half:
-            x, weight = x.bfloat16(), weight.bfloat16()
-        return products.linear(x, weight, bias, activation, residual)
-    out = ACTIVATIONS[activation](F.linear(x, weight, bias))
-    return out if residual is None else residual + out
-
-
-def _halves(device: torch.device) -> bool:
-    """Whether linear layers run in bfloat16 there, and the kernels too."""
-    return (has_kernels(device) and torch.is_autocast_enabled("cuda")
-            and torch.get_autocast_dtype("cuda") == torch.bfloat16)  # fmt: skip
-
-
-def _normed(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """The layer norm that linear layers look at: in their type, which autocast would copy into."""
-    return _layer_norm(norm, x, torch.bfloat16 if _halves(x.device) else None)
-
-
-def _layer_norm(self: nn.LayerNorm, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """In `dtype`, default float32 under autocast, as torch's, and x's own without."""
-    kernels = _kernels(x)
-    if kernels is None or len(self.normalized_shape) != 1 or self.bias is None:
-        return nn.LayerNorm.forward(self, x)
-    usual = torch.float32 if torch.is_autocast_enabled("cuda") else x.dtype
-    return kernels.layer_norm(x, self.weight, self.bias, self.eps, dtype or usual)
-
-
-def _splits(x: Tensor, weight: Tensor) -> bool:
-    return (_split.get() and has_kernels(x.device) and x.dtype == weight.dtype == torch.float32
-            and not torch.is_autocast_enabled("cuda") and weight.shape[1] % 32 == 0)  # fmt: skip
-
-
-def _linear(self: nn.Linear, x: Tensor) -> Tensor:
-    return _product(x, self.weight, self.bias)
-
-
-def _convolution(self: nn.Conv2d, x: Tensor) -> Tensor:
-    plain = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
-    if plain != ((3, 3), (1, 1), (1, 1), (1, 1), 1) or self.bias is not None:
-        return nn.Conv2d.forward(self, x)
-    if not _splits(x, self.weight):
-        return nn.Conv2d.forward(self, x)
-    from impasto.score import products
-
-    return products.convolution(x, self.weight)
-
-
-def _clip_mlp(self: Any, hidden_states: Tensor) -> Tensor:
-    if self.config.hidden_act not in ACTIVATIONS:
-        return CLIPMLP.forward(self, hidden_states)
-    inner = _product(hidden_states, self.fc1.weight, self.fc1.bias, self.config.hidden_act)
-    return self.fc2(inner)
-
-
 def _encoder_layer(
     self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **options: Any
 ) -> tuple[Tensor]:
@@ -181,8 +81,8 @@ def _encoder_layer(
     seen, _ = self.self_attn(hidden_states=hidden_states, attention_mask=attention_mask,
                              encoder_hidden_states=hidden_states, **options)  # fmt: skip
     hidden_states = self.self_attn_layer_norm(hidden_states + seen)
-    inner = _product(hidden_states, self.fc1.weight, self.fc1.bias, "relu")
-    out = _product(inner, self.fc2.weight, self.fc2.bias, residual=hidden_states)
+    inner = product(hidden_states, self.fc1.weight, self.fc1.bias, "relu")
+    out = product(inner, self.fc2.weight, self.fc2.bias, residual=hidden_states)
     return (self.final_layer_norm(out),)
 
 
@@ -194,14 +94,14 @@ def _deformable_attention(
     output_attentions: bool = False,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """The attention masks are not looked at: the pixel decoder masks nothing."""
-    kernels = _kernels(hidden_states)
+    kernels = kernels_of(hidden_states)
     if kernels is None or output_attentions or encoder_hidden_states is not hidden_states:
         return Deformable.forward(
             self, hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask,
             position_embeddings, reference_points, spatial_shapes_list, level_start_index,
             output_attentions)  # fmt: skip
     # Queries and values are the same tokens, and the embeddings of all pictures are one.
-    tokens = hidden_states.bfloat16() if _halves(hidden_states.device) else hidden_states
+    tokens = hidden_states.bfloat16() if halves(hidden_states.device) else hidden_states
     asked = tokens if position_embeddings is None else (
         tokens + position_embeddings[:1].to(tokens.dtype))  # fmt: skip
     heads, samples = self.n_heads, (self.n_levels, self.n_points)
@@ -217,7 +117,7 @@ def _swin_layer(
     self: Any, hidden_states: Tensor, input_dimensions: tuple[int, int],
     always_partition: bool = False, **options: Any,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    kernels, attention = _kernels(hidden_states), self.attention
+    kernels, attention = kernels_of(hidden_states), self.attention
     fits = (attention.config.hidden_act == "gelu" and self.window_size**2 <= ROOM
             and attention.head_dim in (16, 32, 64, 128)
             and (always_partition or min(input_dimensions) > self.window_size))  # fmt: skip
@@ -229,15 +129,15 @@ def _swin_layer(
     # Of a token of the padding, which is zero, these are query, key and value.
     bias = torch.cat([part.bias for part in parts])
     seen = kernels.window_attention(
-        _product(_normed(self.layernorm_before, hidden_states), weight, bias), bias,
+        product(normed(self.layernorm_before, hidden_states), weight, bias), bias,
         attention.relative_position_bias()[0], tuple(input_dimensions), self.window_size,
         self.shift_size, attention.scaling,
     )  # fmt: skip
     out, first, second = attention.o_proj, self.mlp.fc1, self.mlp.fc2
-    hidden_states = _product(seen, out.weight, out.bias, residual=hidden_states)
-    after = _normed(self.layernorm_after, hidden_states)
-    inner = _product(after, first.weight, first.bias, "gelu")
-    return _product(inner, second.weight, second.bias, residual=hidden_states), None
+    hidden_states = product(seen, out.weight, out.bias, residual=hidden_states)
+    after = normed(self.layernorm_after, hidden_states)
+    inner = product(after, first.weight, first.bias, "gelu")
+    return product(inner, second.weight, second.bias, residual=hidden_states), None
 
 
 def _sine(self: Any, shape: torch.Size, device: torch.device, dtype: torch.dtype,
@@ -258,7 +158,7 @@ def _cross_attention(
     attn_mask: (B, 1, Q, K), True where a query does not look.
     """
     weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-    q, k, v = (_product(x, w, b).unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0, 3)
+    q, k, v = (product(x, w, b).unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0, 3)
                for x, w, b in zip((query, key, value), weights, biases, strict=True))  # fmt: skip
     seen = F.scaled_dot_product_attention(q, k, v, attn_mask=~attn_mask)
     return self.out_proj(seen.permute(2, 0, 1, 3).flatten(2)), None
@@ -300,8 +200,7 @@ def _elsewhere(logits: Tensor) -> Tensor:
     return out & ~out.all(-1, keepdim=True)
 
 
-FORWARDS: dict[type[nn.Module], Callable[..., Any]] = {
+FORWARDS: dict[type[nn.Module], Callable[..., Any]] = LAYERS | {
     Deformable: _deformable_attention, EncoderLayer: _encoder_layer, SwinLayer: _swin_layer,
-    Decoder: _decoder, Sine: _sine, CLIPMLP: _clip_mlp, nn.Linear: _linear,
-    nn.Conv2d: _convolution, nn.LayerNorm: _layer_norm,
+    Decoder: _decoder, Sine: _sine,
 }  # fmt: skip
