@@ -20,6 +20,12 @@ class FakeState(State):
     images: torch.Tensor = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class WalkState(FakeState):
+    prompts: tuple[str, ...] = ()
+    cache: torch.Tensor = None
+
+
 class FakeGenerator(Generator):
     """A fake: noise from (prompt, seed); runs out of memory above `memory` rows."""
 
@@ -43,14 +49,20 @@ class FakeGenerator(Generator):
         return torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
 
     def advance(self, state):
-        spent = state.cost + Cost(flops=10.0 * len(state.seeds), row_steps=len(state.seeds))
-        return replace(state, step=state.step + 1, cost=spent)
+        last = state.step + 1 == state.steps
+        spent = state.charged([Cost(flops=10.0, row_steps=1, decodes=last)] * len(state.seeds))
+        return replace(state, step=state.step + 1, costs=spent)
 
     def preview(self, state):
         return state.images
 
+    def preview_cost(self, state):
+        return Cost(flops=1.0, decodes=1)
+
     def select(self, state, rows):
-        return replace(state, seeds=tuple(state.seeds[i] for i in rows), images=state.images[rows])
+        return replace(state, seeds=tuple(state.seeds[i] for i in rows),
+                       images=state.images[list(rows)],
+                       costs=tuple(state.costs[i] for i in rows))  # fmt: skip
 
     def finish(self, state):
         return quantise(state.images)
@@ -59,6 +71,42 @@ class FakeGenerator(Generator):
         return {"id": self.name, "sha256": "0" * 64, "sampler": "none", "dtype": "float32",
                 "device": "cpu",
                 "defaults": {"steps": 2, "guidance": 1.0}}  # fmt: skip
+
+
+class Walker(FakeGenerator):
+    """A fake that draws as a next-scale model does: a step adds noise from (prompt, seed, step), a
+    cache holds all of it. Counts rows a step, and rows decoded."""
+
+    def __init__(self, name: str = "walker") -> None:
+        super().__init__(name=name)
+        self.rows: list[tuple[int, int]] = []
+        self.decoded: list[tuple[int, int]] = []
+
+    def start(self, requests, seeds, sampling):
+        self.batches.append(len(seeds))
+        zeros = torch.zeros(len(seeds), 3, SIDE, SIDE)
+        return WalkState(step=0, steps=sampling.steps or 7, seeds=tuple(seeds), images=zeros,
+                         prompts=tuple(r.prompt for r in requests),
+                         cache=torch.zeros(len(seeds), 0, 3, SIDE, SIDE))  # fmt: skip
+
+    def advance(self, state):
+        self.rows.append((state.step, len(state.seeds)))
+        noise = torch.stack([self._noise(f"{self.name}\0{prompt}\0{seed}\0{state.step}") - 0.5
+                             for prompt, seed in zip(state.prompts, state.seeds, strict=True)]
+                            )  # fmt: skip
+        cache = torch.cat([state.cache, noise[:, None]], 1)
+        return replace(super().advance(state), images=cache.sum(1), cache=cache)
+
+    def preview(self, state):
+        self.decoded.append((state.step - 1, len(state.seeds)))
+        return (state.images / 4 + 0.5).clamp(0, 1)
+
+    def select(self, state, rows):
+        return replace(super().select(state, rows), cache=state.cache[list(rows)],
+                       prompts=tuple(state.prompts[i] for i in rows))  # fmt: skip
+
+    def finish(self, state):
+        return quantise(self.preview(state))
 
 
 class FakeScorer(Scorer):

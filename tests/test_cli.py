@@ -253,6 +253,18 @@ def test_eval_refuses(here, arguments, message):
     assert done.exit_code == 2 and message in done.stderr, done.output
 
 
+def test_a_search_that_gives_up_rows(here):
+    search = "tts-var:n=1,schedule=4/3/2/2,cluster=1,resample=2,reward=fake-second"
+    done = call(*EVAL, "--search", search, "--steps", 4, "--samples", 1, "--out", "run")
+    assert done.exit_code == 0, done.output
+    (sample, *rest) = sorted((here / "run").rglob("samples/*.json"))
+    record = json.loads(sample.read_text())
+    assert [choice["rows"] for choice in record["trace"]] == [4, 3, 2] and len(rest) == 5
+    assert "search: 4 → 3 → 2 → 1" in (here / "run/report.html").read_text()
+    done = call(*EVAL, "--search", search, "--steps", 5, "--out", "other")
+    assert done.exit_code == 2 and "4 entries for a drawing of 5 steps" in done.stderr
+
+
 def test_broken_scorer_is_exit_code_5(here):
     done = call("eval", "fake", "--model", "fake", "--scorer", "fake:broken=true",
                 "--second", "fake-second")  # fmt: skip
@@ -439,7 +451,8 @@ def test_signals_end_a_run_cleanly(tmp_path, number, code):
 
 
 @pytest.mark.parametrize("kind, name", [("models", "sticker-mmdit"), ("benches", "geneval"),
-                                        ("scorers", "sticker"), ("searches", "best-of-n")])
+                                        ("scorers", "sticker"), ("searches", "tts-var"),
+                                        ("patches", "clip-patches")])
 def test_ls(kind, name):
     done = call("ls", kind)
     assert done.exit_code == 0, done.output
@@ -495,9 +508,11 @@ def test_scorers_check(monkeypatch):
 
     asked = []
 
-    def check_scorer(name, *, scenes, seed, style, device, progress):
+    def check_scorer(name, *, scenes, seed, style, coarse, device, progress):
         progress(scenes, scenes)
-        asked.append((name, scenes, seed, style))
+        asked.append((name, scenes, seed, style, coarse))
+        if name == "sticker-clip":
+            return {"prefer": {"position": 0.75}}
         return {"accept": {"counting": 0.99}, "reject": {"counting": 0.98}}
 
     fake = types.SimpleNamespace(check_scorer=check_scorer)
@@ -505,8 +520,13 @@ def test_scorers_check(monkeypatch):
     monkeypatch.setattr(impasto.score, "check", fake, raising=False)
     done = call("scorers", "check", "sticker", "--scenes", 5, "--seed", 1, "--json")
     assert json.loads(done.stdout) == {"accept": {"counting": 0.99}, "reject": {"counting": 0.98}}
-    assert asked == [("sticker", 5, 1, "openmoji")] and done.stderr == ""
-    assert "counting" in call("scorers", "check", "sticker").stdout
+    assert asked == [("sticker", 5, 1, "openmoji", None)] and done.stderr == ""
+    told = call("scorers", "check", "sticker").stdout.splitlines()
+    assert told[0].split() == ["task", "accepts", "true", "rejects", "altered"]
+    assert told[1].split() == ["counting", "0.9900", "0.9800"]
+    told = call("scorers", "check", "sticker-clip", "--coarse", 32).stdout.splitlines()
+    assert told[1].split() == ["position", "0.7500"] and "prefers true" in told[0]
+    assert asked[-1][-1] == 32
 
 
 def test_demo(here, monkeypatch):

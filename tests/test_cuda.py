@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+import copy
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import Mask2FormerForUniversalSegmentation
 
 from impasto.cli import build
+from impasto.models.infinity import InfinityGenerator
 from impasto.sample.protocol import Request, Sampling, generate
 from impasto.score.detector import Mask2FormerDetector, detector_config
 from impasto.score.lean import lean
@@ -20,7 +21,7 @@ from impasto.score.official import exact_float32, fast_bfloat16, split_float32
 from impasto.spec import CLASSES
 from impasto.world import Renderer, Sprites, compose, pack, sample_spec
 from impasto.world.tasks import GENEVAL_TASKS
-from tests import tiny_mmdit
+from tests import tiny_infinity, tiny_mmdit
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -83,7 +84,7 @@ def networks():
         if weight.ndim == 2:
             torch.nn.init.normal_(weight, std=2.4 / weight.shape[1] ** 0.5)
     torch.nn.init.normal_(plain.class_predictor.weight, std=1.0)
-    return plain.to(DEVICE), lean(deepcopy(plain).to(DEVICE))
+    return plain.to(DEVICE), lean(copy.deepcopy(plain).to(DEVICE))
 
 
 @pytest.mark.parametrize("precision", [exact_float32, split_float32])
@@ -133,9 +134,107 @@ def test_split_products_are_as_exact_as_float32():
 def test_pictures_together_are_found_as_on_the_processor(networks):
     images = F.interpolate(torch.rand(5, 3, 6, 6), (64, 80)).mul(255).round().div(255)
     there = Mask2FormerDetector(networks[1], inputs, masks_at, classes=CLASSES, batch=2)
-    here = Mask2FormerDetector(deepcopy(networks[0]).cpu(), inputs, masks_at, classes=CLASSES)
+    here = Mask2FormerDetector(copy.deepcopy(networks[0]).cpu(), inputs, masks_at, classes=CLASSES)
     with exact_float32():
         for a, b in zip(here.detect(images), there.detect(images), strict=True):
             sure = [sorted((o.cls, o.box) for o in found if o.score > 0.06) for found in (a, b)]
             assert len(set(sure[0]) ^ set(sure[1])) <= 0.2 * len(sure[0])
             assert all(one.mask.device.type == "cpu" for one in b)
+
+
+# ------------------------------------------------------------------------------ Infinity
+
+
+def infinity(**defaults):
+    """Tiny with four scales, in float32: on a GPU all rows of a batch go together."""
+    return tiny_infinity.generator(**defaults).to(DEVICE)
+
+
+def through(pipe, prompts, seeds, **settings):
+    state = pipe.start([Request.of(prompt) for prompt in prompts], seeds, Sampling(**settings))
+    while not state.done:
+        state = pipe.advance(state)
+    return state
+
+
+def drawn_bits(pipe, prompts, seeds, **settings):
+    return through(pipe, prompts, seeds, **settings).f_hat.cpu()
+
+
+def apart(a, b):
+    """Share of places that differ by more than rounding."""
+    return ((a - b).abs() > 1e-3).float().mean()
+
+
+PROMPTS = ["a red dog", "four purple cats", "a red dog"]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_infinity_draws_the_same_bits_alone_and_in_threes(guidance):
+    """Texts of different lengths too. Kernels differ by rounding; no number lies that near."""
+    pipe = infinity()
+    three = drawn_bits(pipe, PROMPTS, [1, 2, 3], guidance=guidance)
+    for i, prompt in enumerate(PROMPTS):
+        alone = drawn_bits(pipe, [prompt], [i + 1], guidance=guidance)
+        assert apart(alone[0], three[i]) < 0.02
+    here = tiny_infinity.generator()
+    assert apart(drawn_bits(here, PROMPTS, [1, 2, 3], guidance=guidance), three) < 0.02
+    assert torch.equal(drawn_bits(pipe, PROMPTS, [1, 2, 3], guidance=guidance), three)
+
+
+def test_infinity_pictures_on_a_gpu():
+    image, cost = generate(infinity(), [Request.of(p) for p in PROMPTS], [1, 2, 3])
+    assert image.shape == (3, 3, 48, 48) and image.device.type == DEVICE and cost.images == 3
+    assert torch.equal((255 * image).round() / 255, image)
+    assert not torch.equal(image[0], image[2])  # one prompt, two seeds
+
+
+def test_infinity_selects_on_a_gpu():
+    """Both go on: the selection with rows twice, and what it was taken from."""
+    pipe = infinity()
+    state = pipe.start([Request.of(p) for p in PROMPTS], [1, 2, 3], Sampling())
+    for _ in range(2):
+        state = pipe.advance(state)
+    kept = pipe.select(state, [2, 0, 2])
+    whole = drawn_bits(pipe, PROMPTS, [1, 2, 3])
+    while not kept.done:
+        kept, state = pipe.advance(kept), pipe.advance(state)
+    assert torch.equal(kept.f_hat[0], kept.f_hat[2])
+    assert apart(kept.f_hat.cpu(), whole[[2, 0, 2]]) < 0.02
+    assert apart(state.f_hat.cpu(), whole) < 0.02
+
+
+def test_infinity_by_graphs_draws_the_same():
+    """Plainly, recorded, replayed; other seeds and another text of the same length as well."""
+    plain, graphs = infinity(), infinity().use_graphs()
+    for seeds in ([1, 2], [1, 2], [1, 2], [8, 9]):
+        got = drawn_bits(graphs, ["a red dog"] * 2, seeds)
+        want = drawn_bits(plain, ["a red dog"] * 2, seeds)
+        assert apart(got, want) < 0.02
+    other = [drawn_bits(p, ["a dog red"] * 2, [1, 2]) for p in (plain, graphs)]
+    assert apart(other[0], other[1]) < 0.02
+    # Two drawings in turns: the second finds its buffers taken and is not run by the first's.
+    states = [graphs.start([Request.of("a red dog")] * 2, seeds, Sampling())
+              for seeds in ([1, 2], [8, 9])]  # fmt: skip
+    while not states[0].done:
+        states = [graphs.advance(state) for state in states]
+    for state, seeds in zip(states, ([1, 2], [8, 9]), strict=True):
+        want = drawn_bits(plain, ["a red dog"] * 2, seeds)
+        assert apart(state.f_hat.cpu(), want) < 0.02
+
+
+def test_infinity_compiled_in_half_precision():
+    """The same pictures but for a few bits; the same bits again by the same kernels."""
+    pipe = infinity()
+    for network in pipe.networks.values():
+        network.bfloat16()
+    half = InfinityGenerator(**copy.deepcopy(pipe.components), defaults=pipe.defaults)
+    pipe.compile().use_graphs()
+    runs = [drawn_bits(pipe, PROMPTS, [1, 2, 3]) for _ in range(3)]
+    assert torch.equal(runs[1], runs[2])
+    # Two scales: one flipped bit pulls later ones after it.
+    first = [p.advance(p.advance(p.start([Request.of(PROMPTS[0])] * 8, range(8), Sampling())))
+             for p in (half, pipe)]  # fmt: skip
+    assert apart(*(state.f_hat for state in first)) < 0.1
+    pictures = pipe.finish(through(pipe, PROMPTS, [1, 2, 3]))
+    assert pictures.shape == (3, 3, 48, 48) and torch.isfinite(pictures).all()

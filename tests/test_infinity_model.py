@@ -78,7 +78,8 @@ def test_angles_hold_rows_then_columns():
 
 def test_rotation_turns_neighbouring_pairs():
     x = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
-    turned = rotate(x, torch.tensor([[math.pi / 2, 0.0]]))
+    angles = torch.tensor([[[math.pi / 2, 0.0]]])
+    turned = rotate(x, angles.cos(), angles.sin())
     torch.testing.assert_close(turned.flatten(), torch.tensor([-2.0, 1.0, 3.0, 4.0]))
 
 
@@ -206,15 +207,17 @@ def test_scale_by_scale_equals_all_at_once(level_every, ratio):
     plan = schedule(ratio, 5)
     model, (states, seen) = transformer(level_every=level_every), texts()
     condition, codes = model.condition(states, seen), inputs(plan=plan)
-    whole, cache, parts = model.teacher_forced(condition, codes, plan), None, []
-    for k in range(len(plan.sizes)):
+    whole, cache, parts = model.teacher_forced(condition, codes, plan), model.no_past(2), []
+    for k, (h, w) in enumerate(plan.sizes):
         x = model.embed(k, condition, codes[k - 1] if k else None)
-        logits, cache = model(x, condition, level=model.level(plan, k),
-                              angles=model.angles(plan, k), past=cache)
-        parts.append(logits)
+        last = k + 1 == len(plan.sizes)  # whose keys and values are not stored
+        into = None if last else cache.extended(h * w, whole.shape[1])
+        parts.append(model(x, condition, level=model.level(plan, k), turn=model.turn(plan, k),
+                           into=into, past=cache))  # fmt: skip
+        cache = into or cache
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-5, atol=2e-5)
     assert (torch.cat(parts, 1) > 0).equal(whole > 0)
-    assert cache[0][0].shape == (2, 2, whole.shape[1], 16)
+    assert cache[0][0].shape == (2, 2, whole.shape[1] - h * w, 16)
 
 
 @torch.no_grad()
@@ -269,13 +272,12 @@ def test_guidance_inside_the_network():
     model, (states, seen) = transformer(), texts((9, 9, 9, 9))
     condition = model.condition(states, seen)
     x = model.embed(0, condition, None)
-    plan = {"level": model.level(SCHEDULE, 0), "angles": model.angles(SCHEDULE, 0)}
-    got, _ = model(x, condition, mix=(1, 3.0), **plan)
+    plan = {"level": model.level(SCHEDULE, 0), "turn": model.turn(SCHEDULE, 0)}
+    got = model(x, condition, mix=(1, 3.0), **plan)
     h = x + plan["level"]
     for i, block in enumerate(model.blocks):
         text = (condition.keys[:, i], condition.values[:, i])
-        h, _ = block(h, modulation=condition.modulation, text=text, seen=None,
-                     angles=plan["angles"], mask=None, past=None)
+        h = block(h, modulation=condition.modulation, text=text, seen=None, turn=plan["turn"])
         if i == 1:
             h = torch.stack([3 * h[0] - 2 * h[1], 3 * h[0] - 2 * h[1],
                              3 * h[2] - 2 * h[3], 3 * h[2] - 2 * h[3]])  # fmt: skip

@@ -30,9 +30,11 @@ from impasto.run.compare import Difference, compare, planned
 from impasto.run.evaluate import evaluate, evaluate_images
 from impasto.run.generate import draw_prompts
 from impasto.run.judge import read_second
+from impasto.sample.protocol import Sampling
 from impasto.score.base import Found, Inspected, Seen
 from impasto.score.statistics import Estimates, Interval
 from impasto.search import BestOfN, NoSearch
+from impasto.search.engine import Chosen, Selector, Stop, TreeSearch
 from impasto.spec import COLORS, Item, Spec
 from tests import tiny
 from tests.fakes import FakeGenerator, FakeScorer, FakeSecond
@@ -114,7 +116,7 @@ def test_the_page_asks_for_nothing_outside(page):
     for tag, attributes in found.elements:
         for name in ("src", "srcset", "action", "poster", "data", "background"):
             assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
-        assert re.match("#|data:,", attributes.get("href", "#")), (tag, attributes)
+        assert re.match("#|data:(,|image/)", attributes.get("href", "#")), (tag, attributes)
     assert len(found.all("img")) == 24
     assert not found.all("iframe") and not found.all("object") and not found.all("base")
 
@@ -429,6 +431,53 @@ def test_verdicts_under_the_pictures(pair, page):
     assert flags["a photo of a dog"] == ("right",)
     assert flags["a photo of a red car"] == ("wrong", "disagree")
     assert re.search("candidate [123] of 3, reward 0.5", words(html))
+
+
+def test_the_tree_of_a_search(tmp_path):
+    """Two choices of known rows, one row kept twice: tiles, what became of them, and lines."""
+    kept = {"cluster": (0, 2, 3), "resample": (0, 0), "final": (1,)}
+
+    class Fixed(TreeSearch):
+        width = 5
+
+        def stops(self, steps):
+            return {1: Stop(Choice("cluster"), 3), 2: Stop(Choice("resample"), 2)}
+
+        def provenance(self):
+            return {}
+
+    class Choice(Selector):
+        def __init__(self, kind):
+            self.kind = kind
+
+        def __call__(self, population, keep):
+            values = None if self.kind == "cluster" else tuple(
+                0.125 * i for i in range(len(population.images)))  # fmt: skip
+            return Chosen(kept[self.kind], values, values)
+
+        def provenance(self):
+            return {}
+
+    Fixed.final = Choice("final")
+    path = run(tmp_path / "run", Fixed(), "mine", sampling=Sampling(steps=4))
+    html = part(write_report([path], tmp_path / "p.html", []).read_text(), "pictures")
+    trees = re.findall(r'<details class="tree">.*?</details>', html, re.DOTALL)
+    assert len(trees) == len(tiny.SPECS)  # of two samples a prompt the first
+    assert "search: 5 → 3 → 2 → 1" in words(trees[0])
+    told = "step 1: clusters keep 3 of 5; step 2: resampling keeps 2 of 3; step 3: the choice is 2"
+    assert told in trees[0]
+    fates = re.findall(r'<g class="(kept|lost)"><title>(.*?)</title>', trees[0])
+    assert [fate for fate, _ in fates] == ["kept", "lost", "kept", "kept", "lost",
+                                           "kept", "lost", "lost", "lost", "kept"]  # fmt: skip
+    assert fates[5][1] == "1: reward 0.000, kept 2 times" and fates[1][1] == "2: given up"
+    assert "0.125" in words(trees[0]) and "×2" in words(trees[0])
+    lines = re.findall(r'<line x1="([\d.]+)" y1="[\d.]+" x2="([\d.]+)"', trees[0])
+    assert len(lines) == 3 + 2 and len({a for a, _ in lines[3:]}) == 1
+    # Tiles are cut where the sheet has them: 10 of 16 px in one line.
+    assert [f'viewBox="{16 * i} 0 16 16"' in trees[0] for i in range(11)] == [True] * 10 + [False]
+    (path / "search" / "00000" / "00000.webp").unlink()
+    with pytest.raises(ValueError, match=r"search/00000/00000.webp is gone"):
+        write_report([path], tmp_path / "p.html", [])
 
 
 def test_small_pictures_are_kept_and_large_ones_bounded(tmp_path):

@@ -126,7 +126,7 @@ class Uncounted(FakeGenerator):
 
     def advance(self, state):
         done = super().advance(state)
-        return replace(done, cost=replace(done.cost, flops=0.0))
+        return replace(done, costs=tuple(replace(cost, flops=0.0) for cost in done.costs))
 
     def provenance(self):
         return super().provenance() | {"flops_known": False}

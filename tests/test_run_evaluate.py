@@ -40,7 +40,9 @@ def test_what_a_run_writes(tmp_path):
         "cost.json"}  # fmt: skip
     seed = row_seed(7, "a photo of a red car", 1)
     assert done.sample(3, 1) == {"seed": seed, "candidates": [{"seed": seed, "value": None}],
-                                 "chosen": 0, "flops": 20.0, "row_steps": 2}  # fmt: skip
+                                 "chosen": 0, "flops": 20.0, "row_steps": 2, "tokens": 0,
+                                 "decodes": 1, "reward_calls": 0, "feature_calls": 0,
+                                 "reward_flops": 0.0, "trace": []}  # fmt: skip
 
 
 def test_record_holds_what_a_score_needs(tmp_path):

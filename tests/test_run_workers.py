@@ -16,7 +16,8 @@ import pytest
 from impasto.run import workers as module
 from impasto.run.evaluate import evaluate, evaluate_images
 from impasto.run.workers import Workers
-from impasto.search import BestOfN, NoSearch
+from impasto.sample.protocol import Sampling
+from impasto.search import NoSearch, TTSVar
 from tests import tiny
 from tests.fakes import FakeGenerator, FakeScorer, FakeSecond
 
@@ -145,13 +146,15 @@ def test_five_workers_share_two_gpus(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_may_go_on_with_another_number_and_a_search(tmp_path):
-    best = BestOfN(2, FakeSecond())
-    alone = run(tmp_path / "alone", search=best)
-    shared = run(tmp_path / "shared", search=best)
+    best = TTSVar(1, FakeSecond(), schedule=(4, 3, 2, 2), cluster=(1,), resample=(2,))
+    settings = {"search": best, "sampling": Sampling(steps=4)}
+    alone = run(tmp_path / "alone", **settings)
+    shared = run(tmp_path / "shared", **settings)
     for path in sorted(shared.images.rglob("*.png"))[3:15]:
         path.unlink()
     shared.results.unlink()
-    run(tmp_path / "shared", search=best, workers=Workers(3))
+    run(tmp_path / "shared", **settings, workers=Workers(3))
+    assert len(list((alone.path / "search").rglob("*.webp"))) == 18
     assert tiny.tree(alone.path) == tiny.tree(shared.path)
 
 

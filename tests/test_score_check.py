@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from impasto.score import check
 from impasto.score.base import Score, Scorer, ScorerBroken
@@ -22,16 +23,21 @@ class NoTest(FakeScorer):
         self.tested = True
 
 
-class NoVerdict(Scorer):
-    """A fake without verdicts."""
+class Valued(Scorer):
+    """A fake without verdicts: whatever a function of (picture, spec) says."""
+
+    def __init__(self, one):
+        self.one = one
 
     def score(self, images, specs):
-        raise AssertionError("must not be asked")
+        return [Score(value=float(self.one(image, spec)))
+                for image, spec in zip(images, specs, strict=True)]  # fmt: skip
 
-    self_test = score
+    def self_test(self):
+        pass
 
     def provenance(self):
-        return {}
+        return {"id": "valued"}
 
 
 @pytest.fixture
@@ -159,17 +165,49 @@ def test_scenes_depend_on_the_seed_alone(register, monkeypatch):
     assert len(set(drawn[0][0])) == 24
 
 
+# Preferences
+
+
+def test_the_worlds_truth_prefers_every_true_scene(register, truth):
+    name = register("oracle", Valued(lambda *given: truth.verdict(*given).value))
+    rates = check_scorer(name, scenes=60)
+    assert rates["prefer"] == dict.fromkeys(GENEVAL_TASKS, 1.0)
+    kinds = {"class", "missing", "count", "color", "swap", "relation"}
+    assert rates["prefer_by"] == dict.fromkeys(kinds, 1.0)
+    assert rates["intervals"]["prefer"]["position"] == list(wilson(10, 10))
+    assert rates["scorer"] == {"id": "valued"} and "accept" not in rates and "coarse" not in rates
+
+
+@pytest.mark.parametrize("sign", [0, -1])
+def test_equal_and_lower_values_are_no_preference(register, truth, sign):
+    name = register("against", Valued(lambda *given: sign * truth.verdict(*given).value))
+    rates = check_scorer(name, scenes=12)
+    assert set(rates["prefer"].values()) == {0.0}
+
+
+def resized(images, side, antialias=False):
+    mode = "bilinear" if antialias else "bicubic"
+    return torch.nn.functional.interpolate(images, (side, side), mode=mode, antialias=antialias)
+
+
+def test_coarse_pictures_are_shown_coarse(register):
+    shown = {None: [], 16: []}
+    for coarse, kept in shown.items():
+        name = register("eye", Valued(lambda image, spec, kept=kept: kept.append(image) or 0))
+        rates = check_scorer(name, scenes=6, coarse=coarse)
+    assert rates["coarse"] == 16
+    for fine, rough in zip(shown[None], shown[16], strict=True):
+        assert rough.shape == fine.shape and not torch.equal(rough, fine)
+        again = resized(resized(rough[None], 16, antialias=True), 128)[0]
+        assert (again - rough).abs().mean() < 0.5 * (fine - rough).abs().mean() + 0.01
+
+
 # Refusals
 
 
 def test_fewer_scenes_than_tasks_are_refused(register):
     with pytest.raises(ValueError, match="scenes must be at least 6"):
         check_scorer(register("constant", always(True)), scenes=5)
-
-
-def test_a_scorer_without_verdict_is_refused(register):
-    with pytest.raises(ValueError, match="'dumb' gives no verdict"):
-        check_scorer(register("dumb", NoVerdict()), scenes=6)
 
 
 def test_a_scorer_of_numbered_items_is_sent_to_its_bench():
@@ -203,7 +241,7 @@ def test_self_test_is_asked_once_before_scoring(register):
 
 
 def test_pairs_take_the_tasks_in_turn(sprites):
-    pairs = [check._pair(i, 0, sprites, GENEVAL_TASKS) for i in range(12)]
+    pairs = [check._altered(i, 0, sprites, GENEVAL_TASKS) for i in range(12)]
     assert [scene.spec.tag for scene, _, _ in pairs] == 2 * list(GENEVAL_TASKS)
     assert all(scene.spec == twin.spec and scene != twin for scene, twin, _ in pairs)
     assert len({kind for _, _, kind in pairs}) > 1

@@ -22,6 +22,9 @@ from impasto.zoo.registry import SCORERS
 WEIGHTS = Path(impasto.__path__[0]) / "weights"
 FOLDERS = sorted(path for path in WEIGHTS.iterdir() if path.is_dir())
 MIB = 2**20
+REWARD = "sticker-match"
+SCORES = ["sticker", "sticker-clip", "sticker-plus",
+          *(name for name in [REWARD] if WEIGHTS / name in FOLDERS)]  # fmt: skip
 
 
 def test_there_are_weights():
@@ -47,7 +50,7 @@ def test_sizes_stay_within_the_limits():
         assert path.suffix in (".safetensors", ".json", ".md"), path
 
 
-@pytest.mark.parametrize("name", ["sticker", "sticker-clip", "sticker-plus"])
+@pytest.mark.parametrize("name", SCORES)
 def test_the_shipped_scorers_pass_their_self_test(name):
     SCORERS.create(name).self_test()
 
@@ -63,6 +66,16 @@ def test_it_judges_the_harder_demands_too():
     rates = check_scorer("sticker-plus", scenes=70, seed=12)
     for key in ("accept", "reject"):
         assert sum(rates[key].values()) / 7 >= 0.75, rates[key]
+
+
+def test_the_reward_ships_or_says_that_it_does_not():
+    if REWARD not in SCORES:
+        with pytest.raises(FileNotFoundError, match=rf"'{REWARD}' is neither .*sticker-clip"):
+            SCORERS.create(REWARD, device="cpu")
+        return
+    rates = check_scorer(REWARD, scenes=60, seed=13)["prefer"]
+    assert sum(rates.values()) / 6 >= 0.9 and min(rates.values()) >= 0.7, rates
+    assert sum(p.stat().st_size for p in (WEIGHTS / REWARD).glob("*.safetensors")) <= 3.2 * MIB
 
 
 def test_json_is_nothing_but_json():

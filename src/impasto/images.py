@@ -20,7 +20,7 @@ from impasto.files import write_bytes
 
 __all__ = ["MAX_PIXELS", "ImageError", "centre_crop", "decode_image", "from_pil", "image_size",
            "png_bytes", "quantise", "read_image", "resize_float", "resized", "to_pil",
-           "write_png"]  # fmt: skip
+           "webp_bytes", "write_png"]  # fmt: skip
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 4096**2
@@ -167,4 +167,11 @@ def png_bytes(image: Tensor) -> bytes:
     """(3, H, W) in [0, 1] as an 8-bit PNG file's bytes."""
     buffer = io.BytesIO()
     to_pil(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def webp_bytes(image: Tensor, quality: int = 80) -> bytes:
+    """(3, H, W) in [0, 1] as a lossy WebP file's bytes, of at most 16,383 pixels a side."""
+    buffer = io.BytesIO()
+    to_pil(image).save(buffer, format="WEBP", quality=quality, method=4)
     return buffer.getvalue()

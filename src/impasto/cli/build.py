@@ -11,6 +11,7 @@ from impasto.zoo.registry import (
     FEATURES,
     JUDGES,
     MODELS,
+    PATCHES,
     PERCEPTUAL,
     SCORERS,
     SEARCHES,
@@ -37,6 +38,7 @@ REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
     "searches": ("impasto.search", SEARCHES),
     "judges": ("impasto.score.judges.named", JUDGES),
     "features": ("impasto.score.features", FEATURES),
+    "patches": ("impasto.score.features", PATCHES),
     "perceptual": ("impasto.score.lpips", PERCEPTUAL),
 }
 
@@ -125,8 +127,11 @@ def bench(text: str) -> Bench:
 
 
 def search(text: str, device: str) -> Search:
-    """The search called `text`; the scorer that it asks for is built on `device`."""
-    return filled("searches").create(text, scorers=lambda name: scorer(name, device))
+    """The search called `text`; the scorer and the features that it asks for are on `device`."""
+    return filled("searches").create(
+        text, scorers=lambda name: scorer(name, device),
+        patches=lambda name: filled("patches").create(name, device=device),
+    )  # fmt: skip
 
 
 def workers(count: int, device: str, **names: Any) -> Workers:

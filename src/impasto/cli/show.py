@@ -25,6 +25,7 @@ class Kind(StrEnum):
     searches = "searches"
     judges = "judges"
     features = "features"
+    patches = "patches"
     perceptual = "perceptual"
     recipes = "recipes"
 
@@ -89,14 +90,22 @@ def scorers_check(
     style: Annotated[
         str, typer.Option(help="Art style of the drawings: openmoji, or a folder of SVGs.")
     ] = "openmoji",
+    coarse: Annotated[
+        int | None,
+        typer.Option(min=4, help="Shrink pictures to COARSE x COARSE and enlarge them again "
+                                 "first, as coarse scales look."),
+    ] = None,
     device: options.Device = "auto",
     as_json: options.Json = False,
-) -> None:
-    """Measure how often a scorer accepts true scenes and rejects altered ones, per task."""
+) -> None:  # fmt: skip
+    """Measure how often a scorer accepts true scenes and rejects altered ones, per task.
+
+    Of one without verdicts: how often it prefers the true scene of a prompt to an altered one.
+    """
     from impasto.score.check import check_scorer
 
     with progress(quiet=as_json) as report:
-        rates = check_scorer(name, scenes=scenes, seed=seed, style=style,
+        rates = check_scorer(name, scenes=scenes, seed=seed, style=style, coarse=coarse,
                              device=build.device_of(device),
                              progress=lambda done, total: report("judging scenes", done, total)
                              )  # fmt: skip
@@ -106,9 +115,14 @@ def scorers_check(
         _print_rates(rates)
 
 
+COLUMNS = {"accept": "accepts true", "reject": "rejects altered", "prefer": "prefers true"}
+
+
 def _print_rates(rates: dict[str, Any]) -> None:
-    tasks = list(rates["accept"])
+    keys = [key for key in COLUMNS if key in rates]
+    tasks = list(rates[keys[0]])
     widest = max(map(len, tasks))
-    print(f"{'task':<{widest}}  accepts true  rejects altered")
+    print("  ".join([f"{'task':<{widest}}", *(COLUMNS[key] for key in keys)]))
     for task in tasks:
-        print(f"{task:<{widest}}  {rates['accept'][task]:12.4f}  {rates['reject'][task]:15.4f}")
+        figures = (f"{rates[key][task]:{len(COLUMNS[key])}.4f}" for key in keys)
+        print("  ".join([f"{task:<{widest}}", *figures]))

@@ -14,6 +14,7 @@ from impasto.bench.reasons import KINDS, read_reason
 from impasto.report.data import Run
 from impasto.report.pictures import Embedded, embed
 from impasto.report.seen import Crop, crops, mask_path
+from impasto.report.tree import Tree, tree
 from impasto.report.words import digits
 from impasto.run.directory import read_json
 from impasto.run.seen import View
@@ -55,7 +56,8 @@ class Shot:
     read. scores: (name, number) of its parts. answer: in words, None where none was asked.
     reasons: a line per failure. drawn: the sample's own record (seed, candidates, chosen), None
     for pictures drawn elsewhere. second: the second scorer's value; doubt: how far it stands from
-    the verdict (`Run.doubts`). crops: the objects whose colour was asked.
+    the verdict (`Run.doubts`). crops: the objects whose colour was asked. tree: its search, of a
+    prompt's first picture.
     """
 
     picture: Embedded
@@ -70,6 +72,7 @@ class Shot:
     value: float | None = None
     scores: tuple[tuple[str, float], ...] = ()
     answer: str | None = None
+    tree: Tree | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -234,7 +237,7 @@ def _part(prompts: dict[str, Sides], count: int) -> list[str]:
 def _row(runs: Sequence[Run], sides: Sides, doubted: Sequence[dict[str, float]]) -> Row:
     """doubted: `Run.doubts` of each run."""
     first = next(chain(*sides))
-    shots = (tuple(_shot(run, record, doubts) for record in side)
+    shots = (tuple(_shot(run, record, doubts, first=not i) for i, record in enumerate(side))
              for run, side, doubts in zip(runs, sides, doubted, strict=True))  # fmt: skip
     return Row(first.prompt, first.tag, tuple(shots), _sources(runs, sides))
 
@@ -249,9 +252,12 @@ def _sources(runs: Sequence[Run], sides: Sides) -> tuple[Embedded, ...]:
     return ()
 
 
-def _shot(run: Run, record: Record, doubts: dict[str, float]) -> Shot:
+def _shot(run: Run, record: Record, doubts: dict[str, float], *, first: bool) -> Shot:
+    """first: whether its search is shown. Those of a prompt look alike, and are large."""
     path = run.folder.path / record.filename
     view = run.seen.get(record.filename)
+    drawn = read_json(path.with_suffix(".json")) if run.drawn else None
+    trace = drawn.get("trace") if drawn and first else None
     return Shot(
         picture=embed(path),
         sample=record.sample,
@@ -259,12 +265,13 @@ def _shot(run: Run, record: Record, doubts: dict[str, float]) -> Shot:
         reasons=tuple(line for line in record.reason.split("\n") if line),
         boxes=tuple(_boxes(record) if view is None else _overlays(view)),
         second=run.second.get(record.filename),
-        drawn=read_json(path.with_suffix(".json")) if run.drawn else None,
+        drawn=drawn,
         doubt=doubts.get(record.filename, 0.0),
         crops=() if view is None else crops(path, view),
         value=record.value,
         scores=tuple(record.scores.items()),
         answer=record.answer,
+        tree=tree(trace, run.folder.tree(record.filename)) if trace else None,
     )
 
 

@@ -30,7 +30,8 @@ from impasto.score.power import Power
 __all__ = ["MAX_PICTURES", "write_report"]
 
 MAX_PICTURES = 480
-"""Pictures on a page unless told otherwise; at most some 30 MB, and 8 for pictures of 128 px."""
+"""Pictures on a page unless told otherwise; at most some 30 MB, and 8 for pictures of 128 px.
+Trees of searches come on top, one a prompt and run, of 10 to 100 kB."""
 FILTERS = {"": "any", "right": "all right", "wrong": "some wrong", "disagree": "runs disagree",
            "scorers": "scorers disagree"}  # fmt: skip
 """Verdict filter of the pictures -> its name; see `impasto.report.gallery.Row.flags`."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
-from impasto.images import read_image, to_pil
+from impasto.images import from_pil, read_image, to_pil, webp_bytes
 
 __all__ = ["KEPT_BYTES", "SIDE", "Embedded", "embed"]
 
@@ -48,6 +47,4 @@ def _webp(image: Tensor) -> bytes:
     """(3, H, W) as a WebP file of at most SIDE pixels a side."""
     small = to_pil(image)
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, format="WEBP", quality=85, method=4)
-    return buffer.getvalue()
+    return webp_bytes(from_pil(small), quality=85)

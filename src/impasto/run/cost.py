@@ -1,7 +1,7 @@
 """What a run has cost so far: wall seconds and peak memory, summed over interruptions.
 
-FLOPs, pictures and row-steps are sums over the samples' own records, so that an interruption can
-neither lose nor repeat any of them.
+FLOPs, pictures, steps and calls are sums over the samples' own records, so that an interruption
+can neither lose nor repeat any of them.
 """
 
 from __future__ import annotations

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from impasto.bench.layout import metadata_name, picture_name, write_metadata
-from impasto.files import lock, sweep, write_json
+from impasto.files import lock, sweep, write_bytes, write_json
 from impasto.images import write_png
 from impasto.run.provenance import check_same
 from impasto.sample.protocol import Cost
@@ -43,6 +44,7 @@ class RunDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.images = self.path / "images"
+        self.trees = self.path / "search"
         self.results = self.path / "results.jsonl"
         self.second = self.path / "second.jsonl"
         self.seen = self.path / "seen.jsonl"
@@ -77,30 +79,42 @@ class RunDirectory:
         return self.images / picture_name(index, sample)
 
     def sample(self, index: int, sample: int) -> dict[str, Any]:
-        """How that picture was drawn: seed, candidates, chosen, flops, row_steps."""
+        """How that picture was drawn: seed, candidates, chosen, what it cost, the trace."""
         return read_json(self.image(index, sample).with_suffix(".json"))
+
+    def tree(self, filename: str) -> Path:
+        """Where the candidates of the picture `filename` (as results name it) are or would be."""
+        index, name = Path(filename).parts[-3], Path(filename).stem
+        return self.trees / index / f"{name}.webp"
 
     def missing(self, pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
         """Those of the (index, sample) `pairs` whose picture is not there yet."""
         return [pair for pair in pairs if not self.image(*pair).is_file()]
 
     def save(
-        self, index: int, sample: int, spec: Spec, picture: Tensor, drawn: Mapping[str, Any]
-    ) -> None:
-        """Store one sample. The picture, (3, H, W), goes last: it says that all is there."""
+        self, index: int, sample: int, spec: Spec, picture: Tensor, drawn: Mapping[str, Any],
+        *, sheet: bytes = b"",
+    ) -> None:  # fmt: skip
+        """Store one sample; sheet: its search's candidates, where there was a search.
+
+        The picture, (3, H, W), goes last: it says that all is there.
+        """
         path = self.image(index, sample)
+        if sheet:
+            write_bytes(self.tree(str(path)), sheet)
         if not (self.images / metadata_name(index)).is_file():
             write_metadata(self.images, index, spec)
         write_json(path.with_suffix(".json"), drawn)
         write_png(path, picture)
 
     def total(self, pairs: Sequence[tuple[int, int]]) -> Cost:
-        """What the samples' own records say they cost."""
-        cost = Cost()
-        for pair in pairs:
-            drawn = self.sample(*pair)
-            cost += Cost(drawn["flops"], len(drawn["candidates"]), drawn["row_steps"])
-        return cost
+        """What the samples' own records say they cost. A count that an older record has not is
+        left out of the sum."""
+        counts = [field.name for field in fields(Cost) if field.name != "images"]
+        records = map(lambda pair: self.sample(*pair), pairs)
+        return Cost.total(Cost(images=len(drawn["candidates"]),
+                               **{name: drawn[name] for name in counts if name in drawn})
+                          for drawn in records)  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from impasto.files import sweep
 from impasto.run.batches import in_batches
 from impasto.run.cost import Meter
 from impasto.run.directory import RunDirectory
+from impasto.run.tree import sheet
 from impasto.run.workers import Workers
 from impasto.sample.protocol import Cost, Generator, Sampling
 from impasto.search.base import Draw, Drawn, Search
@@ -53,7 +54,8 @@ class DrawBatch:
                  for i, sample in batch]  # fmt: skip
         drawn = search.draw(generator, draws, self.sampling, self.size, within)
         for (i, sample), one in zip(batch, drawn, strict=True):
-            self.run.save(i, sample, self.given[i], one.image, _described(one))
+            self.run.save(i, sample, self.given[i], one.image, _described(one),
+                          sheet=sheet(one.trace))  # fmt: skip
 
 
 def draw(
@@ -95,10 +97,12 @@ def draw(
 
 def _described(drawn: Drawn) -> dict[str, Any]:
     """How a sample was drawn, as its JSON file tells it."""
+    spent = asdict(drawn.cost)
+    del spent["images"]  # as many as there are candidates
     return {
         "seed": drawn.candidates[drawn.chosen].seed,
         "candidates": [{"seed": c.seed, "value": c.value} for c in drawn.candidates],
         "chosen": drawn.chosen,
-        "flops": drawn.cost.flops,
-        "row_steps": drawn.cost.row_steps,
+        **spent,
+        "trace": [selection.to_dict() for selection in drawn.trace],
     }

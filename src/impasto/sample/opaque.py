@@ -45,7 +45,7 @@ class OpaqueGenerator(Pipeline):
     def draw(
         self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling
     ) -> tuple[Tensor, float]:
-        """The pictures (B, 3, H, W) in [0, 1] and the FLOPs of all of them together."""
+        """The pictures (B, 3, H, W) in [0, 1] and the FLOPs of each of them."""
 
     @abstractmethod
     def check(self, sampling: Sampling) -> None:
@@ -67,8 +67,8 @@ class OpaqueGenerator(Pipeline):
         n = len(state.seeds)
         if len(images) != n:
             raise ValueError(f"{self.name} gave {len(images)} pictures for {n} prompts")
-        cost = state.cost + Cost(flops=flops, row_steps=n)
-        return replace(state, step=1, images=quantise(images), cost=cost)
+        costs = state.charged([Cost(flops=flops, row_steps=1, decodes=1)] * n)
+        return replace(state, step=1, images=quantise(images), costs=costs)
 
     def preview(self, state: OpaqueState) -> Tensor:
         """There is none. Raises ValueError that says so, by the model's name."""
@@ -76,10 +76,15 @@ class OpaqueGenerator(Pipeline):
                          f"finished pictures, as best-of-n, or a model that draws in visible "
                          f"steps")  # fmt: skip
 
+    def preview_cost(self, state: OpaqueState) -> Cost:
+        """Nothing: there is none."""
+        return Cost()
+
     def select(self, state: OpaqueState, rows: Sequence[int]) -> OpaqueState:
         """The state whose row i is row `rows[i]`; rows may repeat."""
         images = None if state.images is None else state.images[list(rows)]
         return replace(state, images=images, seeds=tuple(state.seeds[i] for i in rows),
+                       costs=tuple(state.costs[i] for i in rows),
                        prompts=tuple(state.prompts[i] for i in rows))  # fmt: skip
 
     def finish(self, state: OpaqueState) -> Tensor:

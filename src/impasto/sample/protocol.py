@@ -3,12 +3,13 @@
     start(requests, seeds, sampling) -> state     one row per (request, seed)
     advance(state)                   -> state     one step: denoise, next scale, next masked set
     preview(state)                   -> images    best current estimate, when the family has one
+    preview_cost(state)              -> cost      what `preview` spends on one row
     select(state, rows)              -> state     re-index every cache; rows may repeat
     finish(state)                    -> images
 
 States are values: no method changes the state it is given. `generate` is start, advance until
-done, finish; nothing else samples. Row i depends on its request, its seed and the settings alone:
-never on the batch, its order or the other rows.
+done, finish; only a search does more (`impasto.search.engine`). Row i depends on its request, its
+seed and the settings alone: never on the batch, its order or the other rows. So does what it cost.
 
 Pictures are one thing everywhere: float32 tensors (B, 3, H, W), RGB, in [0, 1]; what `finish`
 returns lies on the 8-bit grid k/255, so saving as PNG loses nothing.
@@ -17,16 +18,17 @@ returns lies on the 8-bit grid k/255, so saving as PNG loses nothing.
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["Cost", "Generator", "Part", "Request", "Sampling", "State", "generate", "one_text",
-           "row_seed"]  # fmt: skip
+__all__ = ["Cost", "Generator", "Part", "Request", "Sampling", "State", "copy_seed",
+           "generate", "one_text", "row_seed"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,35 +75,71 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Cost:
-    """What was spent: network FLOPs (2 per multiply-add), images decoded, row-steps."""
+    """What was spent.
+
+    flops: of the networks that draw, 2 per multiply-add, decoding included. images: pictures
+    finished. row_steps: steps, of each row. tokens: put through the network, of each row and
+    without its unconditional twin; 0 in a family without. decodes: pictures decoded, previews and
+    finished ones. reward_calls, feature_calls: pictures that a search's reward, its features were
+    asked of; reward_flops: of both, None where somebody did not count.
+    """
 
     flops: float = 0.0
     images: int = 0
     row_steps: int = 0
+    tokens: int = 0
+    decodes: int = 0
+    reward_calls: int = 0
+    feature_calls: int = 0
+    reward_flops: float | None = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.flops + other.flops, self.images + other.images,
-                    self.row_steps + other.row_steps)  # fmt: skip
+        return Cost.total((self, other))
+
+    @classmethod
+    def total(cls, costs: Iterable[Cost]) -> Cost:
+        """Their sum, in whatever order."""
+        rows = [cls(), *costs]
+        columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(cls)}
+        return cls(**{name: _sum(column) for name, column in columns.items()})
+
+
+def _sum(numbers: Sequence[Any]) -> Any:
+    """Exact before it is rounded, so that the order does not matter; None where one is None."""
+    if None in numbers:
+        return None
+    return math.fsum(numbers) if any(isinstance(x, float) for x in numbers) else sum(numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
     """A batch of unfinished drawings. Families add their own fields.
 
-    step: steps done, of `steps`. seeds: one per row. cost: spent so far by these rows.
+    step: steps done, of `steps`. seeds: one per row. costs: what each row has spent so far, its
+    ancestors' steps before a `select` included; by default nothing.
     """
 
     step: int
     steps: int
     seeds: tuple[int, ...]
-    cost: Cost = Cost()
+    costs: tuple[Cost, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.costs:
+            object.__setattr__(self, "costs", (Cost(),) * len(self.seeds))
+
+    @property
+    def cost(self) -> Cost:
+        """Of these rows, each with all that led to it."""
+        return Cost.total(self.costs)
 
     @property
     def done(self) -> bool:
         return self.step >= self.steps
 
-    def with_cost(self, extra: Cost) -> State:
-        return replace(self, cost=self.cost + extra)
+    def charged(self, extra: Sequence[Cost]) -> tuple[Cost, ...]:
+        """`costs` with what each row has spent since."""
+        return tuple(a + b for a, b in zip(self.costs, extra, strict=True))
 
 
 def one_text(requests: Sequence[Request], seeds: Sequence[int]) -> tuple[str, ...]:
@@ -135,6 +173,10 @@ class Generator(ABC):
     @abstractmethod
     def preview(self, state: Any) -> Tensor:
         """Best current estimate of the pictures, (B, 3, H, W)."""
+
+    @abstractmethod
+    def preview_cost(self, state: Any) -> Cost:
+        """What `preview` spends on one row."""
 
     @abstractmethod
     def select(self, state: Any, rows: Sequence[int]) -> Any:
@@ -177,3 +219,12 @@ def row_seed(seed: int, prompt: str, sample: int, candidate: int = 0) -> int:
     """
     key = f"{seed}\0{sample}\0{candidate}\0{prompt}".encode()
     return int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1
+
+
+def copy_seed(seed: int, step: int, copy: int) -> int:
+    """The seed of the `copy`-th copy (1, 2, …) of a row that was kept more than once after `step`.
+
+    The row itself goes on with its own seed, so that it draws what it would have drawn alone.
+    """
+    digest = hashlib.sha256(f"{seed}\0copy\0{step}\0{copy}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["check_seeds", "row_noise", "row_uniforms"]
+__all__ = ["check_seeds", "row_noise", "row_uniforms", "upload"]
 
 
 def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
@@ -18,12 +18,19 @@ def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     return tuple(seeds)
 
 
+def upload(x: Tensor, device: torch.device | str) -> Tensor:
+    """x, of the CPU, on another device; without waiting for what that is still busy with."""
+    if torch.device(device).type != "cuda":
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
+
+
 def row_noise(
     seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu"
 ) -> Tensor:
     """Standard normal (B, *shape), float32; row i depends on `seeds[i]` and `shape` alone."""
     rows = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return torch.stack(rows).to(device)
+    return upload(torch.stack(rows), device)
 
 
 def row_uniforms(
@@ -32,4 +39,4 @@ def row_uniforms(
     """Uniform numbers in [0, 1), (B, n), float64; row i depends on `seeds[i]` and n alone."""
     rows = [torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
             for seed in seeds]  # fmt: skip
-    return torch.stack(rows).to(device)
+    return upload(torch.stack(rows), device)

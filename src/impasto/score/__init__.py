@@ -7,7 +7,7 @@ from impasto.score.geneval2 import geneval2_scorer
 from impasto.score.imagine import imagine_scorer
 from impasto.score.official import OfficialScorer, geneval
 from impasto.score.preference import aesthetic_v1, aesthetic_v2, image_reward
-from impasto.score.sticker import sticker, sticker_clip
+from impasto.score.sticker import sticker, sticker_clip, sticker_match
 from impasto.score.sticker_edits import sticker_edits
 from impasto.score.sticker_imagine import sticker_imagine
 from impasto.score.tifa_detector import sticker_tifa
@@ -32,5 +32,6 @@ __all__ = [
     "sticker_clip",
     "sticker_edits",
     "sticker_imagine",
+    "sticker_match",
     "sticker_tifa",
 ]

@@ -96,6 +96,11 @@ class Scorer(ABC):
     def score(self, images: Tensor, specs: Sequence[Spec]) -> list[Score]:
         """Judge picture i, (B, 3, H, W) in [0, 1], against spec i."""
 
+    def flops(self, height: int, width: int) -> float | None:
+        """FLOPs of judging one picture of this size, 2 per multiply-add; None where it does not
+        count them."""
+        return None
+
     @abstractmethod
     def self_test(self) -> None:
         """Score built-in pictures with known verdicts. Raises ScorerBroken when one is wrong."""

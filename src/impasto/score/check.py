@@ -1,7 +1,9 @@
 """How good is a scorer? Fresh scenes with known verdicts, and the shares it gets right.
 
 Each true scene has a twin with exactly one fact altered: a count, a colour, a relation or a
-class. Intervals are Wilson's (1927), 95 %:
+class. A scorer with verdicts accepts or rejects. One that gives values only prefers the true scene
+of a prompt to its twin (`world.twins`, which also leaves things out and exchanges colours) or does
+not; equal values are no preference. Intervals are Wilson's (1927), 95 %:
 
     (p + z^2 / 2n  +-  z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n),      z = 1.96
 """
@@ -14,10 +16,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
 
 from impasto.score.base import Scorer
 from impasto.world import Renderer, Scene, Sprites, alter, compose
 from impasto.world.tasks import GENEVAL_TASKS, PLUS, Task
+from impasto.world.twins import twin
 from impasto.zoo.registry import SCORERS
 
 __all__ = ["check_scorer", "task_scene", "wilson"]
@@ -68,18 +73,29 @@ def task_scene(
     return compose(task(rng, sprites.classes), rng, sprites), rng
 
 
-def _pair(i: int, seed: int, sprites: Sprites, tasks: Mapping[str, Task]) -> Pair:
-    """Scene i and its twin."""
+def _altered(i: int, seed: int, sprites: Sprites, tasks: Mapping[str, Task]) -> Pair:
+    """Scene i and the same with a fact altered."""
     scene, rng = task_scene(i, seed, sprites, tasks)
     return scene, *alter(scene, rng, sprites)
 
 
+def _twins(i: int, seed: int, sprites: Sprites, tasks: Mapping[str, Task]) -> Pair:
+    """Scene i and the first twin that does not show it too: of two relations across, both can
+    be true."""
+    scene, rng = task_scene(i, seed, sprites, tasks)
+    other = twin(scene, rng, sprites)
+    while other.second_shows:
+        other = twin(scene, rng, sprites)
+    return scene, other.scene, other.kind
+
+
 def _batches(
-    scenes: int, seed: int, sprites: Sprites, tasks: Mapping[str, Task]
-) -> Iterator[list[Pair]]:
+    pair: Callable[..., Pair], scenes: int, seed: int, sprites: Sprites,
+    tasks: Mapping[str, Task],
+) -> Iterator[list[Pair]]:  # fmt: skip
     for start in range(0, scenes, BATCH):
         end = min(start + BATCH, scenes)
-        yield [_pair(i, seed, sprites, tasks) for i in range(start, end)]
+        yield [pair(i, seed, sprites, tasks) for i in range(start, end)]
 
 
 def _prepared(name: str, device: str, scenes: int, sprites: Sprites
@@ -90,9 +106,6 @@ def _prepared(name: str, device: str, scenes: int, sprites: Sprites
         raise ValueError(f"the style draws {len(sprites.classes)} of GenEval's classes; scenes "
                          f"need at least {MINIMAL_CLASSES}")  # fmt: skip
     scorer: Scorer = SCORERS.create(name, device=device)
-    if not scorer.gives_verdict:
-        raise ValueError(f"scorer {name!r} gives no verdict, so it neither accepts nor rejects; "
-                         f"give one with a rule, such as 'sticker'")  # fmt: skip
     if scorer.by_key:
         raise ValueError(f"scorer {name!r} judges numbered items, and scenes have prompts only; "
                          f"what it accepts, its bench tells: 'impasto bench export {name} --out "
@@ -106,36 +119,63 @@ def _prepared(name: str, device: str, scenes: int, sprites: Sprites
     return scorer, tasks
 
 
-def _verdicts(scorer: Scorer, draw: Renderer, scenes: Sequence[Scene]) -> list[bool]:
-    scores = scorer.score(draw(scenes).images, [scene.spec for scene in scenes])
-    return [bool(score.correct) for score in scores]
+class _Seen:
+    """What a scorer says of scenes: each picture by the true scene's prompt.
+
+    coarse: pictures are shrunk to this side and enlarged again first.
+    """
+
+    def __init__(self, scorer: Scorer, draw: Renderer, coarse: int | None) -> None:
+        self.scorer, self.draw, self.coarse = scorer, draw, coarse
+
+    def _pictures(self, scenes: Sequence[Scene]) -> Tensor:
+        images = self.draw(scenes).images
+        if self.coarse is None:
+            return images
+        small = F.interpolate(images, size=(self.coarse, self.coarse), mode="bilinear",
+                              antialias=True)  # fmt: skip
+        return F.interpolate(small, size=images.shape[-2:], mode="bicubic").clamp(0, 1)
+
+    def __call__(self, pairs: Sequence[Pair]) -> Iterator[tuple[str, str, dict[str, bool]]]:
+        """Task, kind of difference and what was right, of each pair."""
+        specs = [scene.spec for scene, _, _ in pairs]
+        true, false = (self.scorer.score(self._pictures(scenes), specs) for scenes
+                       in ([one for one, _, _ in pairs], [other for _, other, _ in pairs])
+                       )  # fmt: skip
+        for (scene, _, kind), kept, passed in zip(pairs, true, false, strict=True):
+            if self.scorer.gives_verdict:
+                right = {"accept": bool(kept.correct), "reject": not passed.correct}
+            else:
+                right = {"prefer": kept.value > passed.value}
+            yield scene.spec.tag, kind, right
 
 
 def check_scorer(
     name: str, *, scenes: int = 2000, seed: int = 0, style: str = "openmoji",
-    device: str = "cpu", progress: Progress | None = None,
+    device: str = "cpu", coarse: int | None = None, progress: Progress | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Judge `scenes` true scenes, its rule's tasks in turn, and as many with one fact altered.
 
-    style: as for `Sprites.load`; specs ask only for classes that it can draw. progress: called
-    with scenes done and all. Returns accept and reject (task -> rate), reject_by (kind of fact ->
-    rate), intervals (the same three, each [low, high]), scenes, seed, style, classes (how many),
-    scorer (its provenance). Raises ValueError for a scorer without verdicts or of
-    numbered items, fewer scenes than tasks or a style with too few classes; ScorerBroken when the
-    self-test fails.
+    style: as for `Sprites.load`; specs ask only for classes that it can draw. coarse: side that
+    pictures are shrunk to and enlarged from, as coarse scales look. progress: called with scenes
+    done and all. Returns accept and reject (task -> rate) and reject_by (kind of fact -> rate),
+    of a scorer without verdicts prefer and prefer_by; intervals (the same, each [low, high]),
+    scenes, seed, style, coarse where it was given, classes (how many), scorer (its provenance).
+    Raises ValueError for a scorer of numbered items, fewer scenes than tasks or a style with too
+    few classes; ScorerBroken when the self-test fails.
     """
     sprites = Sprites.load(style)
     scorer, tasks = _prepared(name, device, scenes, sprites)
-    draw = Renderer(sprites, device)
-    tallies = {key: _Tally() for key in ("accept", "reject", "reject_by")}
+    seen = _Seen(scorer, Renderer(sprites, device), coarse)
+    keys = ("accept", "reject") if scorer.gives_verdict else ("prefer",)
+    tallies = {key: _Tally() for key in (*keys, f"{keys[-1]}_by")}
     done = 0
-    for pairs in _batches(scenes, seed, sprites, tasks):
-        true = _verdicts(scorer, draw, [scene for scene, _, _ in pairs])
-        false = _verdicts(scorer, draw, [twin for _, twin, _ in pairs])
-        for (scene, _, kind), kept, passed in zip(pairs, true, false, strict=True):
-            tallies["accept"].verdicts[scene.spec.tag].append(kept)
-            tallies["reject"].verdicts[scene.spec.tag].append(not passed)
-            tallies["reject_by"].verdicts[kind].append(not passed)
+    pair = _altered if scorer.gives_verdict else _twins
+    for pairs in _batches(pair, scenes, seed, sprites, tasks):
+        for task, kind, right in seen(pairs):
+            for key in keys:
+                tallies[key].verdicts[task].append(right[key])
+            tallies[f"{keys[-1]}_by"].verdicts[kind].append(right[keys[-1]])
         done += len(pairs)
         if progress is not None:
             progress(done, scenes)
@@ -143,5 +183,5 @@ def check_scorer(
         **{key: tally.rates() for key, tally in tallies.items()},
         "intervals": {key: tally.intervals() for key, tally in tallies.items()},
         "scenes": scenes, "seed": seed, "style": style, "classes": len(sprites.classes),
-        "scorer": scorer.provenance(),
+        **({} if coarse is None else {"coarse": coarse}), "scorer": scorer.provenance(),
     }  # fmt: skip

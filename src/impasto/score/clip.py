@@ -21,6 +21,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from transformers import PreTrainedTokenizerFast as TokenizerClass
 
 from impasto.files import sha256_file
+from impasto.sample.flops import count_flops
 from impasto.score.base import Score, Scorer
 from impasto.score.self_test import check_captions
 from impasto.score.trained import check_keys
@@ -171,6 +172,7 @@ class ClipScorer(Scorer):
         self.name, self.sha256 = name, sha256
         self.normalisation = normalisation or Normalisation()
         self.size: int = model.config.vision_config.image_size
+        self._flops: float | None = None
 
     @classmethod
     def from_folder(
@@ -195,6 +197,15 @@ class ClipScorer(Scorer):
         seen = image_features(self.model, self.normalisation(small))
         meant = text_features(self.model, token_ids(self.tokenizer, [s.prompt for s in specs]))
         return [Score(value=float(v)) for v in 100 * (seen * meant).sum(-1)]
+
+    def flops(self, height: int, width: int) -> float:
+        """Of both towers: the prompt is read anew for every picture."""
+        if self._flops is None:
+            model, length = self.model, self.tokenizer.model_max_length
+            pixels = torch.empty(1, 3, self.size, self.size, device="meta", dtype=model.dtype)
+            ids = torch.empty(1, length, device="meta", dtype=torch.long)
+            self._flops = float(count_flops(model, input_ids=ids, pixel_values=pixels))
+        return self._flops
 
     def self_test(self) -> None:
         """A true caption must beat another scene's. Raises ScorerBroken."""

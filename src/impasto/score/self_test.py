@@ -22,12 +22,17 @@ from impasto.spec import Spec
 from impasto.world import Scene, Sprites, alter, alterations, compose, render, sample_spec
 from impasto.world.tasks import GENEVAL_TASKS
 
-__all__ = ["MINIMUM", "Golden", "check_captions", "check_verdicts", "golden"]
+__all__ = ["MINIMUM", "PREFERRED", "Golden", "check_captions", "check_pairs", "check_verdicts",
+           "golden"]  # fmt: skip
 
 SEED = 20231017
 PER_TASK = 4
 MINIMUM = 0.9
 """Share of the golden pictures that must be judged right, of the true and of the altered."""
+
+PREFERRED = 0.75
+"""Share of the golden pairs whose true picture must have the higher value: chance gets as many in
+one try of a hundred."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,12 @@ def golden() -> Golden:
     return Golden(render(scenes, sprites).images, tuple(s.spec for s in scenes), tuple(broken))
 
 
-def _demand(right: list[bool], what: str, failures: list[str]) -> None:
-    if sum(right) < MINIMUM * len(right):
+def _demand(right: list[bool], what: str, failures: list[str], least: float = MINIMUM) -> None:
+    if sum(right) < least * len(right):
         lines = "\n  ".join(failures[:6])
         raise ScorerBroken(
             f"the scorer failed its self-test: {sum(right)} of {len(right)} {what}, at least "
-            f"{MINIMUM:.0%} are needed; its weights are damaged or do not belong to it. Wrong:"
+            f"{least:.0%} are needed; its weights are damaged or do not belong to it. Wrong:"
             f"\n  {lines}"
         )
 
@@ -109,3 +114,18 @@ def check_captions(scorer: Scorer) -> None:
                 for spec, other, good in zip(specs, others, right, strict=True)
                 if not good]  # fmt: skip
     _demand(right, "golden pictures prefer their own prompt", failures)
+
+
+def check_pairs(scorer: Scorer) -> None:
+    """Compare, for each golden prompt, its true picture's value with the altered one's.
+
+    Raises ScorerBroken when the true one wins on fewer than `PREFERRED`.
+    """
+    pictures = golden()
+    n = len(pictures.specs) // 2
+    values = [score.value for score in scorer.score(pictures.images, pictures.specs)]
+    right = [true > altered for true, altered in zip(values[:n], values[n:], strict=True)]
+    failures = [f"{spec.prompt!r} is scored above with another {kind}"
+                for spec, kind, good in zip(pictures.specs[n:], pictures.broken[n:], right,
+                                            strict=True) if not good]  # fmt: skip
+    _demand(right, "true golden pictures above the altered ones", failures, PREFERRED)

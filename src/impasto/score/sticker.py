@@ -5,6 +5,7 @@ The networks' libraries load when a scorer is made, not when this module is impo
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from impasto.files import sha256_file
@@ -15,14 +16,16 @@ from impasto.zoo.weights import shipped_folder
 if TYPE_CHECKING:
     from impasto.score.clip import ClipScorer
     from impasto.score.geneval import GenEvalScorer
+    from impasto.score.match import MatchScorer
 
-__all__ = ["sticker", "sticker_clip", "sticker_plus"]
+__all__ = ["sticker", "sticker_clip", "sticker_match", "sticker_plus"]
 
 CLIP = "sticker-clip"
 THRESHOLD = 0.3
 """GenEval's. The sticker detector gives an object one class, so counting needs no stricter limit;
 0.1 to 0.3 judge 600 scenes of the training seed alike, but for one in a hundred of a task."""
 DETECTOR = "sticker-detector"
+MATCH = "sticker-match"
 
 
 def _hashes(name: str) -> dict[str, str]:
@@ -77,3 +80,16 @@ def sticker_clip(*, device: str = "cpu") -> ClipScorer:
     from impasto.score.clip import ClipScorer
 
     return ClipScorer.from_folder(folder, name=CLIP, device=device)
+
+
+@SCORERS.register(MATCH)
+def sticker_match(*, weights: str = MATCH, device: str = "cpu") -> MatchScorer:
+    """Log-odds that a picture shows its prompt: a search's reward that is not the judge.
+
+    weights: a folder of a recipe of kind match, or the name of what ships. Raises
+    FileNotFoundError when it is neither a folder nor in this installation.
+    """
+    folder = weights if Path(weights).is_dir() else shipped_folder(weights)
+    from impasto.score.match import MatchScorer
+
+    return MatchScorer.from_folder(folder, name=MATCH, device=device)

@@ -10,20 +10,21 @@ on which draws share a batch.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from impasto.sample.protocol import Cost, Generator, Request, Sampling, generate, row_seed
+from impasto.sample.protocol import Cost, Generator, Request, Sampling, row_seed
 from impasto.spec import Spec
 
-__all__ = ["Candidate", "Draw", "Drawn", "Progress", "Search", "draw_rows"]
+__all__ = ["Candidate", "Draw", "Drawn", "Progress", "Search", "Selection"]
 
 Progress = Callable[[int, int], None]
-"""Called with (pictures drawn, pictures to draw), candidates included, after every batch."""
+"""Called with (rows done, rows to draw), all candidates counted, after every batch."""
 
 
 @dataclass(frozen=True)
@@ -45,32 +46,64 @@ class Draw:
     def row_seed(self, candidate: int = 0) -> int:
         return row_seed(self.seed, self.spec.prompt, self.sample, candidate)
 
+    def choice_seed(self, step: int) -> int:
+        """What a choice among its rows after `step` is drawn from."""
+        digest = hashlib.sha256(f"{self.row_seed()}\0choice\0{step}".encode()).digest()
+        return int.from_bytes(digest[:8], "little") >> 1
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """One picture that was considered. value: its reward; None where nothing was compared."""
+    """One finished picture. value: its reward; None where nothing was compared."""
 
     seed: int
     value: float | None = None
 
 
 @dataclass(frozen=True)
+class Selection:
+    """One choice among the rows of a draw, after the step `step` (0-based).
+
+    kind: "cluster", "resample", or "final" for the choice of the picture. kept: indices of the
+    rows that go on, ascending; one that repeats was copied. values, potentials: of the rows
+    before, where they were asked. previews: (rows before, 3, h, w), small.
+    """
+
+    step: int
+    kind: str
+    kept: tuple[int, ...]
+    previews: Tensor
+    values: tuple[float, ...] | None = None
+    potentials: tuple[float, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, without the pictures."""
+        return {"step": self.step, "kind": self.kind, "rows": len(self.previews),
+                "kept": list(self.kept),
+                "values": None if self.values is None else list(self.values),
+                "potentials": None if self.potentials is None else list(self.potentials)
+                }  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Drawn:
     """A draw fulfilled. image: (3, H, W), that of `candidates[chosen]`.
 
-    cost: of all candidates. What the reward cost is not in it.
+    candidates: the pictures that were finished. cost: of all rows, those given up included. trace:
+    the choices in their order, the last one among the candidates.
     """
 
     image: Tensor
     candidates: tuple[Candidate, ...]
     chosen: int
     cost: Cost
+    trace: tuple[Selection, ...] = ()
 
 
 class Search(ABC):
     """Spends a generator's time to fulfil draws. Register in `impasto.zoo.registry.SEARCHES`.
 
-    width: pictures drawn for each draw; callers save their work after about a batch of pictures.
+    width: rows begun for each draw; callers save their work after about a batch of rows.
     independent: each candidate is drawn by itself and the best by their values is chosen at the
     end, so the first k of n are what the search at k would have drawn, at k / n of the cost.
     """
@@ -83,31 +116,8 @@ class Search(ABC):
         self, generator: Generator, draws: Sequence[Draw], sampling: Sampling, batch_size: int,
         progress: Progress | None = None,
     ) -> list[Drawn]:  # fmt: skip
-        """Fulfil each draw, in order; at most `batch_size` pictures are drawn at a time."""
+        """Fulfil each draw, in order; at most `batch_size` rows are in the network at a time."""
 
     @abstractmethod
     def provenance(self) -> dict[str, Any]:
         """The options that decide what it chooses."""
-
-
-def draw_rows(
-    generator: Generator, rows: Sequence[tuple[Draw, int]], sampling: Sampling, batch_size: int,
-    progress: Progress | None = None,
-) -> Iterator[tuple[Tensor, Cost]]:  # fmt: skip
-    """Draw each (draw, candidate): its picture (3, H, W) and its share of the cost, in order.
-
-    Lazy: a batch is drawn when its first picture is asked for. Raises ValueError for a batch size
-    below 1.
-    """
-    if batch_size < 1:
-        raise ValueError(f"the batch size must be at least 1, given {batch_size}")
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        requests = [draw.request for draw, _ in batch]
-        seeds = [draw.row_seed(candidate) for draw, candidate in batch]
-        images, cost = generate(generator, requests, seeds, sampling)
-        n = len(batch)
-        share = Cost(flops=cost.flops / n, images=cost.images // n, row_steps=cost.row_steps // n)
-        if progress is not None:
-            progress(start + n, len(rows))
-        yield from ((image, share) for image in images)

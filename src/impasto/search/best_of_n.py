@@ -1,106 +1,87 @@
-"""Best of N: draw N candidates of each picture and keep the one with the highest reward.
+"""N pictures of each draw, and one of them: the best, or one drawn by its reward.
 
-i* = argmax_i r(x_i, spec),    i = 0 .. N - 1;    the lowest i among equals
+    best of N               i* = argmax_i r(x_i, spec)            the lowest i among equals
+    importance sampling     i* ~ p,  p_i ∝ exp(lam r(x_i, spec))
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from itertools import islice
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from impasto.sample.protocol import Cost, Generator, Sampling
-from impasto.score.base import Scorer, ScorerBroken
-from impasto.search.base import Candidate, Draw, Drawn, Progress, Search, draw_rows
-from impasto.spec import Spec
+from impasto.score.base import Scorer
+from impasto.search.engine import TreeSearch
+from impasto.search.reward import TIMEOUT, Reward
+from impasto.search.selectors import Best, Resample
 from impasto.zoo.registry import SCORERS, SEARCHES
 
-__all__ = ["BestOfN", "RewardBroken"]
+if TYPE_CHECKING:
+    from impasto.score.features.patches import Patches
+
+__all__ = ["BestOfN", "Importance", "check_n"]
 
 
-class RewardBroken(ScorerBroken):
-    """The reward raised, or gave no number: there is no best candidate."""
+def check_n(search: str, n: Any) -> int:
+    """Raises ValueError unless n is an integer >= 1."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"{search}: n must be an integer >= 1, given {n!r}")
+    return n
 
 
-class BestOfN(Search):
-    """The best of `n` pictures per draw by a reward.
-
-    reward: a scorer, or the name of one. A draw's candidates are scored together and by
-    themselves, so what a reward says of them does not depend on the batch they were drawn in.
-    """
+class BestOfN(TreeSearch):
+    """The best of `n` pictures per draw by a reward: a scorer, or the name of one."""
 
     independent = True
 
-    def __init__(self, n: int, reward: Scorer | str = "sticker-clip",
-                 scorers: Callable[[str], Scorer] = SCORERS.create) -> None:  # fmt: skip
-        """scorers: how a name becomes a scorer. Raises ValueError for n < 1 or an unknown name,
-        ScorerBroken when the reward fails its self-test."""
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"best-of-n: n must be an integer >= 1, given {n!r}")
-        self.n = self.width = n
-        self.name = reward if isinstance(reward, str) else type(reward).__name__
-        self.reward = scorers(reward) if isinstance(reward, str) else reward
-        self.reward.self_test()
-
-    def draw(
-        self, generator: Generator, draws: Sequence[Draw], sampling: Sampling, batch_size: int,
-        progress: Progress | None = None,
-    ) -> list[Drawn]:  # fmt: skip
-        """The best candidate of each draw, in order; candidates of all draws share batches.
-
-        Raises RewardBroken naming prompt and candidate.
-        """
-        rows = [(draw, candidate) for draw in draws for candidate in range(self.n)]
-        drawn = draw_rows(generator, rows, sampling, batch_size, progress)
-        return [self._best(draw, list(islice(drawn, self.n))) for draw in draws]
-
-    def _best(self, draw: Draw, drawn: Sequence[tuple[Tensor, Cost]]) -> Drawn:
-        values = self._values(torch.stack([image for image, _ in drawn]), draw.spec)
-        chosen = values.index(max(values))
-        candidates = tuple(Candidate(draw.row_seed(i), value) for i, value in enumerate(values))
-        return Drawn(drawn[chosen][0], candidates, chosen, sum((c for _, c in drawn), Cost()))
-
-    def _values(self, images: Tensor, spec: Spec) -> list[float]:
-        """The rewards of one draw's candidates (n, 3, H, W)."""
-        try:
-            scores = self.reward.score(images, [spec] * len(images))
-        except torch.OutOfMemoryError:
-            raise  # the caller can go on with smaller batches
-        except Exception as error:
-            raise RewardBroken(self._blame(images, spec, error)) from error
-        if len(scores) != len(images):
-            raise RewardBroken(f"reward {self.name!r} gave {len(scores)} scores for "
-                               f"{len(images)} candidates of {spec.prompt!r}")  # fmt: skip
-        for candidate, score in enumerate(scores):
-            if not math.isfinite(score.value):
-                raise RewardBroken(f"reward {self.name!r} gave {score.value} for candidate "
-                                   f"{candidate} of {spec.prompt!r}")  # fmt: skip
-        return [float(score.value) for score in scores]
-
-    def _blame(self, images: Tensor, spec: Spec, error: Exception) -> str:
-        """What to say of a reward that raised: the first candidate that it raises on alone."""
-        culprit = f"the {len(images)} candidates together"
-        for candidate, image in enumerate(images):
-            try:
-                self.reward.score(image[None], [spec])
-            except Exception as alone:
-                culprit, error = f"candidate {candidate}", alone
-                break
-        return (f"reward {self.name!r} failed on {culprit} of {spec.prompt!r}: "
-                f"{type(error).__name__}: {error}")  # fmt: skip
+    def __init__(
+        self, n: int, reward: Scorer | str = "sticker-clip",
+        scorers: Callable[[str], Scorer] = SCORERS.create, timeout: float = TIMEOUT,
+    ) -> None:  # fmt: skip
+        """scorers, timeout: see `Reward`. Raises ValueError for n < 1, and what `Reward` does."""
+        self.n = self.width = check_n("best-of-n", n)
+        self.final = Best(Reward(reward, scorers, timeout))
 
     def provenance(self) -> dict[str, Any]:
-        return {"n": self.n, "reward": {"name": self.name} | self.reward.provenance()}
+        return {"n": self.n} | self.final.provenance()
+
+
+class Importance(TreeSearch):
+    """One of `n` pictures per draw, drawn with probability ∝ exp(lam reward).
+
+    Its first k candidates are those of the search at k, but not its choice: `independent` is of
+    searches that take the best.
+    """
+
+    def __init__(
+        self, n: int, reward: Scorer | str = "sticker-clip", *, lam: float = 10.0,
+        scorers: Callable[[str], Scorer] = SCORERS.create, timeout: float = TIMEOUT,
+    ) -> None:  # fmt: skip
+        """scorers, timeout: see `Reward`. Raises ValueError for n < 1 or a lam that is not finite
+        and >= 0, and what `Reward` does."""
+        self.n = self.width = check_n("importance", n)
+        asked = Reward(reward, scorers, timeout)
+        self.final: Resample = Resample(asked, "value", lam, kind="final")
+
+    def provenance(self) -> dict[str, Any]:
+        return {"n": self.n, "lam": self.final.lam, "reward": self.final.reward.provenance()}
 
 
 @SEARCHES.register("best-of-n")
 def best_of_n(
-    *, n: int = 4, reward: Scorer | str = "sticker-clip",
+    *, n: int = 4, reward: Scorer | str = "sticker-clip", timeout: float = TIMEOUT,
     scorers: Callable[[str], Scorer] = SCORERS.create,
+    patches: Callable[[str], Patches] | None = None,
 ) -> BestOfN:  # fmt: skip
-    """The best of n pictures per draw by a reward; options n, reward."""
-    return BestOfN(n, reward, scorers)
+    """The best of n pictures per draw by a reward; options n, reward, timeout."""
+    return BestOfN(n, reward, scorers, timeout)
+
+
+@SEARCHES.register("importance")
+def importance(
+    *, n: int = 4, lam: float = 10.0, reward: Scorer | str = "sticker-clip",
+    timeout: float = TIMEOUT, scorers: Callable[[str], Scorer] = SCORERS.create,
+    patches: Callable[[str], Patches] | None = None,
+) -> Importance:  # fmt: skip
+    """One of n pictures per draw, with probability ∝ exp(lam reward); options n, lam, reward,
+    timeout."""
+    return Importance(n, reward, lam=lam, scorers=scorers, timeout=timeout)

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from impasto.sample.protocol import Generator, Sampling
 from impasto.score.base import Scorer
-from impasto.search.base import Candidate, Draw, Drawn, Progress, Search, draw_rows
+from impasto.search.engine import TreeSearch
+from impasto.search.selectors import Only
 from impasto.zoo.registry import SEARCHES
+
+if TYPE_CHECKING:
+    from impasto.score.features.patches import Patches
 
 __all__ = ["NoSearch"]
 
 
-class NoSearch(Search):
+class NoSearch(TreeSearch):
     """One picture per draw, as the model draws it."""
 
     independent = True
-
-    def draw(
-        self, generator: Generator, draws: Sequence[Draw], sampling: Sampling, batch_size: int,
-        progress: Progress | None = None,
-    ) -> list[Drawn]:  # fmt: skip
-        """Candidate 0 of each draw, in order."""
-        rows = [(draw, 0) for draw in draws]
-        drawn = draw_rows(generator, rows, sampling, batch_size, progress)
-        return [Drawn(image, (Candidate(draw.row_seed()),), 0, cost)
-                for draw, (image, cost) in zip(draws, drawn, strict=True)]  # fmt: skip
+    final = Only()
 
     def provenance(self) -> dict[str, Any]:
         return {}
 
 
 @SEARCHES.register("none")
-def none(*, scorers: Callable[[str], Scorer] | None = None) -> NoSearch:
+def none(
+    *, scorers: Callable[[str], Scorer] | None = None,
+    patches: Callable[[str], Patches] | None = None,
+) -> NoSearch:  # fmt: skip
     """One picture per draw, as the model draws it."""
     return NoSearch()

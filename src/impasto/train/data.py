@@ -20,6 +20,7 @@ from impasto.bench.geneval_prompts import geneval_specs
 from impasto.spec import Spec
 from impasto.world import Packed, Renderer, Scene, Split, Sprites, compose, pack, sample_spec
 from impasto.world.alter import broken_spec
+from impasto.world.twins import twin
 from impasto.world.words import caption, dense_caption
 
 __all__ = ["TASK_WEIGHTS", "Chunk", "PictureCache", "cache_pictures", "chunks", "split_of",
@@ -67,19 +68,27 @@ def world_scenes(count: int, seed: int, split: Split | None, sprites: Sprites) -
 @dataclass(frozen=True)
 class Chunk:
     """CHUNK scenes in order. captions: per scene GenEval's wording, a paraphrase and a dense one.
-    wrong: per scene a caption with one fact altered, in the wording of the paraphrase."""
+    wrong: per scene a caption with one fact altered, in the wording of the paraphrase; of twins
+    the other's paraphrase, "" where the scene shows that as well."""
 
     packed: Packed
     captions: list[tuple[str, str, str]]
     wrong: list[str]
 
 
+def _wordings(scene: Scene, state: int, rng: np.random.Generator | None = None
+              ) -> tuple[str, str, str]:  # fmt: skip
+    """The captions of one scene. rng: goes on after the dense one."""
+    spec, rng = scene.spec, rng or np.random.default_rng(state)
+    return (spec.prompt, caption(spec, np.random.default_rng(state), "paraphrase"),
+            dense_caption(scene, rng))  # fmt: skip
+
+
 def _texts(scene: Scene, spec: Spec, state: int, classes: tuple[str, ...]
            ) -> tuple[tuple[str, str, str], str]:  # fmt: skip
     """The captions of one scene, and the altered one: the same wording of another spec."""
     rng = np.random.default_rng(state)
-    words = (spec.prompt, caption(spec, np.random.default_rng(state), "paraphrase"),
-             dense_caption(scene, rng))  # fmt: skip
+    words = _wordings(scene, state, rng)
     other = broken_spec(spec, rng, classes)
     return words, caption(other, np.random.default_rng(state), "paraphrase")
 
@@ -97,16 +106,38 @@ def _chunk(index: int, *, seed: int, weights: Mapping[str, float], split: Split 
     return Chunk(pack(scenes), captions, wrong)
 
 
+def _twin_chunk(index: int, *, seed: int, weights: Mapping[str, float], split: Split | None,
+                style: str) -> Chunk:  # fmt: skip
+    sprites = Sprites.load(style)
+    scenes, captions, wrong = [], [], []
+    for i in range(index * CHUNK // 2, (index + 1) * CHUNK // 2):
+        scene, rng = _scene(i, seed, weights, split, sprites)
+        other, state = twin(scene, rng, sprites), int(rng.integers(2**31))
+        words = [_wordings(one, state) for one in (scene, other.scene)]
+        scenes += [scene, other.scene]
+        captions += words
+        wrong += ["" if other.first_shows else words[1][1],
+                  "" if other.second_shows else words[0][1]]  # fmt: skip
+    return Chunk(pack(scenes), captions, wrong)
+
+
 def chunks(count: int, seed: int, weights: Mapping[str, float] | None = None, *,
            split: Split | None = None, style: str = "openmoji", workers: int | None = None,
-           start: int = 0) -> Iterator[Chunk]:  # fmt: skip
-    """Scenes `start` to `start + count` (multiples of 1,000) in chunks, in order."""
+           start: int = 0, twins: bool = False) -> Iterator[Chunk]:  # fmt: skip
+    """Scenes `start` to `start + count` (multiples of 1,000) in chunks, in order.
+
+    twins: scenes 2k and 2k + 1 are a fact apart (`world.twins`) and have the same wordings.
+    """
     if count <= 0 or count % CHUNK:
         raise ValueError(f"count must be a positive multiple of {CHUNK}, not {count}")
     if start < 0 or start % CHUNK:
         raise ValueError(f"start must be a multiple of {CHUNK}, not {start}")
+    if twins and split is not None:
+        raise ValueError(f"a twin can be any scene, so with twins no split leaves anything out; "
+                         f"given {split.name!r}, use split all")  # fmt: skip
     Sprites.load(style)
-    make = partial(_chunk, seed=seed, weights=weights or TASK_WEIGHTS, split=split, style=style)
+    make = partial(_twin_chunk if twins else _chunk, seed=seed, weights=weights or TASK_WEIGHTS,
+                   split=split, style=style)  # fmt: skip
     workers = workers if workers is not None else os.cpu_count() or 1
     indices = range(start // CHUNK, (start + count) // CHUNK)
     if workers <= 1:

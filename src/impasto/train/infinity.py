@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ from impasto.train.loop import Loop
 
 __all__ = ["FeatureCache", "cache_features", "scale_report", "train_infinity", "train_tokenizer"]
 
-DROP_SCALES = 0.2
+DROP_SCALES = 0.05
 COMMITMENT, ENTROPY = 0.1, 0.02
 
 
@@ -152,7 +153,7 @@ def train_infinity(
     loop = Loop(both, steps, lr, weight_decay=0.02, minutes=minutes, ema_decay=ema,
                 name="infinity")  # fmt: skip
     forced = TeacherForcing(pipe.transformer, next(iter(pipe.defaults.plans().values())))
-    run = torch.compile(forced) if compiled else forced
+    run: Any = torch.compile(forced) if compiled else forced
     chances, pad = torch.tensor(wordings, device=device), pipe.tokenizer.pad_token_id
     while loop.running:
         rows = torch.randint(len(cache), (batch,), device=device)
@@ -161,7 +162,7 @@ def train_infinity(
         seen = ids != pad
         with torch.autocast(device.type, torch.bfloat16):
             states = pipe.text_encoder(input_ids=ids, attention_mask=seen).last_hidden_state
-            loss, each, right = training_loss(run, pipe.vae, cache.features[rows].float(),
+            loss, _, right = training_loss(run, pipe.vae, cache.features[rows].float(),
                                               states.float(), seen, strength=flips)  # fmt: skip
         loop.update(loss, {f"right{k}": share for k, share in enumerate(right)})
         due = bool(save_every) and loop.step % save_every == 0 and processes.first()

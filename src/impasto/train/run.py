@@ -25,6 +25,7 @@ from impasto.models.mmdit import PRESETS, MMDiTGenerator
 from impasto.models.mmdit import train_tokenizer as learn_words
 from impasto.score.clip import clip_config
 from impasto.score.detector import detector_config
+from impasto.score.match import match_config, save_match
 from impasto.score.voting import build_network
 from impasto.train import processes
 from impasto.train.autoencoder import train_autoencoder
@@ -34,6 +35,7 @@ from impasto.train.generator import cache_latents, train_generator
 from impasto.train.infinity import cache_features, scale_report, train_infinity, train_tokenizer
 from impasto.train.loop import Loop
 from impasto.train.mask2former import train_mask2former
+from impasto.train.match import train_match
 from impasto.train.voting import train_voting
 from impasto.world import Renderer, Sprites
 from impasto.zoo.cards import write_card
@@ -55,7 +57,8 @@ class Recipe:
     `steps`. split: "train" leaves out held-out combinations and the evaluation's meanings, "all"
     leaves nothing out (scorers judge everything). autoencoder: folder of a trained one, for the
     generator; of a trained tokenizer, for infinity. initial: folder of weights to start from
-    (detector, autoencoder, tokenizer, generator and infinity: with all that belongs to them).
+    (detector, autoencoder, tokenizer, generator and infinity: with all that belongs to them); a
+    tokenizer may start from an mmdit generator, whose autoencoder it takes.
     freeze_encoder: share of an autoencoder's or a tokenizer's training after which only its
     decoder learns. workers: processes that lay out scenes, default one per core. weights: of
     tasks, over those of `train.data.TASK_WEIGHTS`, such as {single_object: 2.0}. time_mean,
@@ -135,7 +138,8 @@ def _pictures(recipe: Recipe, device: torch.device) -> tuple[Any, Captions, list
     weights, share = TASK_WEIGHTS | dict(recipe.weights), recipe.scenes // many
     workers = recipe.workers or max(1, (os.cpu_count() or 1) // many)
     source = chunks(share, recipe.data_seed, weights, split=split_of(recipe.split),
-                    workers=workers, start=share * processes.rank())  # fmt: skip
+                    workers=workers, start=share * processes.rank(),
+                    twins=recipe.kind == "match")  # fmt: skip
     out = cache_pictures(source, share, device, Renderer(Sprites.load(), device))
     print(f"{share} scenes in {time.monotonic() - begun:.0f} s", flush=True)
     return out
@@ -191,6 +195,17 @@ def _clip(recipe: Recipe, device: torch.device, out: Path) -> Loop:
         with without_bars():
             model.bfloat16().save_pretrained(out)
         tokenizer.save_pretrained(out)
+    return loop
+
+
+def _match(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+    cache, captions, wrong = _pictures(recipe, device)
+    words = [text for texts in captions for text in texts[:2]]
+    tokenizer = processes.shared(learn_words(words))
+    config = match_config(recipe.preset, vocab_size=len(tokenizer))
+    model, loop = train_match(config, tokenizer, cache, captions, wrong, **_numbers(recipe))
+    if processes.first():
+        save_match(model, tokenizer, out)
     return loop
 
 
@@ -252,8 +267,12 @@ def _infinity_tokenizer(recipe: Recipe, device: torch.device, out: Path) -> Loop
     torch.manual_seed(recipe.seed)
     config = infinity.PRESETS[recipe.preset]()
     model = infinity.InfinityTokenizer(**asdict(config.tokenizer))
-    if recipe.initial:
+    if recipe.initial and (Path(recipe.initial) / VAE_FILE).is_file():
         load_weights(model, Path(recipe.initial) / VAE_FILE)
+    elif recipe.initial:
+        other = MMDiTGenerator.from_pretrained(recipe.initial)
+        moments = (other.defaults.latent_mean, other.defaults.latent_std)
+        model = infinity.from_autoencoder(model, other.vae, *map(torch.tensor, moments))
     sizes = config.schedule.sizes
     model, loop = train_tokenizer(model, cache, sizes, freeze_encoder=recipe.freeze_encoder,
                                   on_freeze=partial(_save_plain, model, out),
@@ -299,7 +318,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "time_mean": ("generator",), "time_std": ("generator",), "flips": ("infinity",),
 }  # fmt: skip
 """Keys that some kinds alone read."""
-TRAINERS = {"detector": _detector, "mask2former": _mask2former, "clip": _clip,
+TRAINERS = {"detector": _detector, "mask2former": _mask2former, "clip": _clip, "match": _match,
             "autoencoder": _autoencoder, "generator": _generator,
             "infinity-tokenizer": _infinity_tokenizer, "infinity": _infinity}  # fmt: skip
 

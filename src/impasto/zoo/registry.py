@@ -13,8 +13,8 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 
-__all__ = ["BENCHES", "FEATURES", "JUDGES", "MODELS", "PERCEPTUAL", "SCORERS", "SEARCHES",
-           "Registry", "nearest", "parse_options"]  # fmt: skip
+__all__ = ["BENCHES", "FEATURES", "JUDGES", "MODELS", "PATCHES", "PERCEPTUAL", "SCORERS",
+           "SEARCHES", "Registry", "nearest", "parse_options"]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -126,4 +126,5 @@ SEARCHES: Registry[Any] = Registry("search")
 BENCHES: Registry[Any] = Registry("bench")
 JUDGES: Registry[Any] = Registry("judge")
 FEATURES: Registry[Any] = Registry("feature extractor")
+PATCHES: Registry[Any] = Registry("patch features")
 PERCEPTUAL: Registry[Any] = Registry("perceptual distance")

@@ -94,7 +94,7 @@ class DiffusersGenerator(OpaqueGenerator):
 
         at_once = 1 if self.device.type == "cpu" else None
         images = in_rows(some, len(prompts), at_once)
-        return images, len(prompts) * self._row_flops(sampling)
+        return images, self._row_flops(sampling)
 
     def _call(self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> Tensor:
         """One call of the pipeline: (B, 3, H, W) in [0, 1], NaN left in for `quantise` to find."""

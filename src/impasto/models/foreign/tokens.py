@@ -105,7 +105,7 @@ class TokenGenerator(OpaqueGenerator):
 
         at_once = 1 if self.device.type == "cpu" else None
         images = in_rows(some, len(prompts), at_once)
-        return images, len(prompts) * self._row_flops(sampling)
+        return images, self._row_flops(sampling)
 
     def _pictures(
         self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling

@@ -6,8 +6,9 @@ from impasto.models.infinity.model import InfinityTransformer
 from impasto.models.infinity.pipeline import InfinityGenerator
 from impasto.models.infinity.sampler import Defaults
 from impasto.models.infinity.tokenizer import InfinityTokenizer
+from impasto.models.infinity.warm import from_autoencoder
 
 __all__ = [
     "PRESETS", "TOKENIZERS", "TRANSFORMERS", "Defaults", "InfinityConfig", "InfinityGenerator",
-    "InfinityTokenizer", "InfinityTransformer", "infinity",
+    "InfinityTokenizer", "InfinityTransformer", "from_autoencoder", "infinity",
 ]  # fmt: skip

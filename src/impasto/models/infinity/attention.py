@@ -14,22 +14,28 @@ the published files). Source: Infinity (arXiv 2412.04431), section 3.3, and its 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from impasto.models.infinity.schedules import Size
+from impasto.models.infinity.schedules import Size, Sizes
 
 __all__ = ["KeysValues", "SelfAttention", "TextAttention", "TextPool", "positions",
-           "rotary_angles", "rotate"]  # fmt: skip
+           "rotary_angles", "rotary_tables", "rotate"]  # fmt: skip
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values, each (B, heads, L, d_head)."""
 
 MOST = math.log(100)
+MANY = 1024
+"""Queries from which on the kernel is chosen; every shape costs a plan at its first use."""
 
 
 def positions(cells: int, extent: int) -> Tensor:
@@ -48,9 +54,18 @@ def rotary_angles(sizes: Sequence[Size], grid: Size, head_width: int) -> Tensor:
     return torch.cat(rows)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Pairs of x (B, heads, L, d_head) turned by angles (L, d_head / 2)."""
-    cos, sin = angles.cos(), angles.sin()
+@functools.lru_cache(maxsize=64)
+def rotary_tables(
+    sizes: Sizes, grid: Size, head_width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (L, 1, d_head / 2) of `rotary_angles`, made once a device."""
+    with torch.inference_mode(False):  # training may meet what drawing made
+        angles = rotary_angles(sizes, grid, head_width)[:, None]
+        return angles.cos().to(device), angles.sin().to(device)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Pairs of x (B, L, heads, d_head) turned by the angles of `rotary_tables`."""
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
 
@@ -65,9 +80,13 @@ def join_heads(x: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Cosine attention with rotary positions."""
+    """Cosine attention with rotary positions: `split`, then the call, then `proj`.
+
+    backends: kernels for many tokens at once, the first that can; None leaves it to torch.
+    """
 
     zero_k_bias: Tensor
+    backends: Sequence[SDPBackend] | None = None
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -79,21 +98,39 @@ class SelfAttention(nn.Module):
         self.register_buffer("zero_k_bias", torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
-    def forward(
-        self, x: Tensor, angles: Tensor, mask: Tensor | None, past: KeysValues | None
-    ) -> tuple[Tensor, KeysValues]:
-        """x: (B, L, C); angles: (L, d_head / 2); mask: bool (L, L), True may see; past: keys and
-        values of earlier tokens, which all may see. Returns the result and all keys and values."""
+    def split(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, rotated, and values of x (B, L, C): each (B, heads, L, d_head)."""
         bias = torch.cat([self.q_bias, self.zero_k_bias, self.v_bias])
-        q, k, v = (split_heads(part, self.heads)
+        q, k, v = (part.unflatten(-1, (self.heads, -1))
                    for part in F.linear(x, self.mat_qkv.weight, bias).chunk(3, -1))  # fmt: skip
-        scale = self.scale_mul_1H11.float().clamp(max=MOST).exp()
-        q = rotate(F.normalize(q.float(), dim=-1) * scale, angles).to(v.dtype)
-        k = rotate(F.normalize(k.float(), dim=-1), angles).to(v.dtype)
-        if past is not None:
-            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
-        return self.proj(join_heads(out)), (k, v)
+        scale = self.scale_mul_1H11.float().clamp(max=MOST).exp().view(self.heads, 1)
+        q = rotate(F.normalize(q.float(), dim=-1) * scale, cos, sin).to(v.dtype)
+        k = rotate(F.normalize(k.float(), dim=-1), cos, sin).to(v.dtype)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None,
+        past: KeysValues | None = None, into: KeysValues | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Tokens of `split` looked at by each other: (B, L, C) before `proj`.
+
+        mask: bool (L, L), True may see. past: keys and values of earlier tokens, which all may
+        see. into: those and, behind them, places that k and v are written to; stands for `past`.
+        """
+        if into is not None:
+            new = k.shape[2]
+            into[0][:, :, -new:], into[1][:, :, -new:] = k, v
+            k, v = into
+        elif past is not None:
+            k, v = (torch.cat([a.transpose(1, 2), b.transpose(1, 2)], dim=1).transpose(1, 2)
+                    for a, b in ((past[0], k), (past[1], v)))  # fmt: skip
+        with self._kernels(q.shape[2]):
+            return join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0))
+
+    def _kernels(self, tokens: int) -> contextlib.AbstractContextManager[Any]:
+        if self.backends is None or tokens < MANY:
+            return contextlib.nullcontext()
+        return sdpa_kernel(list(self.backends), set_priority=True)
 
 
 class _TextKeys(nn.Module):
@@ -123,11 +160,15 @@ class TextAttention(_TextKeys):
         super().__init__(width, heads, text_width)
         self.mat_q = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, keys: KeysValues, seen: Tensor | None) -> Tensor:
-        """x: (B, L, C); keys: of the text; seen: bool (B, 1, 1, L_text), None where all is."""
-        q = split_heads(self.mat_q(x), self.heads)
+    def split(self, x: Tensor) -> Tensor:
+        """Queries (B, heads, L, d_head) of x (B, L, C)."""
+        return split_heads(self.mat_q(x), self.heads)
+
+    def forward(self, q: Tensor, keys: KeysValues, seen: Tensor | None) -> Tensor:
+        """(B, L, C) before `proj`. keys: of the text; seen: bool (B, 1, 1, L_text), None where
+        all is."""
         k, v = (part.to(q.dtype) for part in keys)
-        return self.proj(join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=seen)))
+        return join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=seen))
 
 
 class TextPool(_TextKeys):

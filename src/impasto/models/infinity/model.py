@@ -35,18 +35,15 @@ from impasto.models.infinity.attention import (
     SelfAttention,
     TextAttention,
     TextPool,
-    rotary_angles,
+    rotary_tables,
 )
+from impasto.models.infinity.cache import Cache
 from impasto.models.infinity.schedules import Schedule, tokens
+from impasto.sample.seeds import upload
 
-__all__ = ["Cache", "Condition", "InfinityTransformer", "block_causal_mask", "mixed",
-           "normalised"]  # fmt: skip
+__all__ = ["Condition", "InfinityTransformer", "block_causal_mask", "mixed", "normalised"]
 
 EPS = 1e-6
-
-Cache = tuple[KeysValues, ...]
-"""Keys and values of every block, of the scales so far."""
-
 
 class Condition(NamedTuple):
     """A text as the blocks take it; all that does not change from scale to scale.
@@ -62,9 +59,12 @@ class Condition(NamedTuple):
     values: Tensor
     seen: Tensor
 
-    def rows(self, at: Tensor) -> Condition:
+    def rows(self, at: Sequence[int]) -> Condition:
         """Row i of the result is row `at[i]`."""
-        return Condition(*(part[at] for part in self))
+        if list(at) == list(range(len(self.pooled))):
+            return self
+        index = upload(torch.tensor(at), self.pooled.device)
+        return Condition(*(part[index] for part in self))
 
     def cut(self, length: int) -> Condition:
         """The first `length` states of the text."""
@@ -112,19 +112,53 @@ class Block(nn.Module):
         keep = 1 - self.drop_path
         return branch * branch.new_empty(len(branch), 1, 1).bernoulli_(keep) / keep
 
+    def _modulation(self, shared: Tensor) -> tuple[Tensor, ...]:
+        """(g1, g2, s1, s2, b1, b2), each (B, 1, C)."""
+        return (self.ada_gss.float() + shared).unbind(2)
+
+    def opening(
+        self, x: Tensor, modulation: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the self-attention."""
+        _, _, scale, _, shift, _ = self._modulation(modulation)
+        return self.sa.split(normalised(x, scale, shift).to(self.dtype), cos, sin)
+
+    def middle(self, x: Tensor, heard: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+        """x with what the self-attention heard, and queries to the text."""
+        x = x + self._kept(self.sa.proj(heard) * self._modulation(modulation)[0])
+        affine = (self.ca_norm.weight.float(), self.ca_norm.bias.float())
+        h = F.layer_norm(x, x.shape[-1:], *affine, EPS).to(self.dtype)
+        return x, self.ca.split(h)
+
+    def closing(self, x: Tensor, heard: Tensor, modulation: Tensor) -> Tensor:
+        """x with what was heard of the text, and through the feed-forward network."""
+        _, gate, _, scale, _, shift = self._modulation(modulation)
+        x = x + self._kept(self.ca.proj(heard))
+        return x + self._kept(self.ffn(normalised(x, scale, shift).to(self.dtype)) * gate)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.ffn.fc1.weight.dtype
+
     def forward(
         self, x: Tensor, *, modulation: Tensor, text: KeysValues, seen: Tensor | None,
-        angles: Tensor, mask: Tensor | None, past: KeysValues | None,
-    ) -> tuple[Tensor, KeysValues]:  # fmt: skip
-        g1, g2, s1, s2, b1, b2 = (self.ada_gss.float() + modulation).unbind(2)
-        dtype = self.ffn.fc1.weight.dtype
-        h, cache = self.sa(normalised(x, s1, b1).to(dtype), angles, mask, past)
-        x = x + self._kept(h * g1)
-        affine = (self.ca_norm.weight.float(), self.ca_norm.bias.float())
-        h = F.layer_norm(x, x.shape[-1:], *affine, EPS).to(dtype)
-        x = x + self._kept(self.ca(h, text, seen))
-        h = self.ffn(normalised(x, s2, b2).to(dtype))
-        return x + self._kept(h * g2), cache
+        turn: tuple[Tensor, Tensor], mask: Tensor | None = None, past: KeysValues | None = None,
+        into: KeysValues | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Three stretches of arithmetic around two attentions; see the module for the equations.
+
+        turn: cosines and sines of the rotation. past, into: see `SelfAttention`.
+        """
+        q, k, v = self.opening(x, modulation, *turn)
+        x, q = self.middle(x, self.sa(q, k, v, mask=mask, past=past, into=into),
+                           modulation)  # fmt: skip
+        return self.closing(x, self.ca(q, text, seen), modulation)
+
+    def compile(self, **options: Any) -> None:  # type: ignore[override]
+        """Compile the three stretches, in place. Blocks of one size share what is compiled."""
+        for name in ("opening", "middle", "closing"):
+            plain = getattr(type(self), name).__get__(self)
+            setattr(self, name, torch.compile(plain, **options))
 
 
 class HeadNorm(nn.Module):
@@ -144,6 +178,7 @@ class InfinityTransformer(ModelMixin, ConfigMixin):
     divide by heads or a head's width by 4."""
 
     config_name = "config.json"
+    _repeated_blocks = ("Block",)  # for diffusers' compile_repeated_blocks
 
     @register_to_config
     def __init__(
@@ -215,10 +250,10 @@ class InfinityTransformer(ModelMixin, ConfigMixin):
         assert codes is not None
         return self.word_embed(codes.to(self.word_embed.weight.dtype)).float()
 
-    def angles(self, schedule: Schedule, scale: int | None = None) -> Tensor:
-        """Rotary angles of one scale's tokens, or of all."""
+    def turn(self, schedule: Schedule, scale: int | None = None) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the rotation of one scale's tokens, or of all."""
         sizes = schedule.sizes if scale is None else schedule.sizes[scale : scale + 1]
-        return rotary_angles(sizes, schedule.grid, self.head_width).to(self.pos_start.device)
+        return rotary_tables(sizes, schedule.grid, self.head_width, self.pos_start.device)
 
     def level(self, schedule: Schedule, scale: int | None = None) -> Tensor:
         """Level embeddings (L, C) of one scale's tokens, or of all."""
@@ -229,28 +264,34 @@ class InfinityTransformer(ModelMixin, ConfigMixin):
                           for k, (h, w) in enumerate(schedule.sizes)])  # fmt: skip
 
     def forward(
-        self, x: Tensor, condition: Condition, *, level: Tensor, angles: Tensor,
-        mask: Tensor | None = None, past: Cache | None = None, padded: bool = True,
-        mix: tuple[int, float] | None = None,
-    ) -> tuple[Tensor, Cache]:  # fmt: skip
-        """Logits (B, L, bits, 2), float32, and the cache that holds these tokens too.
+        self, x: Tensor, condition: Condition, *, level: Tensor, turn: tuple[Tensor, Tensor],
+        mask: Tensor | None = None, past: Cache | None = None, into: Cache | None = None,
+        padded: bool = True, mix: tuple[int, float] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Logits (B, L, bits, 2), float32.
 
-        x: `embed`ded tokens. padded: whether the text's `seen` has any False. mix: (block, g):
-        rows in pairs (with the prompt, without); after that block both become
-        g x_with + (1 - g) x_without.
+        x: `embed`ded tokens. past: keys and values of earlier scales. into: the same cache,
+        extended by these tokens, whose keys and values are written to it; stands for `past`.
+        padded: whether the text's `seen` has any False. mix: (block, g): rows in pairs (with the
+        prompt, without); after that block both become g x_with + (1 - g) x_without.
         """
         seen = condition.seen[:, None, None] if padded else None
-        cache = []
         for i, block in enumerate(self.blocks):
             if i == 0 or (self.level_every and i % self.level_every == 0):
                 x = x + level
-            text = (condition.keys[:, i], condition.values[:, i])
-            x, own = block(x, modulation=condition.modulation, text=text, seen=seen,
-                           angles=angles, mask=mask, past=None if past is None else past[i])
-            cache.append(own)
+            x = block(x, modulation=condition.modulation, seen=seen, turn=turn, mask=mask,
+                      text=(condition.keys[:, i], condition.values[:, i]),
+                      past=None if past is None else past[i],
+                      into=None if into is None else into[i])  # fmt: skip
             if mix is not None and i == mix[0]:
                 x = mixed(x, mix[1]).repeat_interleave(2, dim=0)
-        return self.logits(x, condition), tuple(cache)
+        return self.logits(x, condition)
+
+    def no_past(self, rows: int) -> Cache:
+        """The cache before the first scale."""
+        block = cast(Block, self.blocks[0])
+        return Cache.empty(len(self.blocks), rows, block.sa.heads, self.head_width,
+                           self.word_embed.weight)  # fmt: skip
 
     def logits(self, x: Tensor, condition: Condition) -> Tensor:
         scale, shift = condition.head.unbind(2)
@@ -261,12 +302,12 @@ class InfinityTransformer(ModelMixin, ConfigMixin):
 
     def teacher_forced(
         self, condition: Condition, inputs: Sequence[Tensor], schedule: Schedule, *,
-        mask: Tensor | None = None, angles: Tensor | None = None,
+        mask: Tensor | None = None, turn: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
         """Logits (B, L, bits, 2) of all scales at once, under the block-causal mask.
 
         inputs: codes (B, h_k w_k, bits) of scales 2 to K: f^ of the scales before, resized.
-        mask, angles: `block_causal_mask` and `angles` of the schedule, where they are at hand.
+        mask, turn: `block_causal_mask` and `turn` of the schedule, where they are at hand.
         """
         if len(inputs) != len(schedule.sizes) - 1:
             raise ValueError(f"{len(schedule.sizes)} scales need {len(schedule.sizes) - 1} "
@@ -277,8 +318,8 @@ class InfinityTransformer(ModelMixin, ConfigMixin):
             raise ValueError(f"the inputs make {x.shape[1]} tokens, the schedule has "
                              f"{tokens(schedule.sizes)}")  # fmt: skip
         mask = block_causal_mask(schedule, x.device) if mask is None else mask
-        angles = self.angles(schedule) if angles is None else angles
-        return self(x, condition, level=self.level(schedule), angles=angles, mask=mask)[0]
+        turn = self.turn(schedule) if turn is None else turn
+        return self(x, condition, level=self.level(schedule), turn=turn, mask=mask)
 
 
 def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from impasto.images import quantise
 from impasto.models.infinity.config import InfinityConfig
 from impasto.models.infinity.costs import decoder_flops, scale_flops
 from impasto.models.infinity.initialise import initialise
-from impasto.models.infinity.model import Cache, Condition, InfinityTransformer, mixed
+from impasto.models.infinity.model import Condition, InfinityTransformer
 from impasto.models.infinity.sampler import (
     Defaults,
     ScaleState,
@@ -23,6 +23,7 @@ from impasto.models.infinity.sampler import (
     per_scale,
     select_rows,
 )
+from impasto.models.infinity.scale import ScaleNetwork
 from impasto.models.infinity.schedules import Schedule, nearest_ratio
 from impasto.models.infinity.tokenizer import InfinityTokenizer
 from impasto.models.mmdit.text import token_ids
@@ -33,6 +34,8 @@ from impasto.sample.rowwise import in_rows
 from impasto.sample.seeds import check_seeds
 
 __all__ = ["InfinityGenerator"]
+
+MEGAPIXEL = 2**20
 
 
 class InfinityGenerator(NetworkGenerator):
@@ -70,6 +73,32 @@ class InfinityGenerator(NetworkGenerator):
         self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
         self.tokenizer, self.defaults = tokenizer, defaults
         self._flops: dict[Any, int] = {}
+        self._scale = ScaleNetwork(transformer, vae, defaults.guidance_layer)
+
+    def compile(self, **options: Any) -> Self:
+        """Trade a slow start (a minute, say) for speed; bits stay the same to rounding.
+
+        The transformer's blocks and the decoder go through torch.compile, whose `options` these
+        are; on a GPU of compute capability 9 cuDNN's attention comes first. Returns itself.
+        """
+        self._scale.compile(**options)
+        return self
+
+    def use_graphs(self, on: bool = True) -> Self:
+        """Run small scales as CUDA graphs, recorded when the same number of rows and length of
+        text come a second time. Returns itself.
+
+        Graphs are of the weights where they lie now: call again after a network was moved or cast.
+        Raises ValueError off a GPU.
+        """
+        if on and self.device.type != "cuda":
+            raise ValueError(f"CUDA graphs need the model on a GPU; it is on {self.device}")
+        self._scale.use_graphs(on)
+        return self
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the networks. Graphs stay behind: `use_graphs` after moving."""
+        return super().to(device).use_graphs(False)
 
     @classmethod
     def from_config(
@@ -142,18 +171,24 @@ class InfinityGenerator(NetworkGenerator):
         if state.done:
             raise ValueError(f"all {state.steps} scales are drawn; call finish")
         k, n = state.step, len(state.seeds)
-        size = self.rows_at_once or n
-        parts = [self._rows(state, range(i, min(i + size, n))) for i in range(0, n, size)]
-        bits = draw_bits(torch.cat([logits for logits, _ in parts]), state.seeds, k,
+        size, last = self.rows_at_once or n, k + 1 == state.steps
+        past = state.cache or self.transformer.no_past(n * (1 + state.paired))
+        into = None if last else self._scale.extended(state, past)
+        logits = [self._scale.logits(state, range(i, min(i + size, n)), past, into)
+                  for i in range(0, n, size)]  # fmt: skip
+        bits = draw_bits(torch.cat(logits), state.seeds, k,
                          top_k=self.defaults.top_k, top_p=self.defaults.top_p)  # fmt: skip
-        last = k + 1 == state.steps
-        return replace(
+        after = replace(
             state,
             step=k + 1,
             f_hat=self.vae.add_codes(state.f_hat, bits, state.schedule.sizes[k]),
-            cache=None if last else _joined([cache for _, cache in parts]),
-            cost=state.cost + self._step_cost(state),
+            cache=into,
+            costs=state.charged(self._step_costs(state)),
         )
+        if into is not None and state.paired and not after.paired:
+            with_text = torch.arange(0, 2 * n, 2, device=self.device)
+            return replace(after, cache=into.selected(with_text))
+        return after
 
     @torch.inference_mode()
     def preview(self, state: ScaleState) -> Tensor:
@@ -173,40 +208,11 @@ class InfinityGenerator(NetworkGenerator):
         return quantise(self.decode(state.f_hat))
 
     def decode(self, f_hat: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1] of summed codes (B, d, h, w)."""
-        return in_rows(lambda at: self.vae.decode(f_hat[at]), len(f_hat), self.rows_at_once)
-
-    def _rows(self, state: ScaleState, rows: range) -> tuple[Tensor, Cache]:
-        """Guided, tempered logits (B, L, d, 2) of the next scale of some rows, and their cache."""
-        k, both = state.step, state.paired
-        prompts = [state.prompt_of[i] for i in rows]
-        length = max(state.lengths[p] for p in prompts)
-        padded = any(state.lengths[p] < length for p in prompts)
-        at = [2 * p + j for p in prompts for j in range(1 + both)]
-        text = state.text.cut(length).rows(torch.tensor(at, device=self.device))
-        codes = None
-        if k:
-            f_hat = state.f_hat[rows.start : rows.stop]
-            codes = self.vae.next_input(f_hat, state.schedule.sizes[k])
-            codes = codes.repeat_interleave(1 + both, dim=0)
-        held, past = slice(rows.start * (1 + both), rows.stop * (1 + both)), state.cache
-        g = state.guidance[k]
-        inside = both and g != 1 and self.defaults.guidance_layer < 0
-        logits, cache = self.transformer(
-            self.transformer.embed(k, text, codes), text,
-            level=self.transformer.level(state.schedule, k),
-            angles=self.transformer.angles(state.schedule, k), padded=padded,
-            past=None if past is None else tuple((a[held], b[held]) for a, b in past),
-            mix=(self._guided_block, g) if inside else None,
-        )  # fmt: skip
-        logits = logits / state.temperature[k]
-        if not both:
-            return logits, cache
-        return (logits[0::2] if inside or g == 1 else mixed(logits, g)), cache
-
-    @property
-    def _guided_block(self) -> int:
-        return len(self.transformer.blocks) + self.defaults.guidance_layer
+        """Pictures (B, 3, H, W) in [0, 1] of summed codes (B, d, h, w), as many at once as make a
+        megapixel: more would not be faster, only larger."""
+        h, w = f_hat.shape[-2] * self.vae.stride, f_hat.shape[-1] * self.vae.stride
+        at_once = self.rows_at_once or max(1, MEGAPIXEL * self.vae.patch**2 // (h * w))
+        return in_rows(lambda at: self.vae.decode(f_hat[at]), len(f_hat), at_once)
 
     # ---------------------------------------------------------------- settings, cost
 
@@ -252,20 +258,22 @@ class InfinityGenerator(NetworkGenerator):
         raise ValueError(f"height x width must be one of {sizes}, given {height!r} x {width!r}"
                          f"{hint}")  # fmt: skip
 
-    def _step_cost(self, state: ScaleState) -> Cost:
-        """Of one scale of all rows. The last is charged with the decoding after it.
+    def _step_costs(self, state: ScaleState) -> list[Cost]:
+        """Of one scale of each row. The last is charged with the decoding after it.
 
         The text encoder and the conditions are left out: their share depends on how many rows
         share a prompt.
         """
-        last = state.step + 1 == state.steps
-        branches = 1 + state.paired
-        flops = sum(branches * self._row_flops(state.schedule, state.step, state.lengths[p])
-                    for p in state.prompt_of)  # fmt: skip
-        n = len(state.seeds)
-        if last:
-            flops += n * self._decoder_flops(state.schedule)
-        return Cost(flops=float(flops), row_steps=n)
+        tokens = math.prod(state.schedule.sizes[state.step])
+        after = self.preview_cost(state) if state.step + 1 == state.steps else Cost()
+        flops = [(1 + state.paired) * self._row_flops(state.schedule, state.step, length)
+                 for length in state.lengths]  # fmt: skip
+        return [Cost(flops=float(flops[p]), row_steps=1, tokens=tokens) + after
+                for p in state.prompt_of]  # fmt: skip
+
+    def preview_cost(self, state: ScaleState) -> Cost:
+        """A preview is decoded at full size, as the finished picture is."""
+        return Cost(flops=float(self._decoder_flops(state.schedule)), decodes=1)
 
     def _row_flops(self, plan: Schedule, k: int, length: int) -> int:
         key = (plan, k, length)
@@ -290,10 +298,3 @@ def _padded(parts: Sequence[Condition], length: int) -> Condition:
                            seen=stretch(part.seen, 1)) for part in parts]  # fmt: skip
     return Condition(*(torch.cat(tensors) for tensors in zip(*whole, strict=True)))
 
-
-def _joined(caches: Sequence[Cache]) -> Cache:
-    """Caches of different rows as one."""
-    if len(caches) == 1:
-        return caches[0]
-    return tuple((torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer]))
-                 for layer in zip(*caches, strict=True))  # fmt: skip

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from impasto.models.infinity.model import Cache, Condition
+from impasto.models.infinity.cache import Cache
+from impasto.models.infinity.model import Condition
 from impasto.models.infinity.schedules import (
     TEMPLATES,
     Schedule,
@@ -31,7 +32,7 @@ from impasto.models.infinity.schedules import (
     schedule,
 )
 from impasto.sample.protocol import State
-from impasto.sample.seeds import row_uniforms
+from impasto.sample.seeds import row_uniforms, upload
 
 __all__ = ["Defaults", "ScaleState", "draw_bits", "per_scale", "scale_seed", "select_rows"]
 
@@ -111,7 +112,7 @@ class ScaleState(State):
     """Unfinished drawings. B rows, P distinct prompts; a step is a scale.
 
     f_hat: (B, d, H, W) codes summed so far, float32; zero before the first scale. cache: keys and
-    values of all scales so far in every block, (R B, heads, L, d_head): rows in pairs (with the
+    values of all scales so far in every block, None once nothing follows; rows in pairs (with the
     prompt, without) where `paired`, else one a row. text: conditions of P prompts with the prompt
     and P without, one after another in pairs. lengths: tokens of each prompt. prompt_of: for each
     row its prompt. guidance, temperature: one a scale.
@@ -128,8 +129,8 @@ class ScaleState(State):
 
     @property
     def paired(self) -> bool:
-        """Whether the unconditional branch has a say at any scale, and is run."""
-        return any(g != 1 for g in self.guidance)
+        """Whether the unconditional branch has a say at this scale or a later one, and is run."""
+        return any(g != 1 for g in self.guidance[self.step :])
 
 
 def scale_seed(seed: int, scale: int) -> int:
@@ -154,17 +155,15 @@ def draw_bits(
 
 
 def select_rows(state: ScaleState, rows: Sequence[int]) -> ScaleState:
-    """The state whose row i is row `rows[i]`: sums and both halves of every cache. Its cost stays
-    what was spent to get here."""
-    at = torch.tensor(rows, dtype=torch.long, device=state.f_hat.device)
-    held = torch.stack([2 * at, 2 * at + 1], dim=1).flatten() if state.paired else at
+    """The state whose row i is row `rows[i]`: sums and both halves of every cache."""
+    branches, device = 1 + state.paired, state.f_hat.device
+    held = [branches * i + j for i in rows for j in range(branches)]
     cache = state.cache
-    if cache is not None:
-        cache = tuple((keys[held], values[held]) for keys, values in cache)
     return replace(
         state,
-        f_hat=state.f_hat[at],
-        cache=cache,
+        f_hat=state.f_hat[upload(torch.tensor(rows), device)],
+        cache=None if cache is None else cache.selected(upload(torch.tensor(held), device)),
         prompt_of=tuple(state.prompt_of[i] for i in rows),
         seeds=tuple(state.seeds[i] for i in rows),
+        costs=tuple(state.costs[i] for i in rows),
     )

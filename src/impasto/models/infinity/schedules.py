@@ -11,6 +11,7 @@ Source: Han et al. 2024 (Infinity, arXiv 2412.04431), and the official repositor
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 __all__ = ["LEVELS", "TEMPLATES", "Schedule", "Size", "Sizes", "nearest_ratio", "own_schedule",
@@ -76,7 +77,7 @@ def own_schedule(sizes: Sequence[Sequence[int]]) -> Schedule:
     Raises ValueError unless it begins with 1 x 1 and no side shrinks.
     """
     plan = tuple((int(h), int(w)) for h, w in sizes)
-    grows = all(a[0] <= b[0] and a[1] <= b[1] for a, b in zip(plan, plan[1:], strict=False))
+    grows = all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(plan))
     if not plan or plan[0] != (1, 1) or not grows:
         raise ValueError(f"sizes must begin with (1, 1) and never shrink, given {plan}")
     return Schedule(plan, plan[-1])

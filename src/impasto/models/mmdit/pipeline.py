@@ -154,7 +154,7 @@ class MMDiTGenerator(NetworkGenerator):
             step=state.step + 1,
             x=euler(state.x, v, t, t_next),
             x_0=predict_x_0(state.x, v, t),
-            cost=state.cost + self._step_cost(state),
+            costs=state.charged(self._step_costs(state)),
         )
 
     @torch.inference_mode()
@@ -213,16 +213,19 @@ class MMDiTGenerator(NetworkGenerator):
             self._flops[height, width] = network, decoder
         return self._flops[height, width]
 
-    def _step_cost(self, state: FlowState) -> Cost:
-        """Of one step of all rows. The last step is charged with the decoding after it.
+    def _step_costs(self, state: FlowState) -> list[Cost]:
+        """Of one step of each row. The last step is charged with the decoding after it.
 
         The text encoder is left out: its share depends on how many rows share a prompt.
         """
-        network, decoder = self._row_flops(*state.x.shape[-2:])
+        network, _ = self._row_flops(*state.x.shape[-2:])
         branches = 1 if state.guidance in (0.0, 1.0) else 2
-        last = state.step + 1 == state.steps
-        n = len(state.x)
-        return Cost(flops=float(n * (branches * network + last * decoder)), row_steps=n)
+        after = self.preview_cost(state) if state.step + 1 == state.steps else Cost()
+        return [Cost(flops=float(branches * network), row_steps=1) + after] * len(state.x)
+
+    def preview_cost(self, state: FlowState) -> Cost:
+        """A preview is decoded as the finished picture is."""
+        return Cost(flops=float(self._row_flops(*state.x.shape[-2:])[1]), decodes=1)
 
     def default_size(self) -> tuple[int, int]:
         side = self.transformer.config["sample_size"] * self.downscale

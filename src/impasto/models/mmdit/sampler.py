@@ -97,7 +97,7 @@ def guided_velocity(
 
 
 def select_rows(state: FlowState, rows: Sequence[int]) -> FlowState:
-    """The state whose row i is row `rows[i]`. Its cost stays what was spent to get here."""
+    """The state whose row i is row `rows[i]`. Steps draw no noise, so copies stay the same."""
     at = torch.tensor(rows, dtype=torch.long, device=state.x.device)
     return replace(
         state,
@@ -105,4 +105,5 @@ def select_rows(state: FlowState, rows: Sequence[int]) -> FlowState:
         x_0=state.x_0[at],
         prompt_of=tuple(state.prompt_of[i] for i in rows),
         seeds=tuple(state.seeds[i] for i in rows),
+        costs=tuple(state.costs[i] for i in rows),
     )

@@ -1,0 +1,125 @@
+"""The benchmark's re-statement of the official loops, and what is compiled: the same bits."""
+
+import importlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from impasto.sample.protocol import Request, Sampling, generate
+from tests import tiny_infinity
+
+BENCHMARKS = str(Path(__file__).parent.parent / "benchmarks")
+PROMPT = "four purple cats"
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    sys.path.insert(0, BENCHMARKS)
+    try:
+        yield {name: importlib.import_module(name)
+               for name in ("official_infinity", "infinity_parts", "tts_var")}
+    finally:
+        sys.path.remove(BENCHMARKS)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny_infinity.generator(top_p=0.9, top_k=900)
+
+
+def drawn(pipe, scripts, seeds, **settings):
+    parts = scripts["infinity_parts"]
+    loop = scripts["official_infinity"].OfficialLoop(pipe, parts.uniforms("cpu"))
+    return loop.draw(PROMPT, seeds, keep=True, **settings)
+
+
+def test_the_official_loop_and_ours_draw_the_same_bits(pipe, scripts):
+    """Concatenated caches, text anew at every block, top-p by sorting: and not one bit differs."""
+    official = drawn(pipe, scripts, [1, 2])
+    told = scripts["infinity_parts"].differing(pipe, PROMPT, [1, 2], official)
+    assert told["bits"] == 2 * 57 * 4
+    assert told["alone"]["differ"] == told["same past"]["differ"] == 0
+    image, _ = generate(pipe, [Request.of(PROMPT)] * 2, [1, 2])
+    assert (official.pictures.permute(0, 3, 1, 2) - 255 * image).abs().max() <= 1  # truncated
+    # Other noise is another picture, or the comparison would say nothing.
+    other = drawn(pipe, scripts, [3, 4])
+    assert any(not torch.equal(a, b) for a, b in zip(official.bits, other.bits, strict=True))
+
+
+def test_sorting_is_not_the_same_as_no_top_p(pipe, scripts):
+    """Top-p has a say here, so that the threshold was tested against the sorting."""
+    without = type(pipe)(**pipe.components, defaults=replace(pipe.defaults, top_p=0.0))
+    with_p, all_p = (drawn(p, scripts, [1, 2]) for p in (pipe, without))
+    assert any(not torch.equal(a, b) for a, b in zip(with_p.bits, all_p.bits, strict=True))
+
+
+def test_the_search_keeps_the_same_rows(pipe, scripts):
+    """Selections with repetitions and other seeds: caches, sums and text of the survivors."""
+    selection = scripts["official_infinity"].Selection
+    plan = {0: selection((2, 0, 2), (3, 1, 50)), 2: selection((1, 1), (1, 60))}
+    official = drawn(pipe, scripts, [1, 2, 3], selections=plan, every_scale=True)
+    parts = scripts["infinity_parts"]
+    with parts.recorded(pipe) as bits:
+        state = parts.begin(pipe, PROMPT, [1, 2, 3])
+        while not state.done:
+            state = pipe.advance(state)
+            if state.step - 1 in plan:
+                at = plan[state.step - 1]
+                state = replace(pipe.select(state, at.rows), seeds=at.seeds)
+    assert [len(b) for b in bits] == [3, 3, 3, 2]
+    assert all(torch.equal(a, b) for a, b in zip(bits, official.bits, strict=True))
+
+
+def test_rows_of_the_search_are_the_papers(scripts):
+    tts = scripts["tts_var"]
+    rows = [2 * count for count in tts.ROWS[13]]
+    plan = tts.selections(rows, tts.DISTINCT[13])
+    assert rows == [16, 16, 16, 12, 12, 12, 8, 4, 4, 4, 2, 2, 2] and sorted(plan) == [2, 5, 6, 9]
+    assert sum(rows[k] for k in plan) + rows[-1] == 42  # pictures that are looked at
+    for k, (at, seeds) in plan.items():
+        assert len(at) == len(seeds) == len(set(seeds)) == rows[k + 1]
+        assert k not in (2, 5) or len(set(at)) == len(at)
+
+
+def test_the_floor_is_the_sheets_arithmetic(scripts):
+    """115.3 TFLOP a picture with 50 tokens of text, 148.8 a search of N = 1: of the shapes."""
+    parts, tts = scripts["infinity_parts"], scripts["tts_var"]
+    big = parts.build("2B", "meta", torch.bfloat16)
+    assert parts.floor(big, [1] * 13, 0, 50).tflop == pytest.approx(115.3, abs=0.05)
+    assert parts.floor(big, tts.ROWS[13], 0, 50).tflop == pytest.approx(148.8, abs=0.05)
+    one = parts.floor(big, [1] * 13, 1, 50)
+    assert one.tflop == pytest.approx(115.3 + 9.85, abs=0.05)
+    assert one.seconds > one.tflop * 1e12 / parts.FLOPS
+
+
+def test_compiled_blocks_are_one_and_draw_the_same(scripts):
+    """Through dynamo, without the code it would make: no break, and three stretches for all
+    blocks, once for a scale of one token and once for all others."""
+    pipe = tiny_infinity.generator(scales=3)
+    requests = [Request.of(PROMPT)] * 2
+    plain, _ = generate(pipe, requests, [1, 2])
+    with torch.random.fork_rng():
+        torch._dynamo.reset()
+        counters.clear()
+        assert pipe.compile(backend="eager") is pipe
+        same, cost = generate(pipe, requests, [1, 2])
+    assert torch.equal(plain, same) and cost.flops > 0
+    assert counters["stats"]["unique_graphs"] == 7  # the decoder is the seventh
+    other, _ = generate(pipe, requests[:1], [2])
+    assert torch.equal(other[0], plain[1]) and counters["stats"]["unique_graphs"] == 7
+
+
+def test_graphs_are_refused_off_a_gpu():
+    with pytest.raises(ValueError, match="need the model on a GPU; it is on cpu"):
+        tiny_infinity.generator().use_graphs()
+
+
+@pytest.mark.parametrize("setting", [Sampling(), Sampling(guidance=1.0)])
+def test_not_compiled_unless_asked(pipe, setting):
+    counters.clear()
+    generate(pipe, [Request.of(PROMPT)], [1], setting)
+    assert not counters["stats"]
