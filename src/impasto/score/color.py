@@ -22,7 +22,7 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from impasto.score.base import Found
 from impasto.score.clip import Normalisation, image_features, text_features, token_ids
-from impasto.score.crop import GREY, color_crop
+from impasto.score.crop import GREY, color_crop, color_crops
 from impasto.spec import COLORS
 
 __all__ = ["GREY", "TEMPLATES", "ClipColorClassifier", "color_crop"]
@@ -69,8 +69,7 @@ class ClipColorClassifier:
         """The probabilities of the ten colours for each object, in `COLORS`' order."""
         if not crops:
             return []
-        cut = torch.stack([color_crop(image, found, self.size) for image, found in crops])
-        seen = image_features(self.model, self.normalisation(cut))
+        seen = image_features(self.model, self.normalisation(color_crops(crops, self.size)))
         columns = self.columns(found.cls for _, found in crops)
         table = torch.stack([columns[found.cls] for _, found in crops])
         cosines = torch.einsum("nd,ncd->nc", seen, table).double()

@@ -19,7 +19,7 @@ picture has more than 2^24 pixels: `images.MAX_PIXELS`.) The Q best are chosen b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,13 @@ STICKER_SIZE = 192
 MINIMAL_SCORE = 0.05
 """Objects below this are dropped before boxes are computed; every threshold in use is higher."""
 EVERYTHING = Wanted(above=MINIMAL_SCORE)
+PIXELS = 2**25
+"""Of the masks of several pictures that are post-processed together."""
+
+Key = tuple[int, int]
+"""Number of a picture, and of a query."""
+Plane = tuple[tuple[float, float, float, float], float, Tensor | None]
+"""Box, mask score and, where it is looked at, the mask on the CPU."""
 
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -154,41 +161,113 @@ class Mask2FormerDetector:
     @torch.inference_mode()
     def detect_wanted(self, images: Tensor, wanted: Sequence[Wanted]) -> list[list[Found]]:
         """The objects of each picture that `wanted` names, in no particular order."""
-        size = (images.shape[-2], images.shape[-1])
-        rows = (row for part in images.split(self.batch) for row in self.predict(part))
-        return [self._found(c, m, size, one) for (c, m), one in zip(rows, wanted, strict=True)]
+        return self.detect_parts(images.split(self.batch), wanted)
+
+    @torch.inference_mode()
+    def detect_parts(self, parts: Iterable[Tensor], wanted: Sequence[Wanted]
+                     ) -> list[list[Found]]:  # fmt: skip
+        """`detect_wanted` of pictures of one size that come in parts, each for one pass."""
+        if self.device.type == "cuda":
+            return self._beside(parts, wanted)
+        found: list[list[Found]] = []
+        for part in parts:
+            size = (part.shape[-2], part.shape[-1])
+            found += [self._found(c, m, size, one) for (c, m), one
+                      in zip(self.predict(part), wanted[len(found) :], strict=False)]  # fmt: skip
+        return found
+
+    def _beside(self, parts: Iterable[Tensor], wanted: Sequence[Wanted]) -> list[list[Found]]:
+        """On a GPU: all passes are launched, and each is post-processed while later ones run."""
+        passes = []
+        for part in parts:
+            logits, masks = (torch.stack(rows) for rows in zip(*self.predict(part), strict=True))
+            done = torch.cuda.Event()
+            done.record()
+            passes.append((logits, masks, (part.shape[-2], part.shape[-1]), done))
+        found: list[list[Found]] = []
+        # What is read here is waited for here, so no pass can be given its memory too early.
+        beside = torch.cuda.Stream(self.device, priority=-1)
+        with torch.cuda.stream(beside):
+            for logits, masks, size, done in passes:
+                beside.wait_event(done)
+                own = wanted[len(found) : len(found) + len(logits)]
+                found += self._together(logits, masks, size, own)
+        return found
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Class logits (Q, C + 1) and mask logits (Q, h, w) of each picture, one pass for all."""
-        device = next(self.model.parameters()).device
-        out = self.model(pixel_values=self.preprocess(images.to(device)))
+        """Class logits (Q, C + 1) and mask logits (Q, h, w) of each picture, one pass for all.
+
+        On a GPU nothing is waited for.
+        """
+        out = self.model(pixel_values=self.preprocess(images.to(self.device)))
         return list(zip(out.class_queries_logits.float(), out.masks_queries_logits.float(),
                         strict=True))  # fmt: skip
 
-    def _rows(self, logits: Tensor, wanted: Wanted) -> list[tuple[float, int, str]]:
-        """(p, query, class) of the Q best that may become an object, best first."""
-        p, index = logits.softmax(-1)[:, :-1].flatten().topk(len(logits))
-        found = zip(p.tolist(), index.tolist(), strict=True)
-        rows = [(value, i // len(self.classes), self.classes[i % len(self.classes)])
-                for value, i in found if value > wanted.above]  # fmt: skip
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _best(self, logits: Tensor) -> list[list[tuple[float, int]]]:
+        """(p, place among Q x C) of each picture's Q best, best first; logits (B, Q, C + 1)."""
+        p, index = logits.softmax(-1)[..., :-1].flatten(1).topk(logits.shape[1])
+        both = torch.stack([p.double(), index.double()]).cpu()
+        return [[(value, int(i)) for value, i in zip(*rows, strict=True)]
+                for rows in zip(*both.tolist(), strict=True)]  # fmt: skip
+
+    def _rows(self, best: Sequence[tuple[float, int]], wanted: Wanted
+              ) -> list[tuple[float, int, str]]:  # fmt: skip
+        """(p, query, class) of a picture's best that may become an object."""
+        count = len(self.classes)
+        rows = [(value, i // count, self.classes[i % count])
+                for value, i in best if value > wanted.above]  # fmt: skip
         return [row for row in rows if wanted.classes is None or row[2] in wanted.classes]
 
     def _found(
         self, logits: Tensor, masks: Tensor, size: tuple[int, int], wanted: Wanted = EVERYTHING
     ) -> list[Found]:
         """Post-process one picture: logits (Q, C + 1), masks (Q, h, w)."""
-        rows = self._rows(logits, wanted)
-        queries = sorted({query for _, query, _ in rows})
-        if not rows:
-            return []
-        inside, mask_score = _mask_scores(self.masks_at(masks[queries], size))
-        boxes = tight_boxes(inside).tolist()
-        at = [queries.index(query) for _, query, _ in rows]
-        scores = (torch.tensor([p for p, _, _ in rows]) * mask_score.cpu()[at]).tolist()
-        seen = {k for k, (_, _, c) in zip(at, rows, strict=True)
-                if wanted.masks is None or c in wanted.masks}  # fmt: skip
-        kept = dict(zip(sorted(seen), inside[sorted(seen)].cpu(), strict=True))
-        return [Found(c, tuple(boxes[k]), score, kept.get(k))
-                for (_, _, c), k, score in zip(rows, at, scores, strict=True)
-                if score > wanted.above]  # fmt: skip
+        return self._together(logits[None], masks[None], size, [wanted])[0]
+
+    def _together(
+        self, logits: Tensor, masks: Tensor, size: tuple[int, int], wanted: Sequence[Wanted]
+    ) -> list[list[Found]]:
+        """Post-process pictures: logits (B, Q, C + 1), masks (B, Q, h, w)."""
+        rows = [self._rows(best, one)
+                for best, one in zip(self._best(logits), wanted, strict=True)]  # fmt: skip
+        keys = [(k, query) for k, own in enumerate(rows)
+                for query in sorted({query for _, query, _ in own})]  # fmt: skip
+        shown = {(k, query) for k, own in enumerate(rows) for _, query, c in own
+                 if (of := wanted[k].masks) is None or c in of}  # fmt: skip
+        planes: dict[Key, Plane] = {}
+        count = len(keys) if len(rows) == 1 else max(16, PIXELS // (size[0] * size[1]))
+        for at in range(0, len(keys), max(count, 1)):
+            planes |= self._planes(masks, keys[at : at + count], size, shown)
+        return [_objects(k, own, one.above, planes)
+                for k, (own, one) in enumerate(zip(rows, wanted, strict=True))]  # fmt: skip
+
+    def _planes(
+        self, masks: Tensor, keys: Sequence[Key], size: tuple[int, int], shown: Collection[Key]
+    ) -> dict[Key, Plane]:
+        """The masks `keys` at `size`; kept where they are `shown`."""
+        index = torch.tensor([k * masks.shape[1] + query for k, query in keys])
+        chosen = masks.flatten(0, 1)[index.to(masks.device)]
+        inside, mask_score = _mask_scores(self.masks_at(chosen, size))
+        numbers = torch.cat([tight_boxes(inside), mask_score[:, None]], 1).tolist()
+        kept = [i for i, key in enumerate(keys) if key in shown]
+        own = dict(zip(kept, inside[torch.tensor(kept, device=inside.device)].cpu(), strict=True)
+                   if kept else ())  # fmt: skip
+        return {key: ((x1, y1, x2, y2), sure, own.get(i))
+                for i, (key, (x1, y1, x2, y2, sure))
+                in enumerate(zip(keys, numbers, strict=True))}  # fmt: skip
+
+
+def _objects(
+    picture: int, rows: Sequence[tuple[float, int, str]], above: float,
+    planes: Mapping[Key, Plane],
+) -> list[Found]:  # fmt: skip
+    """A picture's rows (p, query, class) with a score above."""
+    found = [planes[picture, query] for _, query, _ in rows]
+    scores = torch.tensor([p for p, _, _ in rows]) * torch.tensor([sure for _, sure, _ in found])
+    return [Found(c, box, score, mask) for (_, _, c), (box, _, mask), score
+            in zip(rows, found, scores.tolist(), strict=True) if score > above]  # fmt: skip

@@ -163,18 +163,23 @@ class GenEvalScorer(Scorer):
             results |= zip(rows, self._batch(batch, [specs[i] for i in rows], rule), strict=True)
         return [results[i] for i in range(len(specs))]
 
-    def _detected(self, images: Tensor, specs: Sequence[Spec]) -> list[list[Found]]:
+    def _detected(
+        self, images: Tensor, specs: Sequence[Spec]
+    ) -> tuple[list[list[Found]], Sequence[Tensor] | Tensor]:
+        """The objects, and the pictures where their colours are to be looked at."""
         if not isinstance(self.detector, SelectiveDetector):
-            return self.detector.detect(images)
-        hints = [wanted(spec, self.thresholds, self.details) for spec in specs]
-        return self.detector.detect_wanted(images, hints)
+            return self.detector.detect(images), images
+        return self.detector.detect_wanted(images, self._hints(specs)), images
+
+    def _hints(self, specs: Sequence[Spec]) -> list[Wanted]:
+        return [wanted(spec, self.thresholds, self.details) for spec in specs]
 
     def _batch(
         self, images: Tensor, specs: Sequence[Spec], rule: Rule[T]
     ) -> list[tuple[T, tuple[Seen, ...]]]:
-        found = self._detected(images, specs)
+        found, seen = self._detected(images, specs)
         kept = [kept_objects(f, s, self.thresholds) for f, s in zip(found, specs, strict=True)]
-        asked = [(image, one) for image, spec, objects in zip(images, specs, kept, strict=True)
+        asked = [(image, one) for image, spec, objects in zip(seen, specs, kept, strict=True)
                  for one in needs_color(spec, objects)]  # fmt: skip
         names, shares = self._colors(asked)
         size = images.shape[-1], images.shape[-2]

@@ -1,10 +1,13 @@
 """GenEval's own judges at full size, without mmdetection: Mask2Former Swin-S and CLIP ViT-L/14.
 
     mode      detector                                arithmetic        labelled official
-    official  OpenMMLab's, from `impasto convert`     float32, no TF32  if its file and CLIP are
-    hf        Meta's of the hub: the same network     float32, no TF32  never
+    official  OpenMMLab's, from `impasto convert`     float32           if its file and CLIP are
+    hf        Meta's of the hub: the same network     float32           never
               with other weights, other scores
     fast      either                                  bfloat16, TF32    never
+
+float32 is without TF32 in torch's sense; on a GPU with Triton, products of linear layers are sums
+of three TF32 products, which are as exact as float32's (`score.products`).
 
 Pictures enter and masks leave as in mmdetection 2.x (`score.mmdetection`); colours are CLIP's
 (`score.color`) with QuickGELU, without which OpenAI's weights compute something else: open_clip
@@ -24,8 +27,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from impasto.score.base import Seen
+from impasto.score.base import Found, Seen
 from impasto.score.geneval import Details, GenEvalScorer, Rule, T
+from impasto.score.lean_layers import has_kernels, split_products
 from impasto.score.verdict import Thresholds
 from impasto.spec import Spec
 from impasto.zoo.registry import SCORERS
@@ -34,7 +38,8 @@ if TYPE_CHECKING:
     from impasto.score.color import ClipColorClassifier
     from impasto.score.detector import Mask2FormerDetector
 
-__all__ = ["MODES", "OfficialScorer", "Precision", "exact_float32", "fast_bfloat16", "geneval"]
+__all__ = ["MODES", "OfficialScorer", "Precision", "exact_float32", "fast_bfloat16", "geneval",
+           "split_float32"]  # fmt: skip
 
 MODES = ("official", "hf", "fast")
 Precision = Callable[[], AbstractContextManager[None]]
@@ -62,6 +67,13 @@ def _tf32(allowed: bool) -> Iterator[None]:
 def exact_float32() -> AbstractContextManager[None]:
     """float32 without TF32: the arithmetic of scores that are compared."""
     return _tf32(False)
+
+
+@contextmanager
+def split_float32() -> Iterator[None]:
+    """`exact_float32`, with linear layers of lean networks by `score.products` on a GPU."""
+    with _tf32(False), split_products():
+        yield
 
 
 def fast_bfloat16(device: str) -> Precision:
@@ -100,6 +112,23 @@ class OfficialScorer(GenEvalScorer):
     ) -> list[tuple[T, tuple[Seen, ...]]]:
         with self.precision():
             return super()._batch(images, specs, rule)
+
+    def _detected(
+        self, images: Tensor, specs: Sequence[Spec]
+    ) -> tuple[list[list[Found]], Sequence[Tensor] | Tensor]:
+        """On a GPU, pictures go up once for detector and crops, a part while another is seen."""
+        device = self.detector.device
+        if device.type != "cuda" or images.is_cuda:
+            return super()._detected(images, specs)
+        there: list[Tensor] = []
+
+        def parts() -> Iterator[Tensor]:
+            for part in images.split(self.detector.batch):
+                up = part.pin_memory().to(device, non_blocking=True)
+                there.extend(up)
+                yield up
+
+        return self.detector.detect_parts(parts(), self._hints(specs)), there
 
     def self_test(self) -> None:
         """Are both networks trained? `score.trained` says what that can and cannot find.
@@ -150,12 +179,13 @@ def geneval(
                *clip_part.strange]  # fmt: skip
     if strange and mode == "official":
         warnings.warn(f"scores will not be labelled official: {'; '.join(strange)}", stacklevel=2)
-    fast = mode == "fast"
+    fast, split = mode == "fast", has_kernels(device)
+    told = "bfloat16 and TF32" if fast else "float32, TF32 off" + (
+        "; linear layers as three TF32 products, to 2^-22" if split else "")  # fmt: skip
     return OfficialScorer(
         finder, colors, details=details,
-        precision=fast_bfloat16(device) if fast else exact_float32,
+        precision=fast_bfloat16(device) if fast else split_float32,
         weights={"detector": found.sha256, "clip": clip_part.sha256},
         record={"mode": mode, "official": not strange, "not_official_because": strange,
-                "precision": "bfloat16 and TF32" if fast else "float32, TF32 off",
-                "conversion": dict(found.record)},
+                "precision": told, "conversion": dict(found.record)},
     )  # fmt: skip

@@ -21,6 +21,7 @@ from impasto.files import sha256_file
 from impasto.score.clip import OPENAI, load_clip
 from impasto.score.color import ClipColorClassifier
 from impasto.score.detector import Mask2FormerDetector
+from impasto.score.lean import lean, lean_clip
 from impasto.score.mask2former_names import OFFICIAL_FILES, UNUSED
 from impasto.score.mmdetection import inputs, masks_at
 from impasto.score.trained import check_keys
@@ -105,8 +106,10 @@ def load_detector(
         raise ValueError(f"{weights} is damaged or truncated: {error}") from error
     check_keys(found, weights, lambda key: key in UNUSED or key.endswith(INDEX))
     _check_classes(model.config.id2label, folder)
-    size = batch or BATCH.get(torch.device(device).type, 1)
-    return Mask2FormerDetector(model.to(device), inputs, masks_at, classes=CLASSES,
+    kind = torch.device(device).type
+    size = batch or BATCH.get(kind, 1)
+    model = model.to(device) if kind == "cpu" else lean(model.to(device))
+    return Mask2FormerDetector(model, inputs, masks_at, classes=CLASSES,
                                batch=size), part  # fmt: skip
 
 
@@ -129,6 +132,8 @@ def load_colors(given: str | None, mode: str, device: str) -> tuple[ClipColorCla
     model, tokenizer, sha256 = load_clip(folder, device)
     if mode == "official":
         _check_gelu(model.config, folder)
+    if torch.device(device).type != "cpu":
+        lean_clip(model)
     vision = model.config.vision_config
     other = [f"{key} {getattr(vision, key)}" for key, value in VIT_L_14.items()
              if getattr(vision, key) != value]  # fmt: skip
