@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers.models import AutoencoderKL, VQModel
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from impasto.files import sha256_file
@@ -20,7 +19,7 @@ from impasto.models.storage import read_json
 from impasto.sample.rowwise import in_rows
 from impasto.score.trained import check_keys
 from impasto.zoo.hub import fetched
-from impasto.zoo.weights import load_weights, shipped_folder
+from impasto.zoo.weights import holds_int8, load_weights, shipped_folder
 
 __all__ = ["CLASSES", "Autoencoder", "Reconstruction", "load_autoencoder"]
 
@@ -110,15 +109,6 @@ def _download(name: str, error: Exception) -> Path:
                                  f"the hub")  # fmt: skip
 
 
-def _quantised(weights: Path) -> bool:
-    """Whether the file is one that only `impasto.zoo.weights` reads."""
-    try:
-        with safe_open(weights, "pt") as file:
-            return "quantisation" in (file.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(f"{weights} is not a whole safetensors file: {error}") from error
-
-
 def load_autoencoder(
     name_or_path: str | Path, *, device: str | torch.device = "cpu"
 ) -> Autoencoder:
@@ -137,7 +127,7 @@ def load_autoencoder(
     weights = folder / FILE
     if not weights.is_file():
         raise FileNotFoundError(f"{weights} is missing; weights are read from safetensors only")
-    if _quantised(weights):
+    if holds_int8(weights):
         model = CLASSES[kind].from_config(config)
         load_weights(model, weights)
     else:

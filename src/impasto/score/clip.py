@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
@@ -26,7 +25,7 @@ from impasto.score.base import Score, Scorer
 from impasto.score.self_test import check_captions
 from impasto.score.trained import check_keys
 from impasto.spec import Spec
-from impasto.zoo.weights import without_bars
+from impasto.zoo.weights import holds_int8, load_weights, without_bars
 
 __all__ = [
     "BATCH",
@@ -89,7 +88,8 @@ def clip_config(name: str = "sticker", vocab_size: int = 1024, eos: int = 1, pad
 
 def load_clip_model(folder: str | Path, device: str | torch.device = "cpu"
                     ) -> tuple[CLIPModel, str]:  # fmt: skip
-    """Model in float32 and sha256 of the weights of a `save_pretrained` folder.
+    """Model in float32 and sha256 of the weights of a `save_pretrained` folder, or of one whose
+    weights are int8 (`zoo.weights`).
 
     Raises FileNotFoundError when the folder has no `model.safetensors`, ValueError when it is
     damaged, lacks weights of the model, which transformers would fill with random ones, or holds
@@ -99,13 +99,14 @@ def load_clip_model(folder: str | Path, device: str | torch.device = "cpu"
     if not weights.is_file():
         raise FileNotFoundError(f"{weights} is missing; give a folder that CLIPModel's "
                                 f"save_pretrained wrote, with its tokenizer")  # fmt: skip
-    try:
-        with without_bars():
-            model, found = CLIPModel.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-            )
-    except SafetensorError as error:
-        raise ValueError(f"{weights} is damaged or truncated: {error}") from error
+    if holds_int8(weights):
+        model = CLIPModel(CLIPConfig.from_pretrained(folder, local_files_only=True))
+        load_weights(model, weights)
+        return model.to(device).eval(), sha256_file(weights)
+    with without_bars():
+        model, found = CLIPModel.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
     check_keys(found, weights, harmless=lambda key: key.endswith(".position_ids"))
     return model.to(device).eval(), sha256_file(weights)
 

@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from impasto import files
 
-__all__ = ["FORMATS", "dequantise", "load_state", "load_weights", "quantise", "save_weights",
-           "shipped_folder", "untied", "without_bars"]  # fmt: skip
+__all__ = ["FORMATS", "dequantise", "holds_int8", "load_state", "load_weights", "quantise",
+           "save_weights", "shipped_folder", "untied", "without_bars"]  # fmt: skip
 
 FORMATS = ("float32", "bfloat16", "int8")
 MIN_SIZE = 4096
@@ -136,6 +136,15 @@ def _ordered(data: bytes) -> bytes:
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     return data[:8] + text.ljust(end - 8) + data[end:]
+
+
+def holds_int8(path: str | Path) -> bool:
+    """Whether the file is one that only this module reads. Raises ValueError for no safetensors."""
+    try:
+        with safe_open(path, "pt") as file:
+            return "quantisation" in (file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
 
 
 def load_state(path: str | Path, masks: Collection[str] = ()) -> dict[str, Tensor]:
