@@ -243,7 +243,7 @@ def test_infinity_compiled_in_half_precision():
 # ------------------------------------------------------------------------------ VAR
 
 
-CLASSES = ["dog", "cat", "dog"]
+LABELS = ["dog", "cat", "dog"]
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
@@ -251,15 +251,15 @@ def test_var_draws_the_same_tokens_alone_in_threes_and_by_graphs(guidance):
     """Kernels differ by rounding; no number lies that near. Drawn three times by graphs: plainly,
     recorded, replayed."""
     pipe = tiny_var.generator(top_k=20, top_p=0.9).to(DEVICE)
-    three = drawn_bits(pipe, CLASSES, [1, 2, 3], guidance=guidance)
-    for i, name in enumerate(CLASSES):
+    three = drawn_bits(pipe, LABELS, [1, 2, 3], guidance=guidance)
+    for i, name in enumerate(LABELS):
         alone = drawn_bits(pipe, [name], [i + 1], guidance=guidance)
         assert apart(alone[0], three[i]) < 0.02
     here = tiny_var.generator(top_k=20, top_p=0.9)
-    assert apart(drawn_bits(here, CLASSES, [1, 2, 3], guidance=guidance), three) < 0.02
+    assert apart(drawn_bits(here, LABELS, [1, 2, 3], guidance=guidance), three) < 0.02
     graphs = tiny_var.generator(top_k=20, top_p=0.9).to(DEVICE).use_graphs()
     for _ in range(3):
-        again = drawn_bits(graphs, CLASSES, [1, 2, 3], guidance=guidance)
+        again = drawn_bits(graphs, LABELS, [1, 2, 3], guidance=guidance)
         assert apart(again, three) < 0.02
     other = drawn_bits(graphs, ["cat"] * 3, [4, 5, 6], guidance=guidance)
     assert apart(other, drawn_bits(pipe, ["cat"] * 3, [4, 5, 6], guidance=guidance)) < 0.02
@@ -270,8 +270,8 @@ def test_var_compiled_in_half_precision_draws_pictures():
     for network in pipe.networks.values():
         network.bfloat16()
     pipe.compile()
-    image, _ = generate(pipe, [Request.of(name) for name in CLASSES], [1, 2, 3])
-    again, _ = generate(pipe, [Request.of(name) for name in CLASSES], [1, 2, 3])
+    image, _ = generate(pipe, [Request.of(name) for name in LABELS], [1, 2, 3])
+    again, _ = generate(pipe, [Request.of(name) for name in LABELS], [1, 2, 3])
     assert torch.isfinite(image).all() and torch.equal(image, again)
 
 

@@ -139,7 +139,7 @@ def _ordered(data: bytes) -> bytes:
 
 
 def holds_int8(path: str | Path) -> bool:
-    """Whether the file is one that only this module reads. Raises ValueError for no safetensors."""
+    """Whether only this module reads the file. Raises ValueError for what is no safetensors."""
     try:
         with safe_open(path, "pt") as file:
             return "quantisation" in (file.metadata() or {})
