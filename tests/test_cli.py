@@ -531,16 +531,17 @@ def test_scorers_check(monkeypatch):
 
 def test_demo(here, monkeypatch):
     module = sys.modules["impasto.cli.demo"]
-    for name, value in (("MODEL", "fake"), ("SCORER", "fake"), ("SECOND", "fake-second"),
-                        ("SEARCHES", {"base": "none",
-                                      "best-of-4": "best-of-n:n=4,reward=fake-second"})):
+    for name, value in (("SCORER", "fake"), ("SECOND", "fake-second")):
         monkeypatch.setattr(module, name, value)
-    done = call("demo", "--limit", 6)
+    done = call("demo", "--limit", 6, "--model", "fake", "--search",
+                "best-of-n:n=4,reward=fake-second")  # fmt: skip
     assert done.exit_code == 0, done.output
-    demo = here / "runs/demo"
-    assert (demo / "report.html").is_file() and "runs/demo/report.html" in done.stdout
-    assert "base: drawing: 6/6" in done.stderr and "best-of-4: judging: 6/6" in done.stderr
-    first, best = (json.loads((demo / name / "cost.json").read_text()) for name in module.SEARCHES)
+    demo = here / "runs/demo-fake"
+    assert (demo / "report.html").is_file() and "runs/demo-fake/report.html" in done.stdout
+    best = "best-of-n-n-4-reward-fake-second"
+    assert "base: drawing: 6/6" in done.stderr and f"{best}: judging: 6/6" in done.stderr
+    first, best = (json.loads((demo / name / "cost.json").read_text())
+                   for name in ("base", best))  # fmt: skip
     assert (first["images"], best["images"]) == (6, 24)
 
 
