@@ -159,12 +159,12 @@ def test_bits_reproduce_the_sum_that_they_were_made_of():
         assert [tuple(b.shape) for b in bits] == [(2, 1, 4), (2, 4, 4), (2, 16, 4)]
         targets, _ = quantiser.residual_bits(f, SIZES)
         direct = model.decode(quantiser.sum_codes(targets, (4, 4)))
-        assert torch.equal(model.decode_bits(bits, SIZES), direct)
-        coarse = model.decode_bits(bits[:2], SIZES)
+        assert torch.equal(model.decode_tokens(bits, SIZES), direct)
+        coarse = model.decode_tokens(bits[:2], SIZES)
         assert coarse.shape == (2, 3, 32, 32) and not torch.equal(coarse, direct)
     for given in ([], [*bits, bits[0]]):
         with pytest.raises(ValueError, match=f"1 to 3 scales, given {len(given)}"):
-            model.decode_bits(given, SIZES)
+            model.decode_tokens(given, SIZES)
 
 
 def test_patched_bits_are_the_doubled_maps():
@@ -175,7 +175,7 @@ def test_patched_bits_are_the_doubled_maps():
         targets, _ = quantiser.residual_bits(model.features(images), ((2, 2), (4, 4), (8, 8)))
         assert [tuple(b.shape) for b in bits] == [(2, 1, 16), (2, 4, 16), (2, 16, 16)]
         f_hat = quantiser.sum_codes(targets, (8, 8))
-        assert torch.equal(model.decode_bits(bits, SIZES), model.decode(f_hat))
+        assert torch.equal(model.decode_tokens(bits, SIZES), model.decode(f_hat))
         told = model.next_input(f_hat, (2, 2))
         assert torch.equal(told, F.pixel_unshuffle(quantiser.linear(f_hat, (4, 4)), 2)
                            .flatten(2).transpose(1, 2))  # fmt: skip

@@ -11,6 +11,7 @@ from impasto.images import quantise
 from impasto.models import load_generator
 from impasto.models.autoencoders import FILE, load_autoencoder
 from impasto.zoo.weights import save_weights
+from tests import tiny_infinity, tiny_var
 
 BLOCKS = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
 
@@ -126,3 +127,20 @@ def test_pictures_must_fit(tmp_path):
     saved(tmp_path)
     with pytest.raises(ValueError, match="multiples of 2 pixels, not 31 x 32; crop"):
         load_autoencoder(tmp_path).reconstruct(torch.zeros(1, 3, 32, 31))
+
+
+@pytest.mark.parametrize("family", [tiny_infinity, tiny_var])
+def test_a_next_scale_tokenizer_goes_through_its_tokens(tmp_path, family):
+    generator = family.generator()
+    generator.save_pretrained(tmp_path, "float32")
+    made, (height, width) = load_autoencoder(tmp_path), generator.default_size()
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    sizes, vae = generator.square_sizes, generator.vae
+    with torch.inference_mode():
+        expected = torch.cat([vae.decode_tokens(vae.encode(x[None], sizes), sizes)
+                              for x in images])  # fmt: skip
+    found = made.reconstruct(images)
+    assert torch.equal(found.images, expected) and found.codes is None
+    assert made.provenance()["sizes"] == [list(size) for size in sizes]
+    with pytest.raises(ValueError, match=f"takes pictures of {width} x {height} pixels"):
+        made.reconstruct(images[..., :-8])

@@ -1,7 +1,9 @@
-"""Autoencoders of diffusers as what reconstructs pictures: the one way to load any.
+"""Autoencoders of diffusers, and tokenizers of next-scale families, as what reconstructs pictures:
+the one way to load any.
 
 A KL autoencoder's latent is its posterior's mode, so a reconstruction has no noise of its own. A
-vector-quantised one (VQModel) also tells its codes.
+vector-quantised one (VQModel) also tells its codes. The tokenizer of a next-scale generator
+(`sticker-infinity`, or a folder of its family) goes through the tokens of all its scales.
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ from diffusers.models import AutoencoderKL, VQModel
 from torch import Tensor, nn
 
 from impasto.files import sha256_file
+from impasto.models import FAMILIES
+from impasto.models.next_scale.pipeline import NextScaleGenerator
 from impasto.models.storage import read_json
 from impasto.sample.rowwise import in_rows
 from impasto.score.trained import check_keys
 from impasto.zoo.hub import fetched
 from impasto.zoo.weights import holds_int8, load_weights, shipped_folder
 
-__all__ = ["CLASSES", "Autoencoder", "Reconstruction", "load_autoencoder"]
+__all__ = ["CLASSES", "Autoencoder", "Reconstruction", "ScaleAutoencoder", "load_autoencoder"]
 
 CLASSES: Mapping[str, Any] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
 """Classes that a folder's config may name."""
@@ -87,6 +91,54 @@ class Autoencoder:
                 "latent": "mode" if self.codebook_size is None else "nearest code"}  # fmt: skip
 
 
+class ScaleAutoencoder(Autoencoder):
+    """The tokenizer of a next-scale generator; pictures must have the generator's own size."""
+
+    def __init__(self, generator: NextScaleGenerator, name: str, sha256: str) -> None:
+        self.model = generator.vae.eval().requires_grad_(False)
+        self.name, self.sha256, self.config = name, sha256, self.model.config
+        self.sizes, self.factor = generator.square_sizes, self.model.stride
+        self.size = generator.default_size()
+        self.codebook_size = None
+
+    @torch.inference_mode()
+    def reconstruct(self, images: Tensor) -> Reconstruction:
+        """As `Autoencoder.reconstruct`. codes: None; bits and residual tokens have no one use."""
+        if tuple(images.shape[-2:]) != self.size:
+            raise ValueError(f"this tokenizer takes pictures of {self.size[1]} x {self.size[0]} "
+                             f"pixels, not {images.shape[-1]} x {images.shape[-2]}; crop them "
+                             f"(--size)")  # fmt: skip
+        parameter = next(self.model.parameters())
+        x = images.to(parameter.device)
+
+        def rows(at: slice) -> Tensor:
+            return self.model.decode_tokens(self.model.encode(x[at], self.sizes), self.sizes)
+
+        out = in_rows(rows, len(x), 1 if parameter.device.type == "cpu" else None)
+        return Reconstruction(out.cpu(), None)
+
+    def provenance(self) -> dict[str, Any]:
+        return {"name": self.name, "class": type(self.model).__name__, "sha256": self.sha256,
+                "factor": self.factor, "sizes": [list(size) for size in self.sizes],
+                "latent": "tokens of all scales"}  # fmt: skip
+
+
+def _next_scale(name_or_path: str, device: str | torch.device) -> ScaleAutoencoder | None:
+    """The tokenizer of a folder or name that holds a next-scale generator; None of another."""
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        try:
+            folder = shipped_folder(name_or_path)
+        except FileNotFoundError:
+            return None
+    index = folder / "model_index.json"
+    family: Any = FAMILIES.get(str(read_json(index).get("_class_name"))) if index.is_file() else ""
+    if not (isinstance(family, type) and issubclass(family, NextScaleGenerator)):
+        return None
+    generator = family.from_pretrained(folder, device=device)
+    return ScaleAutoencoder(generator, name_or_path, sha256_file(folder / "vae" / FILE))
+
+
 def _found(name_or_path: str) -> Path:
     """The folder with the autoencoder's config.json."""
     folder = Path(name_or_path)
@@ -118,6 +170,8 @@ def load_autoencoder(
     Raises ValueError or FileNotFoundError for what is none, for another class than `CLASSES`, and
     for weights that are missing or do not fit.
     """
+    if (tokenizer := _next_scale(str(name_or_path), device)) is not None:
+        return tokenizer
     folder = _found(str(name_or_path))
     config = read_json(folder / "config.json")
     kind = str(config.get("_class_name"))

@@ -65,7 +65,7 @@ def scale_report(
             zip(*(vae.encode(part, sizes) for part in x.split(100)), strict=True)]  # fmt: skip
 
     def decode(rows: slice, scales: int) -> Tensor:
-        return vae.decode_bits([own[rows] for own in bits[:scales]], sizes)
+        return vae.decode_tokens([own[rows] for own in bits[:scales]], sizes)
 
     entropies = [round(float(value), 3) for value in scale_entropies(bits)]
     return {"bit_entropy": entropies, "psnr": next_scale.shown_by_scale(x, sizes, decode)}

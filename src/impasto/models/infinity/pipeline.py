@@ -19,6 +19,7 @@ from impasto.models.infinity.sampler import Defaults, TextState, draw_bits
 from impasto.models.infinity.schedules import Schedule, nearest_ratio
 from impasto.models.infinity.tokenizer import InfinityTokenizer
 from impasto.models.mmdit.text import token_ids
+from impasto.models.next_scale.maps import Sizes
 from impasto.models.next_scale.pipeline import NextScaleGenerator, check_sampling
 from impasto.models.next_scale.state import per_scale
 from impasto.models.storage import Layout
@@ -135,8 +136,16 @@ class InfinityGenerator(NextScaleGenerator):
 
     # ---------------------------------------------------------------- settings, cost
 
+    @property
+    def square_sizes(self) -> Sizes:
+        return self._square.sizes
+
+    @property
+    def _square(self) -> Schedule:
+        return next(iter(self.defaults.plans().values()))
+
     def default_size(self) -> tuple[int, int]:
-        return self._pixels(next(iter(self.defaults.plans().values())))
+        return self._pixels(self._square)
 
     def _pixels(self, plan: Schedule) -> tuple[int, int]:
         h, w = plan.sizes[-1]

@@ -82,7 +82,7 @@ class InfinityTokenizer(ModelMixin, ConfigMixin):
         """Pictures (B, 3, H, W) in [0, 1] of summed codes, of however many scales."""
         return (self.picture(f_hat) / 2 + 0.5).clamp(0, 1)
 
-    def decode_bits(self, bits: Sequence[Tensor], sizes: Sizes) -> Tensor:
+    def decode_tokens(self, bits: Sequence[Tensor], sizes: Sizes) -> Tensor:
         """Pictures in [0, 1] from the bits of the first len(bits) scales of `sizes`.
 
         Raises ValueError for no scale or more than there are.

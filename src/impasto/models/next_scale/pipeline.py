@@ -18,6 +18,7 @@ from torch import Tensor
 
 from impasto.images import quantise
 from impasto.models.networks import NetworkGenerator
+from impasto.models.next_scale.maps import Sizes
 from impasto.models.next_scale.network import ScaleNetwork
 from impasto.models.next_scale.state import ScaleState, select_rows
 from impasto.sample.protocol import Cost, Sampling
@@ -37,6 +38,11 @@ class NextScaleGenerator(NetworkGenerator):
     vae: Any
     """The tokenizer: `decode`, and `factor`, pixels a side of a place of f^."""
     _scale: ScaleNetwork
+
+    @property
+    @abstractmethod
+    def square_sizes(self) -> Sizes:
+        """Sizes of the scales of a square picture, as it is drawn by default."""
 
     @abstractmethod
     def _add_tokens(self, state: Any, logits: Tensor) -> Tensor:

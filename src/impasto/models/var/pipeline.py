@@ -8,6 +8,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
+from impasto.models.next_scale.maps import Sizes
 from impasto.models.next_scale.pipeline import NextScaleGenerator, check_sampling
 from impasto.models.storage import Layout
 from impasto.models.var.classes import read_class
@@ -106,6 +107,10 @@ class VARGenerator(NextScaleGenerator):
         return in_rows(added, len(logits), at_once)
 
     # ---------------------------------------------------------------- settings, cost
+
+    @property
+    def square_sizes(self) -> Sizes:
+        return self.transformer.sizes
 
     def default_size(self) -> tuple[int, int]:
         h, w = self.transformer.sizes[-1]
