@@ -140,22 +140,45 @@ def begin(generator: InfinityGenerator, prompt: str, seeds: Sequence[int]) -> Sc
     return generator.start([Request.of(prompt)] * len(seeds), seeds, Sampling())
 
 
+@contextlib.contextmanager
+def told_text(generator: InfinityGenerator, states: Tensor) -> Iterator[None]:
+    """Any prompt's states are these (L, D) in the block."""
+    generator.encode_text = lambda prompt: states[None]  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del generator.encode_text
+
+
 def differing(generator: InfinityGenerator, prompt: str, seeds: Sequence[int], official: Drawn
               ) -> dict[str, Any]:  # fmt: skip
-    """Bits that differ from the loop's: left alone, and where each scale is told the loop's sums
-    of the scales before, so that one bit does not pull others after it."""
+    """Bits that differ from the loop's: left alone; told the loop's states of the text; told them
+    and, at each scale, the loop's sums before, so that one bit does not pull others after it.
+
+    farthest: the largest of `Drawn.margins` where a bit differs.
+    """
+    assert official.text is not None
     told: dict[str, Any] = {"bits": sum(bits.numel() for bits in official.bits)}
-    for name in ("alone", "same past"):
-        state = begin(generator, prompt, seeds)
+    for name in ("alone", "same text", "same past"):
+        with (contextlib.nullcontext() if name == "alone"
+              else told_text(generator, official.text)):  # fmt: skip
+            state = begin(generator, prompt, seeds)
         with recorded(generator) as bits:
             for k in range(state.steps):
                 if name == "same past" and k:
                     state = replace(state, f_hat=official.sums[k - 1].clone())
                 state = generator.advance(state)
-        counts = [int((a != b).sum()) for a, b in zip(bits, official.bits, strict=True)]
-        told[name] = {"differ": sum(counts), "share": round(sum(counts) / told["bits"], 6),
-                      "by_scale": counts}  # fmt: skip
+        told[name] = _compared(bits, official)
     return told
+
+
+def _compared(bits: Sequence[Tensor], official: Drawn) -> dict[str, Any]:
+    other = [a != b for a, b in zip(bits, official.bits, strict=True)]
+    counts = [int(x.sum()) for x in other]
+    margins = torch.cat([m[x] for m, x in zip(official.margins, other, strict=True)])
+    return {"differ": sum(counts), "share": round(sum(counts) / sum(x.numel() for x in other), 6),
+            "farthest": float(margins.max()) if len(margins) else None,
+            "by_scale": counts}  # fmt: skip
 
 
 def check_float32(generator: InfinityGenerator, prompt: str, scales: int, device: str) -> None:

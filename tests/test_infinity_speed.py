@@ -42,12 +42,43 @@ def test_the_official_loop_and_ours_draw_the_same_bits(pipe, scripts):
     official = drawn(pipe, scripts, [1, 2])
     told = scripts["infinity_parts"].differing(pipe, PROMPT, [1, 2], official)
     assert told["bits"] == 2 * 57 * 4
-    assert told["alone"]["differ"] == told["same past"]["differ"] == 0
+    for name in ("alone", "same text", "same past"):
+        assert told[name]["differ"] == 0 and told[name]["farthest"] is None
     image, _ = generate(pipe, [Request.of(PROMPT)] * 2, [1, 2])
     assert (official.pictures.permute(0, 3, 1, 2) - 255 * image).abs().max() <= 1  # truncated
     # Other noise is another picture, or the comparison would say nothing.
     other = drawn(pipe, scripts, [3, 4])
     assert any(not torch.equal(a, b) for a, b in zip(official.bits, other.bits, strict=True))
+
+
+def test_bits_that_differ_are_told_by_their_margin(pipe, scripts):
+    """Another text: bits differ until ours is told the loop's. Then one turned round by hand."""
+    differing = scripts["infinity_parts"].differing
+    official = drawn(pipe, scripts, [1])
+    told = differing(pipe, "a red dog", [1], official)
+    assert told["alone"]["differ"] > 0 and told["same text"]["differ"] == 0
+    official.bits[2] = official.bits[2].clone()
+    official.bits[2][0, 3, 1].logical_not_()
+    told = differing(pipe, PROMPT, [1], official)["same past"]
+    assert told["by_scale"] == [0, 0, 1, 0]
+    assert told["farthest"] == float(official.margins[2][0, 3, 1]) > 0
+
+
+def test_a_number_moved_past_its_margin_turns_its_bit_round(pipe, scripts):
+    plain = type(pipe)(**pipe.components, defaults=replace(pipe.defaults, top_p=0.0))
+    before, limited = drawn(plain, scripts, [1]), drawn(pipe, scripts, [1])
+    margin, towards = before.margins[0].flatten(), 1 - 2 * before.bits[0].flatten().double()
+    assert (limited.margins[0] <= before.margins[0]).all()  # top-p's threshold is one more
+    assert (limited.margins[0] < before.margins[0]).any()
+    own = scripts["infinity_parts"].uniforms("cpu")
+    for share, turned in ((0.99, False), (1.01, True)):
+        def moved(seeds, scale, n, share=share):
+            u = own(seeds, scale, n)
+            return u if scale else u + share * margin * towards
+
+        loop = scripts["official_infinity"].OfficialLoop(plain, moved)
+        bits = loop.draw(PROMPT, [1], keep=True).bits[0]
+        assert ((bits != before.bits[0]) == turned).all()
 
 
 def test_sorting_is_not_the_same_as_no_top_p(pipe, scripts):
