@@ -17,19 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from infinity_parts import (
-    PROMPT,
-    Timed,
-    add_common,
-    build,
-    check_float32,
-    differing,
-    floor,
-    header,
-    report,
-    say,
-    uniforms,
-)
+from infinity_bits import check_float32, differing, uniforms
+from infinity_parts import PROMPT, Timed, add_common, build, floor, header, report, say
 from official_infinity import OfficialLoop
 from tts_var import TtsVar
 

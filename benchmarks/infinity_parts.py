@@ -1,4 +1,4 @@
-"""What the two benchmarks of Infinity share: random networks, clocks, the roofline, bits compared.
+"""What the two benchmarks of Infinity share: random networks, clocks, the roofline.
 
 Networks are made on the meta device and filled where they run, in their final type. Random weights
 change no cost. They are scaled so that guided log-odds spread over some units: bits are then the
@@ -8,20 +8,17 @@ network's doing as well as the noise's, and comparing them means something.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import functools
 import json
 import math
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import torch
-from official_infinity import Drawn, OfficialLoop
-from torch import Tensor, nn
+from torch import nn
 from transformers import T5Config, T5EncoderModel
 
 from impasto.models.infinity import Defaults, InfinityGenerator
@@ -31,9 +28,6 @@ from impasto.models.infinity.model import InfinityTransformer
 from impasto.models.infinity.schedules import schedule
 from impasto.models.infinity.tokenizer import InfinityTokenizer
 from impasto.models.mmdit import train_tokenizer
-from impasto.models.next_scale.state import ScaleState, scale_seed
-from impasto.sample.protocol import Request, Sampling
-from impasto.sample.seeds import row_uniforms
 
 PROMPT = ("a photo of two red dogs to the left of a small blue bench, under a tall green tree "
           "that stands beside an old brick house, painted in soft morning light with long "
@@ -104,75 +98,6 @@ def fill(network: nn.Module) -> None:
         network.head.weight.mul_(0.2)
         for part in (network.shared_ada_lin[1], network.head_nm.ada_lin[1]):
             part.weight.mul_(0.3)
-
-
-# -------------------------------------------------------------------------------- noise, bits
-
-
-@functools.lru_cache(maxsize=256)
-def _numbers(seeds: tuple[int, ...], scale: int, n: int, device: str) -> Tensor:
-    return row_uniforms([scale_seed(seed, scale) for seed in seeds], n, device)
-
-
-def uniforms(device: str) -> Callable[[Sequence[int], int, int], Tensor]:
-    """The numbers that ours draws; kept, so that the loop's timed runs have them for nothing."""
-    return lambda seeds, scale, n: _numbers(tuple(seeds), scale, n, device)
-
-
-@contextlib.contextmanager
-def recorded(generator: InfinityGenerator) -> Iterator[list[Tensor]]:
-    """Bits of every scale that is drawn in the block."""
-    bits: list[Tensor] = []
-    plain = generator.vae.add_codes
-
-    def add_codes(f_hat: Tensor, own: Tensor, size: Any) -> Tensor:
-        bits.append(own)
-        return plain(f_hat, own, size)
-
-    generator.vae.add_codes = add_codes  # type: ignore[method-assign]
-    try:
-        yield bits
-    finally:
-        del generator.vae.add_codes
-
-
-def begin(generator: InfinityGenerator, prompt: str, seeds: Sequence[int]) -> ScaleState:
-    return generator.start([Request.of(prompt)] * len(seeds), seeds, Sampling())
-
-
-def differing(generator: InfinityGenerator, prompt: str, seeds: Sequence[int], official: Drawn
-              ) -> dict[str, Any]:  # fmt: skip
-    """Bits that differ from the loop's: left alone, and where each scale is told the loop's sums
-    of the scales before, so that one bit does not pull others after it."""
-    told: dict[str, Any] = {"bits": sum(bits.numel() for bits in official.bits)}
-    for name in ("alone", "same past"):
-        state = begin(generator, prompt, seeds)
-        with recorded(generator) as bits:
-            for k in range(state.steps):
-                if name == "same past" and k:
-                    state = replace(state, f_hat=official.sums[k - 1].clone())
-                state = generator.advance(state)
-        counts = [int((a != b).sum()) for a, b in zip(bits, official.bits, strict=True)]
-        told[name] = {"differ": sum(counts), "share": round(sum(counts) / told["bits"], 6),
-                      "by_scale": counts}  # fmt: skip
-    return told
-
-
-def check_float32(generator: InfinityGenerator, prompt: str, scales: int, device: str) -> None:
-    """The loop and ours in float32, uncompiled, over the first scales. Says how many bits differ.
-    The networks are float32 meanwhile."""
-    before = generator.dtype
-    for network in generator.networks.values():
-        nn.Module.to(network, torch.float32)
-    small = InfinityGenerator(**generator.components,
-                              defaults=replace(generator.defaults, scales=scales))  # fmt: skip
-    loop = OfficialLoop(small, uniforms(device))
-    official = loop.draw(prompt, [1], keep=True)
-    ones = [round(bits.float().mean().item(), 3) for bits in official.bits]
-    say(check="float32", scales=scales, ones_by_scale=ones,
-        **differing(small, prompt, [1], official))  # fmt: skip
-    for network in generator.networks.values():
-        nn.Module.to(network, before)
 
 
 # -------------------------------------------------------------------------------- time

@@ -52,10 +52,13 @@ class Selection(NamedTuple):
 
 @dataclass
 class Drawn:
-    """bits: bool (B, L, d) a scale. sums: f^ after each scale. pictures: uint8 (B, H, W, 3)."""
+    """bits: bool (B, L, d) a scale. margins: of each bit, see `_margin`. sums: f^ after each
+    scale. text: states (L, D) of the prompt. pictures: uint8 (B, H, W, 3)."""
 
     bits: list[Tensor] = field(default_factory=list)
+    margins: list[Tensor] = field(default_factory=list)
     sums: list[Tensor] = field(default_factory=list)
+    text: Tensor | None = None
     pictures: Tensor | None = None
 
 
@@ -78,18 +81,19 @@ class OfficialLoop:
         self, prompt: str, seeds: Sequence[int], *, every_scale: bool = False,
         selections: Mapping[int, Selection] | None = None, keep: bool = False,
     ) -> Drawn:  # fmt: skip
-        """Rows of one prompt. every_scale: decode after each, as TTS-VAR does. keep: bits and
-        sums, to be compared."""
+        """Rows of one prompt. every_scale: decode after each, as TTS-VAR does. keep: all that
+        is compared."""
         defaults = self.generator.defaults
         plan = schedule(1.0, defaults.scales)
         guidance = per_scale("guidance", defaults.guidance, defaults.scales)
         temperature = per_scale("temperature", defaults.temperature, defaults.scales)
         angles = rotary_angles(plan.sizes, plan.grid, self.net.head_width)
         turn = torch.stack([angles.cos(), angles.sin()]).to(self.net.device)
-        text, pooled, modulation = self._text([self._encode(prompt) for _ in seeds])
+        states = [self._encode(prompt) for _ in seeds]
+        text, pooled, modulation = self._text(states)
         x = (pooled[:, None].float() + self.net.pos_start.float()).to(self.stream)
         self.cached = [None] * len(self.blocks)
-        drawn, sums, start, pictures = Drawn(), None, 0, {}
+        drawn, sums, start, pictures = Drawn(text=states[0]), None, 0, {}
         for k, (h, w) in enumerate(plan.sizes):
             b = len(seeds)
             x = x + self.net.lvl_embed.weight[k].to(self.stream)
@@ -102,7 +106,8 @@ class OfficialLoop:
             logits = self._logits(x, pooled) / temperature[k]
             g = guidance[k]
             logits = g * logits[:b] + (1 - g) * logits[b:]
-            bits = self._sample(logits, self.uniforms(seeds, k, logits[0].numel() // 2))
+            u = self.uniforms(seeds, k, logits[0].numel() // 2)
+            bits = self._sample(logits, u)
             codes = (2 * bits.float() - 1) / bits.shape[-1] ** 0.5
             codes = codes.transpose(1, 2).unflatten(2, (h, w))[:, :, None]
             full = (1, *plan.sizes[-1])
@@ -111,6 +116,7 @@ class OfficialLoop:
             start += h * w
             if keep:
                 drawn.bits.append(bits)
+                drawn.margins.append(self._margin(logits, u).view(bits.shape))
                 drawn.sums.append(sums[:, :, 0])
             if every_scale:
                 pictures[k] = self._decode(sums)
@@ -231,6 +237,15 @@ class OfficialLoop:
             logits = logits.masked_fill(unlikely.scatter(-1, order, unlikely), -torch.inf)
         p = logits.softmax(-1)
         return (u >= p[..., 0].double()).view(shape)
+
+    def _margin(self, logits: Tensor, u: Tensor) -> Tensor:
+        """How far a bit is from being the other one: its number from its probability, or that
+        probability from where top-p drops it, whichever is nearer."""
+        p = logits.reshape(len(logits), -1, 2).softmax(-1).double()
+        margin, top_p = (u - p[..., 0]).abs(), self.generator.defaults.top_p
+        if 0 < top_p < 1:
+            margin = torch.minimum(margin, (p.amin(-1) - (1 - top_p)).abs())
+        return margin
 
     def _decode(self, sums: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) of sums (B, d, 1, h, w). Four at a time: sixteen are too many for

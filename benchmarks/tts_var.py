@@ -19,18 +19,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from infinity_parts import (
-    PROMPT,
-    add_common,
-    begin,
-    build,
-    floor,
-    header,
-    recorded,
-    report,
-    say,
-    uniforms,
-)
+from infinity_bits import begin, recorded, uniforms
+from infinity_parts import PROMPT, add_common, build, floor, header, report, say
 from official_infinity import OfficialLoop, Selection
 
 from impasto.models.infinity import InfinityGenerator

@@ -7,6 +7,8 @@ needs in return is that everything lies where it lay:
     inputs    are copied to places of their own before each launch, one a shape
     caches    are too large for that: a graph is of one address. `Recycled` gives the same
               addresses again for the next drawing, as soon as no state holds them
+    the rest  weights, or made inside the call: a tensor made before it, such as a cast of a
+              weight, is freed after it, and the graph would read what comes to lie there
     outputs   lie where the graph left them, until the next launch: use them at once
 
 A call is recorded when its key comes a second time. The first call runs plainly and makes ready

@@ -81,10 +81,15 @@ class ScaleNetwork(ABC):
         cache: Cache, *fixed: Hashable,
     ) -> Tensor:  # fmt: skip
         """`network(*inputs)`, as a graph where that is faster. cache: what it reads or writes.
-        fixed: what else the result hangs on, beside the state's sizes and step."""
+        fixed: what else the result hangs on, beside the state's sizes and step.
+
+        `network` may read weights, the inputs and the cache; whatever else it needs (casts of
+        weights too) it must make itself: a graph would find its memory given to others.
+        """
         if self._captured is None or not self._captures(state):
             return network(*inputs)
-        where = cache.buffers.keys.data_ptr(), cache.buffers.room
+        held = cache.buffers
+        where = held.keys.data_ptr(), held.values.data_ptr(), held.room
         return self._captured((state.sizes, state.step, where, *fixed), network, inputs)
 
     def _told(self, state: ScaleState, rows: range) -> Tensor:
