@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BlipForImageTextRetrieval
 
+from impasto.sample.flops import count_flops
 from impasto.sample.protocol import Sampling
 from impasto.score import match
 from impasto.score.base import Score, Scorer, ScorerBroken
@@ -49,9 +50,18 @@ def test_the_value_is_transformers_own(scorer, some):
                            attention_mask=(ids != scorer.tokenizer.pad_token_id).long()
                            )  # fmt: skip
         told = out.itm_score.log_softmax(-1)
-    expected = (told[:, 1] - told[:, 0]).tolist()
+    expected = ((told[:, 1] - told[:, 0]) / 3).tolist()
     assert values(scorer, images, specs) == pytest.approx(expected, abs=1e-5)
     assert len({round(value, 3) for value in expected}) == 5
+
+
+def test_flops_are_of_both_towers(scorer):
+    """Transformers' whole forward pass but for the head, one product of two columns."""
+    model = scorer.model
+    whole = count_flops(model, pixel_values=torch.empty(1, 3, scorer.size, scorer.size),
+                        input_ids=torch.zeros(1, 41, dtype=torch.long))  # fmt: skip
+    head = 2 * 2 * model.config.text_config.hidden_size
+    assert scorer.flops(64, 64) == whole - head > 0
 
 
 def test_picture_and_prompt_both_matter(scorer, some):

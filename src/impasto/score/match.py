@@ -2,15 +2,16 @@
 
     e     = V(picture)                     ViT, (L, D): 256 patches of 8 px and a class token
     h     = T([ENC] prompt, e)[ENC]        BERT with cross-attention to e in each layer
-    value = log p(match) - log p(no match) = z_1 - z_0,    z = W h + b  (the matching head)
+    value = (log p(match) - log p(no match)) / 3 = (z_1 - z_0) / 3,   z = W h + b  (matching head)
 
 The prompt's words look at the picture's patches, so unlike a CLIP's cosine the value does not have
 to go through one vector a picture. Trained on the sticker world's own truth (`train.match`),
 beside and apart from the networks that judge. transformers' `BlipForImageTextRetrieval`; its two
 projections for cosines are not used here and have one column.
 
-As log-odds the value has no bounds. A search that weighs candidates by exp(lam * value) with
-lam = 1 weighs them by their odds p / (1 - p); larger lam sharpen, smaller ones flatten that.
+The value has no bounds. Its unit is what log-odds differ by between pictures that a model draws
+of one prompt (`UNIT`), as ImageReward's is, so a search's lam means as much with either:
+exp(lam * value) with lam = 3 weighs candidates by their odds p / (1 - p).
 Source: Li et al. 2022 (BLIP), section 3.2.
 """
 
@@ -27,6 +28,7 @@ from transformers import BlipConfig, BlipForImageTextRetrieval, BlipTextConfig, 
 from transformers import PreTrainedTokenizerFast as TokenizerClass
 
 from impasto.files import sha256_file
+from impasto.sample.flops import count_flops
 from impasto.score.clip import Normalisation, token_ids
 from impasto.score.preference.base import PreferenceScorer
 from impasto.score.self_test import check_captions, check_pairs
@@ -39,6 +41,9 @@ WEIGHTS = "model.safetensors"
 NORMALISATION = Normalisation()
 TOKENS = 40
 """Of a prompt; the mark before it makes one more."""
+UNIT = 3.0
+"""Standard deviation of the log-odds of six pictures of a prompt by sticker-infinity, mean over 40
+of GenEval's prompts: 3.04."""
 SPREAD = 0.05
 """Standard deviation of new weights: BERT's 0.02 is for layers of 768, these are narrow."""
 MARK = "<null>"
@@ -125,7 +130,7 @@ def load_match(folder: str | Path, device: str | torch.device = "cpu"
 
 
 class MatchScorer(PreferenceScorer):
-    """The log-odds that a picture shows its prompt; no verdict.
+    """The log-odds that a picture shows its prompt, in units of `UNIT`; no verdict.
 
     Rows do not depend on their batch. record: for the provenance.
     """
@@ -139,6 +144,7 @@ class MatchScorer(PreferenceScorer):
         super().__init__(model, name=name, record=record)
         self.tokenizer = tokenizer
         self.size: int = model.config.vision_config.image_size
+        self._flops: float | None = None
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, name: str = "match",
@@ -157,10 +163,25 @@ class MatchScorer(PreferenceScorer):
         return self.in_rows(states, len(images))
 
     def rate(self, seen: Tensor, prompts: Sequence[str]) -> Tensor:
-        """(B,) log-odds."""
+        """(B,) log-odds / UNIT."""
         ids = marked_ids(self.tokenizer, prompts).to(self.device)
         return self.in_rows(lambda rows: matched(self.model, seen[rows], ids[rows])[0].cpu(),
-                            len(seen))  # fmt: skip
+                            len(seen)) / UNIT  # fmt: skip
+
+    def flops(self, height: int, width: int) -> float:
+        """Of both towers: the prompt is read anew beside every picture."""
+        if self._flops is None:
+            model, meta = self.model, {"device": "meta", "dtype": self.model.dtype}
+            vision = model.config.vision_config
+            pixels = torch.empty(1, 3, self.size, self.size, **meta)
+            seen = torch.empty(1, 1 + (self.size // vision.patch_size) ** 2, vision.hidden_size,
+                               **meta)  # fmt: skip
+            ids = torch.zeros(1, 1 + TOKENS, dtype=torch.long)
+            self._flops = float(
+                count_flops(model.vision_model, pixel_values=pixels)
+                + count_flops(model.text_encoder, input_ids=ids, encoder_hidden_states=seen)
+            )  # fmt: skip
+        return self._flops
 
     def self_test(self) -> None:
         """A true caption must beat another scene's, and a true picture one with a fact altered.
@@ -172,7 +193,7 @@ class MatchScorer(PreferenceScorer):
 
     def provenance(self) -> dict[str, Any]:
         return super().provenance() | {
-            "value": "log p(match) - log p(no match)",
+            "value": f"(log p(match) - log p(no match)) / {UNIT:g}",
             "preprocessing": {"resize": [self.size, self.size],
                               "interpolation": "bilinear, antialiased", "tokens": TOKENS,
                               "mean": list(NORMALISATION.mean),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from impasto.score.base import Scorer
 from impasto.search.engine import TreeSearch
-from impasto.search.reward import TIMEOUT, Reward
+from impasto.search.reward import REWARD, TIMEOUT, Reward
 from impasto.search.selectors import Best, Resample
 from impasto.zoo.registry import SCORERS, SEARCHES
 
@@ -34,7 +34,7 @@ class BestOfN(TreeSearch):
     independent = True
 
     def __init__(
-        self, n: int, reward: Scorer | str = "sticker-clip",
+        self, n: int, reward: Scorer | str = REWARD,
         scorers: Callable[[str], Scorer] = SCORERS.create, timeout: float = TIMEOUT,
     ) -> None:  # fmt: skip
         """scorers, timeout: see `Reward`. Raises ValueError for n < 1, and what `Reward` does."""
@@ -53,7 +53,7 @@ class Importance(TreeSearch):
     """
 
     def __init__(
-        self, n: int, reward: Scorer | str = "sticker-clip", *, lam: float = 10.0,
+        self, n: int, reward: Scorer | str = REWARD, *, lam: float = 10.0,
         scorers: Callable[[str], Scorer] = SCORERS.create, timeout: float = TIMEOUT,
     ) -> None:  # fmt: skip
         """scorers, timeout: see `Reward`. Raises ValueError for n < 1 or a lam that is not finite
@@ -68,7 +68,7 @@ class Importance(TreeSearch):
 
 @SEARCHES.register("best-of-n")
 def best_of_n(
-    *, n: int = 4, reward: Scorer | str = "sticker-clip", timeout: float = TIMEOUT,
+    *, n: int = 4, reward: Scorer | str = REWARD, timeout: float = TIMEOUT,
     scorers: Callable[[str], Scorer] = SCORERS.create,
     patches: Callable[[str], Patches] | None = None,
 ) -> BestOfN:  # fmt: skip
@@ -78,7 +78,7 @@ def best_of_n(
 
 @SEARCHES.register("importance")
 def importance(
-    *, n: int = 4, lam: float = 10.0, reward: Scorer | str = "sticker-clip",
+    *, n: int = 4, lam: float = 10.0, reward: Scorer | str = REWARD,
     timeout: float = TIMEOUT, scorers: Callable[[str], Scorer] = SCORERS.create,
     patches: Callable[[str], Patches] | None = None,
 ) -> Importance:  # fmt: skip

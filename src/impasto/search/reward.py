@@ -15,8 +15,10 @@ from impasto.score.base import Score, Scorer, ScorerBroken
 from impasto.spec import Spec
 from impasto.zoo.registry import SCORERS
 
-__all__ = ["TIMEOUT", "Reward", "RewardBroken"]
+__all__ = ["REWARD", "TIMEOUT", "Reward", "RewardBroken"]
 
+REWARD = "sticker-match"
+"""The default: neither the sticker world's judge nor its second scorer."""
 TIMEOUT = 600.0
 """Seconds that a reward may take for one draw's candidates."""
 

@@ -17,7 +17,7 @@ from impasto.score.base import Scorer
 from impasto.search.best_of_n import check_n
 from impasto.search.cluster import Cluster
 from impasto.search.engine import Selector, Stop, TreeSearch
-from impasto.search.reward import TIMEOUT, Reward
+from impasto.search.reward import REWARD, TIMEOUT, Reward
 from impasto.search.schedule import START, Plan, numbers, plan
 from impasto.search.selectors import Best, Resample
 from impasto.zoo.registry import PATCHES, SCORERS, SEARCHES
@@ -37,7 +37,7 @@ class TTSVar(TreeSearch):
     """
 
     def __init__(
-        self, n: int, reward: Scorer | str = "sticker-clip", *,
+        self, n: int, reward: Scorer | str = REWARD, *,
         schedule: Sequence[int] | None = None, cluster: Sequence[int] | None = None,
         resample: Sequence[int] | None = None, potential: str = "value", lam: float = 10.0,
         copies: bool = True, features: Patches | str = "clip-patches",
@@ -95,7 +95,7 @@ def tts_var(
     *, n: int = 1, schedule: Any = None, cluster: Any = None, resample: Any = None,
     potential: str = "value", lam: float = 10.0, copies: bool = True,
     features: str = "clip-patches", projection: str | None = None,
-    reward: Scorer | str = "sticker-clip", timeout: float = TIMEOUT,
+    reward: Scorer | str = REWARD, timeout: float = TIMEOUT,
     scorers: Callable[[str], Scorer] = SCORERS.create,
     patches: Callable[[str], Patches] = PATCHES.create,
 ) -> TTSVar:  # fmt: skip
