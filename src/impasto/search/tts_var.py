@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["TTSVar"]
 
 
+def _named(text: str) -> Patches:
+    """Patch features by name, loaded when first asked for: they bring transformers along."""
+    import impasto.score.features.patches  # noqa: F401  these register
+
+    return PATCHES.create(text)
+
+
 class TTSVar(TreeSearch):
     """TTS-VAR with N = `n`.
 
@@ -43,7 +50,7 @@ class TTSVar(TreeSearch):
         copies: bool = True, features: Patches | str = "clip-patches",
         projection: str | None = None, timeout: float = TIMEOUT,
         scorers: Callable[[str], Scorer] = SCORERS.create,
-        patches: Callable[[str], Patches] = PATCHES.create,
+        patches: Callable[[str], Patches] = _named,
     ) -> None:  # fmt: skip
         """scorers, patches: how names become scorers and features. timeout: see `Reward`.
 
@@ -97,7 +104,7 @@ def tts_var(
     features: str = "clip-patches", projection: str | None = None,
     reward: Scorer | str = "sticker-clip", timeout: float = TIMEOUT,
     scorers: Callable[[str], Scorer] = SCORERS.create,
-    patches: Callable[[str], Patches] = PATCHES.create,
+    patches: Callable[[str], Patches] = _named,
 ) -> TTSVar:  # fmt: skip
     """Rows given up on the way: clusters keep what differs, resampling what the reward likes.
 
