@@ -63,14 +63,15 @@ def _show(title: str, folder: Path, tables: list[dict[str, Any]], as_json: bool)
     from impasto.report.sheets import sheets
     from impasto.report.stack import markdown, terminal, write_stack_page
 
-    shown: list[Sheet] = sheets(tables)
+    # What was asked first, then the studies; on a terminal the last is what is seen.
+    read: list[Sheet] = sheets(sorted(tables, key=lambda table: table["kind"] != "compare"))
     write_json(folder / "table.json", {"tables": tables})
-    write_text(folder / "table.md", markdown(shown))
-    page = write_stack_page(title, shown, _pages(folder, tables), folder / "report.html")
+    write_text(folder / "table.md", markdown(read))
+    page = write_stack_page(title, read, _pages(folder, tables), folder / "report.html")
     if as_json:
         print(json.dumps({"page": str(page), "tables": tables}, indent=2, ensure_ascii=False))
         return
-    if shown:
+    if shown := sheets(tables):
         print(terminal(shown))
     print(f"tables: {folder / 'table.md'}, {folder / 'table.json'}")
     print(f"report: {page}")

@@ -27,6 +27,7 @@ from transformers import BlipConfig, BlipForImageTextRetrieval, BlipTextConfig, 
 from transformers import PreTrainedTokenizerFast as TokenizerClass
 
 from impasto.files import sha256_file
+from impasto.sample.flops import count_flops
 from impasto.score.clip import Normalisation, token_ids
 from impasto.score.preference.base import PreferenceScorer
 from impasto.score.self_test import check_captions, check_pairs
@@ -139,6 +140,7 @@ class MatchScorer(PreferenceScorer):
         super().__init__(model, name=name, record=record)
         self.tokenizer = tokenizer
         self.size: int = model.config.vision_config.image_size
+        self._flops: float | None = None
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, name: str = "match",
@@ -161,6 +163,18 @@ class MatchScorer(PreferenceScorer):
         ids = marked_ids(self.tokenizer, prompts).to(self.device)
         return self.in_rows(lambda rows: matched(self.model, seen[rows], ids[rows])[0].cpu(),
                             len(seen))  # fmt: skip
+
+    def flops(self, height: int, width: int) -> float:
+        """Of both networks: every picture has its prompt."""
+        if self._flops is None:
+            pixels = torch.empty(1, 3, self.size, self.size, device="meta")
+            seen = torch.empty(1, self.model.vision_model.embeddings.position_embedding.shape[1],
+                               self.model.config.vision_config.hidden_size, device="meta")
+            ids = torch.empty(1, TOKENS + 1, device="meta", dtype=torch.long)
+            picture = count_flops(self.model.vision_model, pixel_values=pixels)
+            self._flops = float(picture + count_flops(
+                self.model.text_encoder, input_ids=ids, encoder_hidden_states=seen))
+        return self._flops
 
     def self_test(self) -> None:
         """A true caption must beat another scene's, and a true picture one with a fact altered.
