@@ -34,16 +34,16 @@ def run(
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE",
-                     help="Override a key beside the steps, STEP.KEY of one step, or grid.KEY; "
-                          "repeatable."),
+                     help="Override a key of the recipe: KEY beside its steps, STEP.KEY of one "
+                          "step, grid.KEY of its grid; repeatable."),
     ] = None,
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Run a stack: the steps of a recipe, in order, with one table at the end.
+    """Run a stack: the steps of a recipe, in order, with tables of the results at the end.
 
     Steps are pool, eval, compare, train, diversity, reliability, subsets; docs/stacks.md has
     their keys. All is checked before anything runs. The same command again goes on where it was
-    interrupted; a recipe that has changed in what it made is refused.
+    interrupted. A folder that another version of the recipe has filled is refused.
     """
     from impasto.cli.train import pair
     from impasto.stack import Tools, load_stack, run_stack

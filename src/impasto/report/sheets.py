@@ -91,8 +91,9 @@ def _side_by_side(table: Values) -> Sheet:
     pictures = bench["samples_per_prompt"]
     return Sheet(table["title"], columns, tuple(lines), (
         f"{table['model']} on {bench['name']}: {size(bench['prompts'], 'prompt')}, "
-        f"{size(table['seeds'], 'seed')}, {size(pictures, 'picture')} each; verdicts by {table['scorer']['name']}; 95 % intervals "
-        f"over prompts; differences paired by prompt and seed, * the interval excludes zero.",
+        f"{size(table['seeds'], 'seed')}, {size(pictures, 'picture')} each; verdicts by "
+        f"{table['scorer']['name']}; 95 % intervals over prompts; differences paired "
+        f"by prompt and seed, * the interval excludes zero.",
         f"Relative: the difference and its interval over the score of {table['base']}.",
         *_dependent(table),
     ))  # fmt: skip

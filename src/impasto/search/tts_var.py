@@ -106,7 +106,7 @@ def tts_var(
     scorers: Callable[[str], Scorer] = SCORERS.create,
     patches: Callable[[str], Patches] = _named,
 ) -> TTSVar:  # fmt: skip
-    """Rows given up on the way: clusters keep what differs, resampling what the reward likes.
+    """Begins 8 n, keeps what differs, then what the reward likes; options n, reward, schedule, …
 
     schedule=8/6/6/4/2/1/1 (times n), cluster=1/3 or none, resample=4/5 or none, potential=value,
     diff, max or sum; n, lam, copies, features, projection, reward, timeout.
