@@ -79,3 +79,12 @@ def test_help_comes_without_the_heavy_libraries():
     code = "import sys, impasto.cli; print({'torch', 'diffusers', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_searches_come_without_the_networks_libraries():
+    """Nor do TTS-VAR's features, until they are asked for by name."""
+    code = ("import sys, impasto.run.evaluate; from impasto.search import TTSVar\n"
+            "print({'transformers', 'diffusers'} & set(sys.modules))\n"
+            "print(TTSVar(1).provenance()['features']['name'])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\nclip-patches\n"

@@ -453,7 +453,8 @@ def test_the_tree_of_a_search(tmp_path):
         def __call__(self, population, keep):
             values = None if self.kind == "cluster" else tuple(
                 0.125 * i for i in range(len(population.images)))  # fmt: skip
-            return Chosen(kept[self.kind], values, values)
+            by = tuple(2 + v for v in values) if self.kind == "resample" else values
+            return Chosen(kept[self.kind], values, by)
 
         def provenance(self):
             return {}
@@ -464,15 +465,18 @@ def test_the_tree_of_a_search(tmp_path):
     trees = re.findall(r'<details class="tree">.*?</details>', html, re.DOTALL)
     assert len(trees) == len(tiny.SPECS)  # of two samples a prompt the first
     assert "search: 5 → 3 → 2 → 1" in words(trees[0])
-    told = "step 1: clusters keep 3 of 5; step 2: resampling keeps 2 of 3; step 3: the choice is 2"
-    assert told in trees[0]
+    assert ("after step 1: clusters keep 3 of 5; after step 2: resampling draws 2 from 3; "
+            "after step 3: number 2 of 2 is chosen") in trees[0]  # fmt: skip
+    assert "×2: goes on twice. Numbers: the reward, where it was asked." in words(trees[0])
     fates = re.findall(r'<g class="(kept|lost)"><title>(.*?)</title>', trees[0])
     assert [fate for fate, _ in fates] == ["kept", "lost", "kept", "kept", "lost",
                                            "kept", "lost", "lost", "lost", "kept"]  # fmt: skip
-    assert fates[5][1] == "1: reward 0.000, kept 2 times" and fates[1][1] == "2: given up"
+    assert fates[5][1] == "1: reward 0.000, potential 2.000, kept 2 times"
+    assert fates[1][1] == "2: given up" and fates[9][1] == "2: reward 0.125, kept"
     assert "0.125" in words(trees[0]) and "×2" in words(trees[0])
     lines = re.findall(r'<line x1="([\d.]+)" y1="[\d.]+" x2="([\d.]+)"', trees[0])
     assert len(lines) == 3 + 2 and len({a for a, _ in lines[3:]}) == 1
+    assert 'class="few"' in trees[0], "a narrow screen shows five in a line"
     # Tiles are cut where the sheet has them: 10 of 16 px in one line.
     assert [f'viewBox="{16 * i} 0 16 16"' in trees[0] for i in range(11)] == [True] * 10 + [False]
     (path / "search" / "00000" / "00000.webp").unlink()

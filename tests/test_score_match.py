@@ -226,3 +226,15 @@ def test_true_pictures_must_be_above_altered_ones():
         Rated(lambda place: place < least - 1).self_test()
     with pytest.raises(ScorerBroken, match="0 of 24 true golden pictures above"):
         Rated(lambda place: 1.0).self_test()
+
+
+def test_flops_are_those_of_both_networks(scorer):
+    """By hand: a layer's products, attention to 17 places and 41 words, a head of no account."""
+    places, words, (d,) = 17, 41, {scorer.model.config.vision_config.hidden_size,
+                                   scorer.model.config.text_config.hidden_size}  # fmt: skip
+    patch = 2 * 3 * 32 * 32 * d * (places - 1)
+    vision = 2 * places * 12 * d * d + 4 * places**2 * d
+    own = 2 * words * 4 * d * d + 4 * words**2 * d
+    cross = 2 * (2 * words + 2 * places) * d * d + 4 * words * places * d
+    text = own + cross + 2 * words * 8 * d * d
+    assert scorer.flops(64, 64) == scorer.flops(128, 128) == patch + vision + text

@@ -94,17 +94,19 @@ def test_run_writes_tables_and_pages(made):
     assert "best of 4 − best of 2" in shown and "at equal FLOPs" in shown
     assert ("Not independent: best of 2, best of 4, drawn of 2, drawn of 4 chose its pictures by "
             "fake-second, which also is the second scorer.") in shown  # fmt: skip
+    assert "its FLOPs" in shown and "fake on " in shown
     assert '<a href="compare/report.html">' in Path("out/report.html").read_text()
     assert Path("out/compare/report.html").is_file()
 
 
 def test_the_page_escapes_what_recipes_say(tmp_path):
-    sheet = Sheet("<b>", ("<i>", "x"), (("<script>", "-1"),), ("<a>",))
+    sheet = Sheet("<b>", ("<i>", "x"), (("<script>", "-1"), ("z", "-1 [-2, <q>]")), ("<a>",))
     page = write_stack_page("<u>", [sheet], {"<q>": tmp_path / "a/b.html"}, tmp_path / "p.html")
     text = page.read_text()
     assert not any(f"<{tag}>" in text for tag in ("b", "i", "script", "a", "u", "q"))
     assert "&lt;script&gt;" in text and 'href="a/b.html"' in text and "<td>−1</td>" in text
-    assert "| <script> | -1 |" in markdown([sheet]) and "<script>   -1" in terminal([sheet])
+    assert "<td>−1 <wbr><span>[−2, &lt;q&gt;]</span></td>" in text
+    assert "| <script> | -1 |" in markdown([sheet]) and "<script>" in terminal([sheet])
 
 
 def test_the_default_folder_is_named_after_the_recipe(here):

@@ -34,16 +34,16 @@ def run(
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE",
-                     help="Override a key beside the steps, STEP.KEY of one step, or grid.KEY; "
-                          "repeatable."),
+                     help="Override a key of the recipe: KEY beside its steps, STEP.KEY of one "
+                          "step, grid.KEY of its grid; repeatable."),
     ] = None,
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
-    """Run a stack: the steps of a recipe, in order, with one table at the end.
+    """Run a stack: the steps of a recipe, in order, with tables of the results at the end.
 
     Steps are pool, eval, compare, train, diversity, reliability, subsets; docs/stacks.md has
     their keys. All is checked before anything runs. The same command again goes on where it was
-    interrupted; a recipe that has changed in what it made is refused.
+    interrupted. A folder that another version of the recipe has filled is refused.
     """
     from impasto.cli.train import pair
     from impasto.stack import Tools, load_stack, run_stack
@@ -63,14 +63,15 @@ def _show(title: str, folder: Path, tables: list[dict[str, Any]], as_json: bool)
     from impasto.report.sheets import sheets
     from impasto.report.stack import markdown, terminal, write_stack_page
 
-    shown: list[Sheet] = sheets(tables)
+    # What was asked first, then the studies; on a terminal the last is what is seen.
+    read: list[Sheet] = sheets(sorted(tables, key=lambda table: table["kind"] != "compare"))
     write_json(folder / "table.json", {"tables": tables})
-    write_text(folder / "table.md", markdown(shown))
-    page = write_stack_page(title, shown, _pages(folder, tables), folder / "report.html")
+    write_text(folder / "table.md", markdown(read))
+    page = write_stack_page(title, read, _pages(folder, tables), folder / "report.html")
     if as_json:
         print(json.dumps({"page": str(page), "tables": tables}, indent=2, ensure_ascii=False))
         return
-    if shown:
+    if shown := sheets(tables):
         print(terminal(shown))
     print(f"tables: {folder / 'table.md'}, {folder / 'table.json'}")
     print(f"report: {page}")

@@ -44,6 +44,12 @@ class Run:
         return self.record["search"] is not None
 
     @property
+    def reward(self) -> str:
+        """The name of what its search was rewarded by, "" without one."""
+        reward = (self.record["search"] or {}).get("reward") or {}
+        return str(reward.get("name", ""))
+
+    @property
     def coverage(self) -> str:
         """ "11 of 12 pictures" for an incomplete set, else ""."""
         done, of = (self.summary["coverage"][key] for key in ("images", "of"))

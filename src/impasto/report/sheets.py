@@ -60,12 +60,12 @@ def _number(value: float | None) -> str:
 COSTS: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "flops": ("FLOPs", lambda value: quantity(value, "FLOP")),
     "images": ("finished", _number),
-    "row_steps": ("row steps", _number),
+    "row_steps": ("row-steps", _number),
     "tokens": ("tokens", _number),
     "decodes": ("decodes", _number),
     "reward_calls": ("reward calls", _number),
     "feature_calls": ("feature calls", _number),
-    "reward_flops": ("FLOPs of both", lambda value: quantity(value, "FLOP")),
+    "reward_flops": ("their FLOPs", lambda value: quantity(value, "FLOP")),
 }
 """Key of a cost -> its column, for each picture kept."""
 
@@ -83,16 +83,17 @@ def _side_by_side(table: Values) -> Sheet:
     rows, bench = table["rows"], table["bench"]
     seconds = [row["second"][0] for row in rows if row["second"]]
     decimals = digits(seconds[0]) if seconds else 3
-    columns = ("search", "score", f"− {table['base']}", "relative",
+    columns = ("search", "score", f"difference from {table['base']}", "relative",
                *(["second score"] if seconds else []))  # fmt: skip
     lines = [(row["name"], _score(row["score"]), _change(row["difference"]),
               _percent(row.get("relative")),
               *([_score(row["second"], decimals)] if seconds else [])) for row in rows]
     pictures = bench["samples_per_prompt"]
     return Sheet(table["title"], columns, tuple(lines), (
-        f"{bench['name']}: {size(bench['prompts'], 'prompt')}, {size(table['seeds'], 'seed')}, "
-        f"{size(pictures, 'picture')} each; verdicts by {table['scorer']['name']}; 95 % intervals "
-        f"over prompts; differences paired by prompt and seed, * the interval excludes zero.",
+        f"{table['model']} on {bench['name']}: {size(bench['prompts'], 'prompt')}, "
+        f"{size(table['seeds'], 'seed')}, {size(pictures, 'picture')} each; verdicts by "
+        f"{table['scorer']['name']}; 95 % intervals over prompts; differences paired "
+        f"by prompt and seed, * the interval excludes zero.",
         f"Relative: the difference and its interval over the score of {table['base']}.",
         *_dependent(table),
     ))  # fmt: skip
@@ -115,10 +116,13 @@ def _costs(table: Values) -> Sheet:
     rows = table["rows"]
     keys = [key for key in COSTS if any(row["cost"].get(key) for row in rows)]
     return Sheet(
-        f"{table['title']}, cost of a picture", ("search", *(COSTS[key][0] for key in keys)),
+        f"{table['title']}: cost of a picture", ("search", *(COSTS[key][0] for key in keys)),
         tuple((row["name"], *(COSTS[key][1](row["cost"].get(key)) for key in keys))
               for row in rows),
-        ("Means of one picture kept, with all that was drawn and asked for it.",),
+        ("Means of one picture kept, with all that was drawn and asked for it. FLOPs: of drawing, "
+         "previews included. Finished: pictures drawn to the end. Row-steps: steps, each counted "
+         "once for every candidate alive in it. Decodes: previews and finished pictures. Reward "
+         "and feature calls: pictures rated, and pictures looked at to tell layouts apart.",),
     )  # fmt: skip
 
 
@@ -126,11 +130,12 @@ def _by_task(table: Values) -> Sheet:
     """The base's score in each task, and the others' differences from it."""
     base, *others = table["rows"]
     tasks = list(base["tasks"])
+    names = (task.replace("_", " ") for task in tasks)
     first = (base["name"], *(_score(base["tasks"][task], 2) for task in tasks))
     rows = [(f"{row['name']}, difference",
              *(_change(row["task_differences"].get(task), 2) for task in tasks))
             for row in others]  # fmt: skip
-    return Sheet(f"{table['title']}, by task", ("search", *tasks), (first, *rows))
+    return Sheet(f"{table['title']}: by task", ("search", *names), (first, *rows))
 
 
 def _pairs(table: Values) -> Sheet:
@@ -139,13 +144,14 @@ def _pairs(table: Values) -> Sheet:
              *([_change(pair["second_difference"])] if seconds else []))
             for pair in table["pairs"]]  # fmt: skip
     columns = ("difference", "score", *(["second score"] if seconds else []))
-    return Sheet(f"{table['title']}, in pairs", columns, tuple(rows))
+    return Sheet(f"{table['title']}: in pairs", columns, tuple(rows))
 
 
 def _equal_flops(table: Values) -> Sheet:
-    rows = [(row["run"], quantity(row["flops"], "FLOP"),
+    scores = {row["name"]: row["score"] for row in table["rows"]}
+    rows = [(row["run"], _score(scores[row["run"]]), quantity(row["flops"], "FLOP"),
              f"{row['k']}{'' if row['enough'] else ' (all there are)'}",
-             quantity(row["best_flops"], "FLOP"), _score(row["best"]), _change(row["difference"]))
+             _score(row["best"]), quantity(row["best_flops"], "FLOP"), _change(row["difference"]))
             for row in table["equal_flops"]]  # fmt: skip
     counted = ("drawing, rewards and features" if all(row["rewards"] for row in
                table["equal_flops"]) else "drawing; rewards that count no FLOPs are left out")
@@ -153,9 +159,9 @@ def _equal_flops(table: Values) -> Sheet:
              f"k that costs no more FLOPs. Counted: {counted}."]
     if not all(row["enough"] for row in table["equal_flops"]):
         notes.append("All there are: the FLOPs would pay for more candidates than the pool has.")
-    return Sheet(f"{table['title']}, at equal FLOPs",
-                 ("search", "FLOPs", "k", "FLOPs of best of k", "score of best of k",
-                  "search − best of k"), tuple(rows), tuple(notes))  # fmt: skip
+    return Sheet(f"{table['title']}: against best of k at equal FLOPs",
+                 ("search", "score", "FLOPs", "k", "best of k", "its FLOPs", "search − best of k"),
+                 tuple(rows), tuple(notes))  # fmt: skip
 
 
 def _reliability(table: Values) -> list[Sheet]:
@@ -174,7 +180,7 @@ def _reliability(table: Values) -> list[Sheet]:
          f"of {size(table['candidates'], 'candidate')} of {size(table['prompts'], 'prompt')}; "
          f"verdicts by {table['scorer']}; 95 % intervals, bootstrap over prompts.",
          f"Within prompts: the mean over prompts whose candidates differ, as only these can be "
-         f"chosen among; {mixed} prompts have right and wrong ones."),
+         f"chosen among; right and wrong ones are there in {size(mixed, 'prompt')}."),
     ), _potentials(table)]  # fmt: skip
 
 
@@ -206,15 +212,17 @@ def _subsets(table: Values) -> list[Sheet]:
     )]  # fmt: skip
 
 
-DIVERSITY = {"within": "distance of a prompt's candidates", "between": "of different prompts'",
-             "kinds": "different outcomes of a prompt", "mixed": "prompts with right and wrong",
-             "mean": "score of one", "any": "score of a perfect chooser"}  # fmt: skip
+DIVERSITY = {"within": "distance between candidates of a prompt",
+             "between": "distance between different prompts'",
+             "kinds": "different outcomes of a prompt",
+             "mixed": "share of prompts with right and wrong", "mean": "score of one candidate",
+             "any": "score of a perfect chooser"}  # fmt: skip
 
 
 def _diversity(table: Values) -> list[Sheet]:
     seeds = table["seeds"]
     rows = [(title, *(_score(one[key]) for one in seeds)) for key, title in DIVERSITY.items()]
-    rows.append(("equal pairs of pictures", *(f"{one['identical']:,}" for one in seeds)))
+    rows.append(("pairs of equal pictures", *(f"{one['identical']:,}" for one in seeds)))
     return [Sheet(
         f"{table['name']}: how much {seeds[0]['candidates']} finished candidates differ",
         ("", *(f"seed {one['seed']}" for one in seeds)), tuple(rows),

@@ -20,18 +20,21 @@ from impasto.run.tree import columns
 
 __all__ = ["Level", "Tile", "Tree", "tree"]
 
-GAP, SIDE = 8, 48
-"""Units between tiles, and of a tile's longer side."""
-HEAD, FOOT, LINKS = 16, 14, 22
+GAP, SIDE, LEAST, WIDTH = 8, 48, 26, 900
+"""Units between tiles, and of a tile's longer side: less, but not below LEAST, where a line of
+tiles would be longer than WIDTH."""
+HEAD, FOOT, LINKS = 18, 16, 20
 """Units of a level's title, of the words under its tiles, and of the lines to the next."""
-VERBS = {"cluster": "clusters keep", "resample": "resampling keeps", "final": "the choice is"}
+FEW = 8
+"""Tiles in a line that a narrow screen can show whole."""
 
 
 @dataclass(frozen=True)
 class Tile:
     """x, y: on the page. sheet_x, sheet_y: on the file. value: its reward, "" where not asked.
 
-    kept: how often it goes on. number: its place in the line, from 1.
+    kept: how often it goes on. number: its place in the line, from 1. potential: what it was
+    resampled by, "" where that is the reward itself.
     """
 
     number: int
@@ -41,11 +44,14 @@ class Tile:
     sheet_y: int
     value: str
     kept: int
+    potential: str = ""
 
     @property
     def title(self) -> str:
         fate = {0: "given up", 1: "kept"}.get(self.kept, f"kept {self.kept} times")
-        return f"{self.number}: {f'reward {self.value}, ' if self.value else ''}{fate}"
+        told = [f"reward {self.value}"] if self.value else []
+        told += [f"potential {self.potential}"] if self.potential else []
+        return f"{self.number}: {', '.join([*told, fate])}"
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,27 @@ class Tree:
         """In words: what the numbers of rows were."""
         return "; ".join(level.title for level in self.levels)
 
+    @property
+    def rows(self) -> list[int]:
+        """How many there were, before each choice and at the end."""
+        counts = [len(level.tiles) for level in self.levels]
+        return counts if counts[-1] == 1 else [*counts, 1]
+
+    @property
+    def few(self) -> bool:
+        """Whether its longest line may be shown smaller."""
+        return max(self.rows) <= FEW
+
+    @property
+    def copied(self) -> bool:
+        """Whether any row goes on more than once."""
+        return any(tile.kept > 1 for level in self.levels for tile in level.tiles)
+
+    @property
+    def rated(self) -> bool:
+        """Whether any reward was asked for."""
+        return any(tile.value for level in self.levels for tile in level.tiles)
+
 
 def tree(trace: Sequence[Mapping[str, Any]], path: Path) -> Tree:
     """Of a sample's record ("trace") and its file.
@@ -92,7 +119,7 @@ def tree(trace: Sequence[Mapping[str, Any]], path: Path) -> Tree:
     counts = [int(choice["rows"]) for choice in trace]
     wide = columns(sum(counts))
     of = (width // wide, height // -(-sum(counts) // wide))
-    scale = SIDE / max(of)
+    scale = min(max(WIDTH / max(counts) - GAP, LEAST), SIDE) / max(of)
     size = (of[0] * scale, of[1] * scale)
     whole = max(max(counts) * (size[0] + GAP), 240)
     step = HEAD + size[1] + FOOT + LINKS
@@ -111,21 +138,38 @@ def _level(
     """The `i`-th choice, whose tiles begin at place `first` of the sheet."""
     choice = trace[i]
     kept, rows = Counter(choice["kept"]), int(choice["rows"])
-    values = [""] * rows if choice["values"] is None else [
-        f"{value:.{digits(value)}f}" for value in choice["values"]]  # fmt: skip
+    values, potentials = _texts(choice["values"], rows), _texts(choice.get("potentials"), rows)
+    if potentials == values:
+        potentials = [""] * rows
     tiles = tuple(
         Tile(j + 1, round(_middle(j, rows, whole) - size[0] / 2, 2), y + HEAD,
-             (first + j) % wide * of[0], (first + j) // wide * of[1], values[j], kept[j])
+             (first + j) % wide * of[0], (first + j) // wide * of[1], values[j], kept[j],
+             potentials[j])
         for j in range(rows)
     )  # fmt: skip
-    below, above = y + HEAD + size[1] + FOOT, y + HEAD + size[1] + FOOT + LINKS + HEAD
+    below, above = y + HEAD + size[1], y + HEAD + size[1] + FOOT + LINKS + HEAD
     links = () if i + 1 == len(trace) else tuple(
         (_middle(a, rows, whole), below, _middle(b, len(choice["kept"]), whole), above)
         for b, a in enumerate(choice["kept"])
     )  # fmt: skip
-    number = choice["kept"][0] + 1 if choice["kind"] == "final" else len(choice["kept"])
-    title = f"step {choice['step']}: {VERBS[choice['kind']]} {number} of {rows}"
-    return Level(title, y, tiles, links)
+    return Level(_title(choice), y, tiles, links)
+
+
+def _title(choice: Mapping[str, Any]) -> str:
+    """What was done after which step, and to how many."""
+    rows, kept = int(choice["rows"]), choice["kept"]
+    done = {"cluster": f"clusters keep {len(kept)} of {rows}",
+            "resample": f"resampling draws {len(kept)} from {rows}",
+            "final": f"number {kept[0] + 1} of {rows} is chosen" if rows > 1
+            else "the picture"}  # fmt: skip
+    return f"after step {choice['step']}: {done[choice['kind']]}"
+
+
+def _texts(numbers: Sequence[float] | None, rows: int) -> list[str]:
+    """Numbers as they are shown, "" for none."""
+    if numbers is None:
+        return [""] * rows
+    return [f"{number:.{digits(number)}f}" for number in numbers]
 
 
 def _middle(j: int, rows: int, whole: float) -> float:

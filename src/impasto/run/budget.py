@@ -158,7 +158,8 @@ def _for(run: _Run, flops: float, known: Mapping[Picture, float]) -> Entry:
         return Entry(note=f"{run.name}: its model counts no FLOPs")
     k = int(flops / run.flops * (1 + 1e-9))
     if k < 1:
-        return Entry(note=f"{run.name}: one picture costs {run.flops:.3g} FLOPs, more than this")
+        return Entry(note=f"{run.name}: one picture costs {run.flops:.3g} FLOPs, more than "
+                          f"there are")  # fmt: skip
     return _at(run, min(k, run.width) if run.chooses else k, known)
 
 

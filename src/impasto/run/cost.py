@@ -38,7 +38,8 @@ def device_name() -> str:
     """The first GPU's own name, or how many threads of a processor are used."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'' if threads == 1 else 's'}"
 
 
 class Meter:

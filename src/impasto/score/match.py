@@ -183,6 +183,18 @@ class MatchScorer(PreferenceScorer):
             )  # fmt: skip
         return self._flops
 
+    def flops(self, height: int, width: int) -> float:
+        """Of both networks: every picture has its prompt."""
+        if self._flops is None:
+            pixels = torch.empty(1, 3, self.size, self.size, device="meta")
+            seen = torch.empty(1, self.model.vision_model.embeddings.position_embedding.shape[1],
+                               self.model.config.vision_config.hidden_size, device="meta")
+            ids = torch.empty(1, TOKENS + 1, device="meta", dtype=torch.long)
+            picture = count_flops(self.model.vision_model, pixel_values=pixels)
+            self._flops = float(picture + count_flops(
+                self.model.text_encoder, input_ids=ids, encoder_hidden_states=seen))
+        return self._flops
+
     def self_test(self) -> None:
         """A true caption must beat another scene's, and a true picture one with a fact altered.
 

@@ -82,6 +82,5 @@ def importance(
     timeout: float = TIMEOUT, scorers: Callable[[str], Scorer] = SCORERS.create,
     patches: Callable[[str], Patches] | None = None,
 ) -> Importance:  # fmt: skip
-    """One of n pictures per draw, with probability ∝ exp(lam reward); options n, lam, reward,
-    timeout."""
+    """One of n pictures, with probability ∝ exp(lam reward); options n, lam, reward, timeout."""
     return Importance(n, reward, lam=lam, scorers=scorers, timeout=timeout)

@@ -69,6 +69,5 @@ def candidates(
     scorers: Callable[[str], Scorer] = SCORERS.create,
     patches: Callable[[str], Patches] | None = None,
 ) -> Candidates:  # fmt: skip
-    """Every candidate that a search of width n has, as n samples each; options n, reward,
-    timeout."""
+    """Keeps every one of n candidates, not the best alone; options n, reward, timeout."""
     return Candidates(n, reward, scorers, timeout)

@@ -20,7 +20,7 @@ where rows are equal.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,10 +28,12 @@ from torch import Tensor
 
 from impasto.sample.protocol import Cost
 from impasto.sample.seeds import row_uniforms
-from impasto.score.features.patches import Patches
 from impasto.search.engine import Chosen, Population, Selector
 from impasto.search.selectors import drawn_by
 from impasto.zoo.registry import nearest
+
+if TYPE_CHECKING:
+    from impasto.score.features.patches import Patches
 
 __all__ = ["PROJECTIONS", "Cluster", "k_means", "project", "representatives"]
 

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["TTSVar"]
 
 
+def _named(text: str) -> Patches:
+    """Patch features by name, loaded when first asked for: they bring transformers along."""
+    import impasto.score.features.patches  # noqa: F401  these register
+
+    return PATCHES.create(text)
+
+
 class TTSVar(TreeSearch):
     """TTS-VAR with N = `n`.
 
@@ -43,7 +50,7 @@ class TTSVar(TreeSearch):
         copies: bool = True, features: Patches | str = "clip-patches",
         projection: str | None = None, timeout: float = TIMEOUT,
         scorers: Callable[[str], Scorer] = SCORERS.create,
-        patches: Callable[[str], Patches] = PATCHES.create,
+        patches: Callable[[str], Patches] = _named,
     ) -> None:  # fmt: skip
         """scorers, patches: how names become scorers and features. timeout: see `Reward`.
 
@@ -97,9 +104,9 @@ def tts_var(
     features: str = "clip-patches", projection: str | None = None,
     reward: Scorer | str = REWARD, timeout: float = TIMEOUT,
     scorers: Callable[[str], Scorer] = SCORERS.create,
-    patches: Callable[[str], Patches] = PATCHES.create,
+    patches: Callable[[str], Patches] = _named,
 ) -> TTSVar:  # fmt: skip
-    """Rows given up on the way: clusters keep what differs, resampling what the reward likes.
+    """Begins 8 n, keeps what differs, then what the reward likes; options n, reward, schedule, …
 
     schedule=8/6/6/4/2/1/1 (times n), cluster=1/3 or none, resample=4/5 or none, potential=value,
     diff, max or sum; n, lam, copies, features, projection, reward, timeout.

@@ -105,8 +105,9 @@ class Compare(Step):
         record = runs[self.base][0].record
         return Done(table={
             "kind": "compare", "name": self.name, "title": self.title or self.name,
-            "base": self.base, "bench": record["bench"], "scorer": record["scorer"],
-            "second": record["second"], "seeds": len(runs[self.base]), "rows": rows,
+            "base": self.base, "model": record["model"]["name"], "bench": record["bench"],
+            "scorer": record["scorer"], "second": record["second"],
+            "seeds": len(runs[self.base]), "rows": rows,
             "pairs": [_pair(a, b, runs) for a, b in self.named_pairs],
             "equal_flops": [] if self.pool is None else _at_pool(
                 [tools.pool(path) for path in tools.done[self.pool].pool],
