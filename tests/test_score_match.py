@@ -5,7 +5,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BlipForImageTextRetrieval
 
-from impasto.sample.flops import count_flops
 from impasto.sample.protocol import Sampling
 from impasto.score import match
 from impasto.score.base import Score, Scorer, ScorerBroken
@@ -34,6 +33,9 @@ def some():
     return pictures.images[:5], pictures.specs[:5]
 
 
+VALUE = "(log p(match) - log p(no match)) / 3"
+
+
 def values(scorer, images, specs):
     return [score.value for score in scorer.score(images, specs)]
 
@@ -53,15 +55,6 @@ def test_the_value_is_transformers_own(scorer, some):
     expected = ((told[:, 1] - told[:, 0]) / 3).tolist()
     assert values(scorer, images, specs) == pytest.approx(expected, abs=1e-5)
     assert len({round(value, 3) for value in expected}) == 5
-
-
-def test_flops_are_of_both_towers(scorer):
-    """Transformers' whole forward pass but for the head, one product of two columns."""
-    model = scorer.model
-    whole = count_flops(model, pixel_values=torch.empty(1, 3, scorer.size, scorer.size),
-                        input_ids=torch.zeros(1, 41, dtype=torch.long))  # fmt: skip
-    head = 2 * 2 * model.config.text_config.hidden_size
-    assert scorer.flops(64, 64) == whole - head > 0
 
 
 def test_picture_and_prompt_both_matter(scorer, some):
@@ -162,7 +155,7 @@ def test_damaged_folders_are_refused(folder, tmp_path):
 def test_provenance_names_the_bytes(folder, scorer):
     told = scorer.provenance()
     assert told["id"] == "mine" and told["sha256"] == load_match(folder)[2]
-    assert told["value"] == "log p(match) - log p(no match)"
+    assert told["value"] == VALUE
 
 
 # The name
@@ -190,7 +183,7 @@ def test_it_is_a_reward_of_a_search(scorer, some, folder, monkeypatch):
         told = [candidate.value for candidate in found.candidates]
         assert found.chosen == told.index(max(told)) and len(set(told)) == 4
         assert values(scorer, found.image[None], [draw.spec]) == [max(told)]
-    assert search.provenance()["reward"]["value"] == "log p(match) - log p(no match)"
+    assert search.provenance()["reward"]["value"] == VALUE
 
 
 # The self-test

@@ -169,21 +169,6 @@ class MatchScorer(PreferenceScorer):
                             len(seen)) / UNIT  # fmt: skip
 
     def flops(self, height: int, width: int) -> float:
-        """Of both towers: the prompt is read anew beside every picture."""
-        if self._flops is None:
-            model, meta = self.model, {"device": "meta", "dtype": self.model.dtype}
-            vision = model.config.vision_config
-            pixels = torch.empty(1, 3, self.size, self.size, **meta)
-            seen = torch.empty(1, 1 + (self.size // vision.patch_size) ** 2, vision.hidden_size,
-                               **meta)  # fmt: skip
-            ids = torch.zeros(1, 1 + TOKENS, dtype=torch.long)
-            self._flops = float(
-                count_flops(model.vision_model, pixel_values=pixels)
-                + count_flops(model.text_encoder, input_ids=ids, encoder_hidden_states=seen)
-            )  # fmt: skip
-        return self._flops
-
-    def flops(self, height: int, width: int) -> float:
         """Of both networks: every picture has its prompt."""
         if self._flops is None:
             pixels = torch.empty(1, 3, self.size, self.size, device="meta")
