@@ -17,7 +17,7 @@ from impasto.score.base import Found, Wanted
 from impasto.score.crop import color_crop, color_crops
 from impasto.score.detector import Mask2FormerDetector, detector_config
 from impasto.score.lean import lean
-from impasto.score.lean_layers import _split, has_kernels, split_products
+from impasto.score.switches import has_kernels, split_products, splitting
 from impasto.score.mmdetection import inputs, masks_at
 from impasto.spec import CLASSES
 
@@ -83,7 +83,7 @@ def test_splitting_needs_a_gpu_and_is_undone(slim):
         with split_products():
             inside = slim(pixel_values=pixels).class_queries_logits
         assert torch.equal(inside, slim(pixel_values=pixels).class_queries_logits)
-    assert not _split.get()
+    assert not splitting()
 
 
 # Pictures together, as on a GPU

@@ -12,10 +12,7 @@ tensors on a GPU). `FORWARDS` has what `score.lean` puts in place of the layers'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from importlib.util import find_spec
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -24,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.clip.modeling_clip import CLIPMLP
 
-__all__ = ["FORWARDS", "halves", "has_kernels", "kernels_of", "normed", "product",
-           "split_products"]  # fmt: skip
+from impasto.score.switches import has_kernels, splitting
+
+__all__ = ["FORWARDS", "halves", "kernels_of", "normed", "product"]
 
 ROWS = 1024
 """Products of fewer rows are not worth a kernel of their own."""
@@ -33,22 +31,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "": lambda x: x, "gelu": F.gelu, "relu": F.relu,
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
 }  # fmt: skip
-_split: ContextVar[bool] = ContextVar("_split", default=False)
-
-
-def has_kernels(device: str | torch.device) -> bool:
-    """Whether `score.kernels` and `score.products` run there."""
-    return torch.device(device).type == "cuda" and find_spec("triton") is not None
-
-
-@contextmanager
-def split_products() -> Iterator[None]:
-    """float32 products of lean models by three of TF32, where `has_kernels`."""
-    token = _split.set(True)
-    try:
-        yield
-    finally:
-        _split.reset(token)
 
 
 def kernels_of(tensor: Tensor) -> ModuleType | None:
@@ -99,7 +81,7 @@ def _layer_norm(self: nn.LayerNorm, x: Tensor, dtype: torch.dtype | None = None)
 
 
 def _splits(x: Tensor, weight: Tensor) -> bool:
-    return (_split.get() and has_kernels(x.device) and x.dtype == weight.dtype == torch.float32
+    return (splitting() and has_kernels(x.device) and x.dtype == weight.dtype == torch.float32
             and not torch.is_autocast_enabled("cuda") and weight.shape[1] % 32 == 0)  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from impasto.score.base import Found, Seen
 from impasto.score.geneval import Details, GenEvalScorer, Rule, T
-from impasto.score.lean_layers import has_kernels, split_products
+from impasto.score.switches import has_kernels, split_products
 from impasto.score.verdict import Thresholds
 from impasto.spec import Spec
 from impasto.zoo.registry import SCORERS
