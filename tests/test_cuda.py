@@ -15,9 +15,9 @@ from impasto.models.infinity import InfinityGenerator
 from impasto.sample.protocol import Request, Sampling, generate
 from impasto.score.detector import Mask2FormerDetector, detector_config
 from impasto.score.lean import lean
-from impasto.score.switches import has_kernels
 from impasto.score.mmdetection import inputs, masks_at
 from impasto.score.official import exact_float32, fast_bfloat16, split_float32
+from impasto.score.switches import has_kernels
 from impasto.spec import CLASSES
 from impasto.world import Renderer, Sprites, compose, pack, sample_spec
 from impasto.world.tasks import GENEVAL_TASKS

@@ -17,8 +17,8 @@ from impasto.score.base import Found, Wanted
 from impasto.score.crop import color_crop, color_crops
 from impasto.score.detector import Mask2FormerDetector, detector_config
 from impasto.score.lean import lean
-from impasto.score.switches import has_kernels, split_products, splitting
 from impasto.score.mmdetection import inputs, masks_at
+from impasto.score.switches import has_kernels, split_products, splitting
 from impasto.spec import CLASSES
 
 
