@@ -1,5 +1,6 @@
 """GEdit's and ImgEdit's rules against hand-computed cases."""
 
+import hashlib
 import json
 import re
 
@@ -8,18 +9,13 @@ import torch
 from typer.testing import CliRunner
 
 from impasto.bench import IncompleteError, read_results
-from impasto.bench.edits import GEditAnswer, gedit_summary, imgedit_summary
+from impasto.bench.edits import GEditAnswer, gedit_summary, imgedit, imgedit_summary
 from impasto.cli import app
 from impasto.images import read_image, write_png
-from impasto.score.edits import (
-    CRITERIA,
-    gedit_scorer,
-    imgedit_score,
-    imgedit_scorer,
-    read_gedit,
-    read_imgedit,
-    vie_score,
-)
+from impasto.run.compare import compare
+from impasto.run.provenance import SettingsDiffer
+from impasto.score.edits import gedit_scorer, read_gedit, vie_score
+from impasto.score.imgedit import CRITERIA, imgedit_score, imgedit_scorer, read_imgedit, uge_mark
 from tests import tiny
 from tests.scripted import Scripted, installed
 
@@ -280,6 +276,8 @@ def test_imgedit_through_the_command_line(tmp_path, monkeypatch):
     assert float(judge.questions[0].images[0].mean()) == pytest.approx(0.9, abs=0.01)
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["scorer"]["prompts"] == "from a file"
+    assert record["bench"]["name"] == record["scorer"]["id"] == "imgedit"
+    assert record["scorer"]["file_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_wrong_imgedit_files_and_prompts_are_refused(tmp_path):
@@ -296,3 +294,139 @@ def test_wrong_imgedit_files_and_prompts_are_refused(tmp_path):
         read_imgedit(tmp_path / "list.json")
     with pytest.raises(ValueError, match="or neither"):
         gedit_scorer(path="x", vlm="x", sc_prompt="y")
+
+
+# ImgEdit's set uge
+
+UGE_ROWS = {str(n): {"id": f"s/{n}.png", "prompt": f"edit {n}"} for n in (1, 2, 3)}
+
+
+def uge_file(folder, rows=UGE_ROWS):
+    for number in (1, 2, 3):
+        write_png(folder / f"s/{number}.png", grey(0.9))
+        write_png(folder / f"in/{number}.png", grey(number / 10))
+    (folder / "UGE_edit.json").write_text(json.dumps(rows))
+    return folder / "UGE_edit.json"
+
+
+def uge_command(path, out, *more, scorer=""):
+    return ["eval", f"imgedit:path={path},set=uge", "--images", str(path.parent / "in"), "--out",
+            str(out), "--scorer", f"imgedit:path={path},vlm=x{scorer or ',set=uge'}",
+            *more]  # fmt: skip
+
+
+def uge_answer(texts):
+    return lambda question: texts[round(10 * float(question.images[1].mean())) - 1]
+
+
+UGE_TEXTS = ("Brief reasoning: fine\nScore: 5", "Brief reasoning: so so. Score: 2.",
+             "Brief reasoning: bare. Score: 4 (Good)")  # fmt: skip
+
+
+@pytest.mark.parametrize("text, mark", [
+    ("Score: 4", 4), ("Reason: x\r\nscore: 3\r\n", 3), ("All kept. Score: 2.", 2),
+    ("Score: 3 (Acceptable)", 3), ("Overall: 5\nScore: 5", 5), ("4", None), ("Score: 4/5", None),
+    ("Score: 4.5", None), ("Score: 6", None), ("Score: 0", None), ("Score: 12", None),
+    ("Adherence: 4\nScore: 3", None), ("Brief reasoning: nothing", None), ("", None),
+])  # fmt: skip
+def test_the_one_mark_of_uge(text, mark):
+    assert uge_mark(text) == (None if mark is None else (mark,))
+
+
+def test_uge_is_a_bench_of_its_own(tmp_path, monkeypatch):
+    """(5 + 2 + 4) / 3; the basic set of the same pictures has another name and never pairs."""
+    path = uge_file(tmp_path)
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps({"uge": "Judge: <edit_prompt>."}))
+    judge = installed(monkeypatch, Scripted(uge_answer(UGE_TEXTS)))
+    done = CliRunner().invoke(app, uge_command(path, tmp_path / "run",
+                                               scorer=f",set=uge,prompts={prompts}"))  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert judge.questions[0].text == "Judge: edit 1." and judge.questions[0].text_first
+    assert [round(float(i.mean()), 1) for i in judge.questions[0].images] == [0.9, 0.1]
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    overall = summary["overall"]
+    assert overall["score"] == pytest.approx(11 / 3) and overall["low"] < 11 / 3 < overall["high"]
+    assert overall["label"] == "UGE, mean of 3 of 47 pictures' one mark"
+    assert summary["coverage"] == {"images": 3, "of": 3} and "imgedit" not in summary
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["bench"]["name"] == record["scorer"]["id"] == "imgedit:set=uge"
+    assert record["scorer"]["prompts"] == "from a file"
+    assert record["scorer"]["file_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert read_results(tmp_path / "run/results.jsonl")[1].scores == {"uge": 2}
+    basic = imgedit_file(tmp_path)
+    installed(monkeypatch, Scripted(lambda question: "A: 3\nB: 3\nC: 3"))
+    done = CliRunner().invoke(app, ["eval", f"imgedit:path={basic}", "--images",
+                                    str(tmp_path / "in"), "--out", str(tmp_path / "basic"),
+                                    "--scorer", f"imgedit:path={basic},vlm=x"])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    with pytest.raises(SettingsDiffer, match=r"bench\.name: 'imgedit:set=uge' and 'imgedit'"):
+        compare([tmp_path / "run", tmp_path / "basic"])
+
+
+def test_an_unreadable_uge_answer_is_counted_and_no_number(tmp_path, monkeypatch):
+    """Without the second's mark (5 + 4) / 2, and only where an incomplete set is asked for."""
+    path, texts = uge_file(tmp_path), (UGE_TEXTS[0], "Score: two", UGE_TEXTS[2])
+    judge = installed(monkeypatch, Scripted(uge_answer(texts)))
+    done = CliRunner().invoke(app, uge_command(path, tmp_path / "run"))
+    assert done.exit_code == 3 and "2/3 readable judgements" in done.output
+    assert len(judge.questions) == 5, "asked three times"
+    done = CliRunner().invoke(app, uge_command(path, tmp_path / "run", "--allow-incomplete"))
+    assert done.exit_code == 0, done.output
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["coverage"] == {"images": 2, "of": 3, "unreadable": 1}
+    assert summary["overall"]["score"] == pytest.approx(4.5)
+    assert summary["overall"]["label"].startswith("UGE, mean of 2 of 47")
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert "not comparable" in record["scorer"]["prompts"]
+
+
+def test_a_scorer_of_the_other_set_judges_no_uge(tmp_path, monkeypatch):
+    """Both files have the keys 1, 2 and 3, of other edits."""
+    path, basic = uge_file(tmp_path), imgedit_file(tmp_path)
+    judge = installed(monkeypatch, Scripted(lambda question: "A: 3\nB: 3\nC: 3"))
+    command = uge_command(path, tmp_path / "run")
+    command[-1] = f"imgedit:path={basic},vlm=x"
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2 and "same path and set" in " ".join(done.output.split())
+    assert not judge.questions
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"edit_type": "add"}, r"UGE_edit\.json, 1 has an edit_type: it is of the basic set"),
+    ({"turn1": "x", "turn2": "y"}, "multi-turn set, which is judged by hand"),
+    ({"id": "../x.png"}, "is not the name of a file below"),
+    ({"id": 5}, "is not ImgEdit's file"),
+    ({"id": None, "prompt": None}, "is not ImgEdit's file"),
+    ({"prompt": " "}, "the prompt must be a text, got ' '"),
+    ({"prompt": 7}, "the prompt must be a text, got 7"),
+])  # fmt: skip
+def test_wrong_uge_rows_are_refused_by_name(tmp_path, change, words):
+    rows = UGE_ROWS | {"1": UGE_ROWS["1"] | change}
+    with pytest.raises(ValueError, match=words):
+        read_imgedit(uge_file(tmp_path, rows), which="uge")
+
+
+def test_wrong_sets_are_refused_by_name(tmp_path):
+    path = uge_file(tmp_path)
+    with pytest.raises(ValueError, match="no edit_type: it is of the set uge, not of basic"):
+        read_imgedit(path)
+    with pytest.raises(ValueError, match="it is of the basic set, not of uge"):
+        imgedit(path=str(imgedit_file(tmp_path)), set="uge")
+    for name in ("multi-turn", "multiturn", "Multi_Turn"):
+        with pytest.raises(ValueError, match="multi-turn set is judged by hand"):
+            imgedit(path=str(path), set=name)
+        with pytest.raises(ValueError, match="multi-turn set is judged by hand"):
+            imgedit_scorer(path=str(path), set=name, vlm="x")
+    with pytest.raises(ValueError, match=r"set=hard is none .* allowed: basic, uge"):
+        imgedit(path=str(path), set="hard")
+    with pytest.raises(ValueError, match=r"path=UGE_edit\.json"):
+        imgedit(set="uge")
+    with pytest.raises(ValueError, match="holds no items"):
+        read_imgedit(uge_file(tmp_path, {}), which="uge")
+    with pytest.raises(ValueError, match=r'needs \{key: \{"id", "prompt"\}\}'):
+        read_imgedit(uge_file(tmp_path, {"1": {"id": "s/1.png"}}), which="uge")
+    (tmp_path / "p.json").write_text(json.dumps(dict.fromkeys(CRITERIA, "<edit_prompt>")))
+    with pytest.raises(ValueError, match="it lacks uge"):
+        imgedit_scorer(path=str(uge_file(tmp_path)), set="uge", vlm="x",
+                       prompts=str(tmp_path / "p.json"))  # fmt: skip

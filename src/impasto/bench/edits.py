@@ -1,15 +1,17 @@
 """Edited pictures judged by a VLM: GEdit-Bench (Step1X-Edit 2025) and ImgEdit-Bench (Ye et al.).
 
-Pictures are marked by `impasto.score.edits`. GEdit:
+Pictures are marked by `impasto.score.edits` and `impasto.score.imgedit`. GEdit:
 
     group = mean of O over its pictures;      bench = plain mean over the 11 groups
 
 ImgEdit:
 
-    type = mean over its pictures;    over pictures = mean of all;    over types = mean of types
+    basic   type = mean over its pictures;  over pictures = all's mean;  over types = types' mean
+    uge     mean over pictures, of one mark each
 
-Both ways of ImgEdit are in use (BAGEL's script, papers) and both are given, named. The released
-GEdit code guesses a random number where it cannot read an answer: here it is counted as missing.
+The sets are two benches, `imgedit` and `imgedit:set=uge`. Both ways of the basic one are in use
+(BAGEL's script, papers) and both are given, named. The released GEdit code guesses a random number
+where it cannot read an answer: here it is counted as missing.
 """
 
 from __future__ import annotations
@@ -25,21 +27,18 @@ from impasto.bench.base import Bench
 from impasto.bench.judged import answered, interval
 from impasto.bench.numbers import number_summary
 from impasto.bench.results import Record
-from impasto.score.edits import (
-    CRITERIA,
-    GEDIT_GROUPS,
-    EditItem,
-    imgedit_score,
-    read_gedit,
-    read_imgedit,
-    vie_score,
-)
+from impasto.score.edits import GEDIT_GROUPS, EditItem, read_gedit, vie_score
+from impasto.score.imgedit import CRITERIA, imgedit_score, read_imgedit
 from impasto.score.statistics import Interval, Outcome, bootstrap
 from impasto.spec import Spec
 from impasto.zoo.registry import BENCHES
 
 __all__ = ["GEditAnswer", "gedit", "gedit_bench", "gedit_summary", "imgedit", "imgedit_bench",
            "imgedit_summary"]  # fmt: skip
+
+UGE_ITEMS = 47
+"""Items of the published file."""
+
 
 @dataclass(frozen=True)
 class GEditAnswer:
@@ -146,6 +145,12 @@ def _imgedit_rule(records: Sequence[Record]) -> dict[str, Any]:
     return number_summary(records, (1.0, 5.0), label, found["over_types"]) | {"imgedit": found}
 
 
+def _uge_rule(records: Sequence[Record]) -> dict[str, Any]:
+    marks = [_part(record, "uge") for record in records]
+    label = f"UGE, mean of {len(marks) - marks.count(None)} of {UGE_ITEMS} pictures' one mark"
+    return number_summary(records, (1.0, 5.0), label)
+
+
 def _bench(name: str, items: Sequence[EditItem], **fields: Any) -> Bench:
     of = {item.key: item for item in items}
 
@@ -165,9 +170,11 @@ def gedit_bench(items: Sequence[EditItem], name: str = "gedit") -> Bench:
                   rule=partial(_gedit_rule, items={item.key: item for item in items}))
 
 
-def imgedit_bench(items: Sequence[EditItem], name: str = "imgedit") -> Bench:
-    """The bench of these items; judged by scorer imgedit."""
-    return _bench(name, items, rule=_imgedit_rule)
+def imgedit_bench(items: Sequence[EditItem], which: str = "basic") -> Bench:
+    """The bench of these items of a set, basic or uge; judged by scorer imgedit."""
+    if which == "uge":
+        return _bench("imgedit:set=uge", items, rule=_uge_rule)
+    return _bench("imgedit", items, rule=_imgedit_rule)
 
 
 @BENCHES.register("gedit")
@@ -180,10 +187,10 @@ def gedit(path: str = "", language: str = "en") -> Bench:
 
 
 @BENCHES.register("imgedit")
-def imgedit(path: str = "", images: str = "") -> Bench:
-    """ImgEdit-Bench's basic edits (--images only): path=FILE; judged by scorer imgedit.
+def imgedit(path: str = "", images: str = "", set: str = "basic") -> Bench:
+    """ImgEdit-Bench's edits (--images only): path=FILE; judged by scorer imgedit of the same set.
 
-    images: folder of the sources; default the file's. Raises ValueError without a path or for a
-    file of another shape.
+    images: folder of the sources; default the file's. set: basic or uge, never one score. Raises
+    ValueError without a path, for a file of another shape or set, or for multi-turn (by hand).
     """
-    return imgedit_bench(read_imgedit(path, images))
+    return imgedit_bench(read_imgedit(path, images, set), set)

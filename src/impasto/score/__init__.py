@@ -2,9 +2,10 @@
 
 from impasto.score.base import Found, Score, Scorer, ScorerBroken, Wanted
 from impasto.score.dpg import dpg_scorer
-from impasto.score.edits import gedit_scorer, imgedit_scorer
+from impasto.score.edits import gedit_scorer
 from impasto.score.geneval2 import geneval2_scorer
 from impasto.score.imagine import imagine_scorer
+from impasto.score.imgedit import imgedit_scorer
 from impasto.score.official import OfficialScorer, geneval
 from impasto.score.preference import aesthetic_v1, aesthetic_v2, image_reward
 from impasto.score.sticker import sticker, sticker_clip, sticker_match
