@@ -8,6 +8,8 @@ import torch.nn.functional as F
 
 from impasto.models.infinity import quantiser
 from impasto.models.infinity.config import PRESETS, TOKENIZERS
+from impasto.models.infinity.costs import decoder_flops, scale_flops
+from impasto.models.infinity.model import InfinityTransformer
 from impasto.models.infinity.schedules import LEVELS, TEMPLATES, nearest_ratio, schedule, tokens
 from impasto.models.infinity.tokenizer import InfinityTokenizer
 
@@ -197,3 +199,32 @@ def test_downsampling_pads_right_and_below():
     want = F.conv2d(padded, conv.weight, conv.bias, stride=2)
     torch.testing.assert_close(model.encoder.down[0].downsample(x), want)
     assert want.shape[-2:] == (3, 3)
+
+
+def test_a_decoder_of_fewer_levels_makes_the_pixels_that_are_left():
+    """Its last convolution's 3 s^2 channels are s x s pixels: channel c, then row, then column."""
+    whole, light = tiny(), tiny(decoder_widths=(8,))
+    assert light.config.decoder_widths == (8,) and len(light.decoder.up) == 1
+    f = torch.randn(1, 4, 3, 5)
+    with torch.no_grad():
+        assert light.decode(f).shape == whole.decode(f).shape
+        x = light.decoder.up[0](light.decoder.mid(light.decoder.conv_in(f)))
+        out = light.decoder.conv_out(light.decoder.norm_out(x))
+        s = light.factor
+        want = out.reshape(1, 3, s, s, 3, 5).permute(0, 1, 4, 2, 5, 3).reshape(1, 3, 3 * s, 5 * s)
+        assert torch.equal(light.decoder(f), want)
+    for widths in ((), (8,) * (len(whole.config.widths) + 1)):
+        with pytest.raises(ValueError, match="the decoder must have 1 to"):
+            tiny(decoder_widths=widths)
+
+
+def test_the_sticker_decoder_is_light():
+    """About 8.5 % of what the transformer computes for a picture, as 9.85 of the 2B's 115.3
+    TFLOP, so that previews weigh in a search as they do there."""
+    config = PRESETS["sticker"]()
+    sizes = config.schedule.sizes
+    with torch.device("meta"):
+        vae = InfinityTokenizer(**asdict(config.tokenizer))
+        transformer = InfinityTransformer(**asdict(config.transformer))
+    drawn = 2 * sum(scale_flops(transformer, sizes, k, 10) for k in range(len(sizes)))
+    assert decoder_flops(vae, sizes) / drawn == pytest.approx(0.085, abs=0.01)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers.models import AutoencoderKL
 
-from impasto.models.infinity import InfinityTokenizer, from_autoencoder
+from impasto.models.infinity import InfinityTokenizer, from_autoencoder, from_tokenizer
 
 WIDTHS = (8, 8, 16)
 
@@ -59,3 +59,30 @@ def test_attention_is_left_out_and_new_features_are_not_heard_yet():
 def test_another_network_is_refused(changes):
     with pytest.raises(ValueError, match="an autoencoder of 3 channels cannot start a tokenizer"):
         from_autoencoder(tokenizer(**changes), autoencoder(), torch.zeros(3), torch.ones(3))
+
+
+@torch.no_grad()
+def test_a_decoder_of_its_own_is_left_alone():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        light = tokenizer(decoder_widths=(4, 4))
+    before = {key: value.clone() for key, value in light.decoder.state_dict().items()}
+    std, x = torch.tensor([0.5, 1.0, 2.0]), torch.rand(1, 3, 16, 16)
+    made = from_autoencoder(light, autoencoder(), torch.zeros(3), std)
+    whole = from_autoencoder(tokenizer(), autoencoder(), torch.zeros(3), std)
+    assert torch.equal(made.features(x)[:, :3], whole.features(x)[:, :3])
+    assert all(torch.equal(before[key], value)
+               for key, value in made.decoder.state_dict().items())  # fmt: skip
+    assert made.decode(made.features(x)).shape == x.shape
+
+
+@torch.no_grad()
+def test_another_decoder_for_the_same_bits():
+    source, x = tokenizer(), torch.rand(2, 3, 16, 16)
+    light = from_tokenizer(tokenizer(decoder_widths=(4, 4)), source)
+    alike = from_tokenizer(tokenizer(), source)
+    assert torch.equal(light.features(x), source.features(x))
+    assert torch.equal(alike.decode(source.features(x)), source.decode(source.features(x)))
+    assert not torch.equal(light.decode(source.features(x)), source.decode(source.features(x)))
+    with pytest.raises(ValueError, match=r"cannot start one of .*: their encoders differ"):
+        from_tokenizer(tokenizer(widths=(8, 16, 16)), source)

@@ -50,7 +50,8 @@ def recipe(tmp_path):
 
 @pytest.mark.parametrize(
     "key, value",
-    [("time_mean", 1.0), ("freeze_encoder", 0.5), ("autoencoder", "a"), ("initial", "b")],
+    [("time_mean", 1.0), ("freeze_encoder", 0.5), ("autoencoder", "a"), ("initial", "b"),
+     ("drop_scales", 0.5)],
 )
 def test_a_key_that_the_kind_does_not_read_is_refused(key, value):
     with pytest.raises(ValueError, match=rf"{key} is of .* only, .* kind is clip"):
@@ -102,6 +103,7 @@ def test_a_recipe_is_read_and_overridden(recipe):
         ({"lr": "6e-4"}, "lr must be a positive number, given '6e-4'"),
         ({"minutes": 0}, "minutes must be a positive number, given 0"),
         ({"preset": "stiker"}, "did you mean 'sticker'"),
+        ({"kind": "infinity-tokenizer", "drop_scales": 50}, "is a share, 0 to 1, given 50"),
     ],
 )
 def test_wrong_recipes_are_refused(tmp_path, recipe, values, words):
@@ -247,6 +249,31 @@ def test_a_tokenizer_and_what_draws_its_tokens_are_trained_and_load(train, kind,
             torch.testing.assert_close(tensor, before[key], atol=1e-4, rtol=1e-2, msg=key)
     with pytest.raises(ValueError, match="must name either a trained autoencoder"):
         train(kind)
+
+
+@pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")
+def test_a_decoder_is_trained_for_the_bits_that_there_are(train, monkeypatch):
+    """As `infinity-decoder.yaml` does: the encoder of a model's tokenizer stays as it is."""
+    asked = []
+    learn = run.train_tokenizer
+
+    def watched(*args, **numbers):
+        asked.append(numbers.get("drop_scales"))
+        return learn(*args, **numbers)
+
+    monkeypatch.setattr(run, "train_tokenizer", watched)
+    vae = train("infinity-tokenizer", "vae", lr=0.01)
+    model = train("infinity", autoencoder=str(vae))
+    decoder = train("infinity-tokenizer", "decoder", initial=str(model), freeze_encoder=0.0,
+                    drop_scales=0.5, lr=0.01)  # fmt: skip
+    assert asked == [None, 0.5]
+    before, after = (load_file(folder / run.VAE_FILE) for folder in (vae, decoder))
+    for key in after:
+        same = torch.equal(before[key], after[key])
+        assert same == key.startswith("encoder.") or "bias" in key, key
+    other = train("var", autoencoder=str(train("var-tokenizer", "other")))
+    with pytest.raises(ValueError, match="has no tokenizer that this one can start from"):
+        train("infinity-tokenizer", "refused", initial=str(other))
 
 
 def test_training_changes_the_weights_and_repeats_by_seed(train):

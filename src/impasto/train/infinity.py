@@ -40,8 +40,9 @@ COMMITMENT, ENTROPY = 0.1, 0.02
 
 
 def train_tokenizer(
-    vae: InfinityTokenizer, cache: PictureCache, sizes: Sizes, **numbers: Any
-) -> tuple[InfinityTokenizer, Loop]:
+    vae: InfinityTokenizer, cache: PictureCache, sizes: Sizes, *,
+    drop_scales: float = DROP_SCALES, **numbers: Any,
+) -> tuple[InfinityTokenizer, Loop]:  # fmt: skip
     """`vae` trained by `train.next_scale.train_tokenizer`, whose other arguments are `numbers`."""
     def quantise(_: Loop, f: Tensor, scales: int) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
         f_hat, rests = tokenizer_codes(vae, f, sizes, scales=scales)
@@ -49,7 +50,7 @@ def train_tokenizer(
         added = COMMITMENT * near + ENTROPY * entropy_loss(rests)
         return f_hat, added, {"commitment": near.detach()}
 
-    loop = next_scale.train_tokenizer(vae, cache, sizes, quantise, drop_scales=DROP_SCALES,
+    loop = next_scale.train_tokenizer(vae, cache, sizes, quantise, drop_scales=drop_scales,
                                       **numbers)  # fmt: skip
     return vae, loop
 

@@ -20,7 +20,7 @@ from diffusers import ModelMixin
 from transformers import Mask2FormerForUniversalSegmentation
 
 from impasto import files
-from impasto.models import infinity, var
+from impasto.models import infinity, load_generator, var
 from impasto.models.mmdit import PRESETS, MMDiTGenerator
 from impasto.models.mmdit import train_tokenizer as learn_words
 from impasto.score.clip import clip_config
@@ -59,12 +59,14 @@ class Recipe:
     leaves nothing out (scorers judge everything). autoencoder: folder of a trained one, for the
     generator; of a trained tokenizer, for infinity and var. initial: folder of weights to start
     from (detector, autoencoder, tokenizer, generator, infinity and var: with all that belongs to
-    them); infinity's tokenizer may start from an mmdit generator, whose autoencoder it takes.
+    them); infinity's tokenizer may start from an mmdit generator, whose autoencoder it takes, or
+    from an infinity generator, whose bits it takes.
     freeze_encoder: share of an autoencoder's or a tokenizer's training after which only its
-    decoder learns. workers: processes that lay out scenes, default one per core. weights: of
-    tasks, over those of `train.data.TASK_WEIGHTS`, such as {single_object: 2.0}. time_mean,
-    time_std: of the logit-normal times that a generator is shown. flips: largest share of bits
-    that infinity's self-correction flips.
+    decoder learns. drop_scales: share of the steps in which infinity's tokenizer decodes fewer
+    scales than all, default `train.infinity.DROP_SCALES`. workers: processes that lay out scenes,
+    default one per core. weights: of tasks, over those of `train.data.TASK_WEIGHTS`, such as
+    {single_object: 2.0}. time_mean, time_std: of the logit-normal times that a generator is shown.
+    flips: largest share of bits that infinity's self-correction flips.
     """
 
     kind: str
@@ -81,6 +83,7 @@ class Recipe:
     autoencoder: str | None = None
     initial: str | None = None
     freeze_encoder: float = 1.0
+    drop_scales: float | None = None
     workers: int | None = None
     time_mean: float = 0.0
     time_std: float = 1.0
@@ -106,6 +109,9 @@ class Recipe:
             if not isinstance(value, int | float) or not value > 0:
                 raise ValueError(f"{name} must be a positive number, given {value!r}; YAML reads "
                                  f"6e-4 as text, write 0.0006 or 6.0e-4")  # fmt: skip
+        share = self.drop_scales
+        if share is not None and not (isinstance(share, int | float) and 0 <= share <= 1):
+            raise ValueError(f"drop_scales is a share, 0 to 1, given {share!r}")
 
 
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -271,12 +277,19 @@ def _infinity_tokenizer(recipe: Recipe, device: torch.device, out: Path) -> Loop
     if recipe.initial and (Path(recipe.initial) / VAE_FILE).is_file():
         load_weights(model, Path(recipe.initial) / VAE_FILE)
     elif recipe.initial:
-        other = MMDiTGenerator.from_pretrained(recipe.initial)
-        moments = (other.defaults.latent_mean, other.defaults.latent_std)
-        model = infinity.from_autoencoder(model, other.vae, *map(torch.tensor, moments))
-    sizes = config.schedule.sizes
+        other = load_generator(recipe.initial)
+        if isinstance(other, infinity.InfinityGenerator):
+            model = infinity.from_tokenizer(model, other.vae)
+        elif isinstance(other, MMDiTGenerator):
+            moments = (other.defaults.latent_mean, other.defaults.latent_std)
+            model = infinity.from_autoencoder(model, other.vae, *map(torch.tensor, moments))
+        else:
+            raise ValueError(f"initial {recipe.initial!r} has no tokenizer that this one can "
+                             f"start from; allowed: an infinity or an mmdit model")  # fmt: skip
+    sizes, dropped = config.schedule.sizes, recipe.drop_scales
     model, loop = train_tokenizer(model, cache, sizes, freeze_encoder=recipe.freeze_encoder,
                                   on_freeze=partial(_save_plain, model, out),
+                                  **({} if dropped is None else {"drop_scales": dropped}),
                                   **_numbers(recipe))  # fmt: skip
     _save_plain(model, out)
     if processes.first():
@@ -350,6 +363,7 @@ GENERATORS = ("generator", "infinity", "var")
 TOKENIZERS = ("infinity-tokenizer", "var-tokenizer")
 ONLY: dict[str, tuple[str, ...]] = {
     "autoencoder": GENERATORS, "freeze_encoder": ("autoencoder", *TOKENIZERS),
+    "drop_scales": ("infinity-tokenizer",),
     "initial": ("detector", "mask2former", "autoencoder", *TOKENIZERS, *GENERATORS),
     "time_mean": ("generator",), "time_std": ("generator",), "flips": ("infinity",),
 }  # fmt: skip

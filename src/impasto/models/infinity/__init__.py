@@ -8,12 +8,13 @@ from impasto.models.infinity.model import InfinityTransformer
 from impasto.models.infinity.pipeline import InfinityGenerator
 from impasto.models.infinity.sampler import Defaults
 from impasto.models.infinity.tokenizer import InfinityTokenizer
-from impasto.models.infinity.warm import from_autoencoder
+from impasto.models.infinity.warm import from_autoencoder, from_tokenizer
 from impasto.zoo.registry import MODELS
 
 __all__ = [
     "PRESETS", "TOKENIZERS", "TRANSFORMERS", "Defaults", "InfinityConfig", "InfinityGenerator",
-    "InfinityTokenizer", "InfinityTransformer", "from_autoencoder", "infinity", "sticker_infinity",
+    "InfinityTokenizer", "InfinityTransformer", "from_autoencoder", "from_tokenizer",
+    "infinity", "sticker_infinity",
 ]  # fmt: skip
 
 
@@ -21,6 +22,6 @@ __all__ = [
 def sticker_infinity(
     *, torch_dtype: torch.dtype | str = torch.float32, device: torch.device | str = "cpu"
 ) -> InfinityGenerator:
-    """128 px pictures of the sticker world, scale by scale in 7 scales, 13 M parameters."""
+    """128 px pictures of the sticker world, scale by scale in 7 scales, 11 M parameters."""
     return InfinityGenerator.from_pretrained("sticker-infinity", torch_dtype=torch_dtype,
                                              device=device)  # fmt: skip

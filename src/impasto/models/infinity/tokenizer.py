@@ -25,6 +25,8 @@ class InfinityTokenizer(ModelMixin, ConfigMixin):
 
     bits: d, of one place of the features. widths: channels a level; each but the first halves.
     patch: places a side that make one token (2 for the 8B model), so a token has d patch^2 bits.
+    decoder_widths: the decoder's, where they are not the encoder's; of fewer levels, its last
+    convolution makes the pixels that are left.
     """
 
     config_name = "config.json"
@@ -32,10 +34,16 @@ class InfinityTokenizer(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self, bits: int, widths: Sequence[int], blocks: int = 2, groups: int = 32, patch: int = 1,
+        *, decoder_widths: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        back = widths if decoder_widths is None else decoder_widths
+        if not 1 <= len(back) <= len(widths):
+            raise ValueError(f"the decoder must have 1 to {len(widths)} levels, as the encoder, "
+                             f"given widths {list(back)}")  # fmt: skip
         self.encoder = Encoder(bits, widths, blocks, groups, wrapped=True)
-        self.decoder = Decoder(bits, widths, blocks, groups, wrapped=True)
+        self.decoder = Decoder(bits, back, blocks, groups, wrapped=True,
+                               pixels=2 ** (len(widths) - len(back)))  # fmt: skip
         self.patch = patch
         self.token_bits: int = bits * patch**2
         self.factor = 2 ** (len(widths) - 1)

@@ -1,4 +1,4 @@
-"""A tokenizer that starts from a trained KL autoencoder of the same widths.
+"""A tokenizer that starts from another one, or from a trained KL autoencoder of the same widths.
 
 diffusers' `AutoencoderKL` with one block a level is, name for name, the tokenizer's encoder and
 decoder with attention in the middle, which is left out; what that costs is learnt again in little
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from impasto.models.infinity.tokenizer import InfinityTokenizer
 
-__all__ = ["REACH", "from_autoencoder"]
+__all__ = ["REACH", "from_autoencoder", "from_tokenizer"]
 
 REACH = 2.0
 """Standard deviation of a feature, in units of a code's 1 / sqrt(d): the first scales' codes take
@@ -58,12 +58,17 @@ def _plain(state: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]:
 def from_autoencoder(
     vae: InfinityTokenizer, source: AutoencoderKL, mean: Tensor, std: Tensor
 ) -> InfinityTokenizer:
-    """`vae` with the weights of `source`. mean, std: (C,) of its latents.
+    """`vae` with the weights of `source`; of a decoder with widths of its own none. mean, std:
+    (C,) of its latents.
 
     Raises ValueError where the networks differ in more than the attention, or d < C.
     """
     d, c = vae.config["bits"], source.config["latent_channels"]
     mine, given = vae.state_dict(), _plain(source.state_dict(), len(vae.config["widths"]))
+    own = vae.config["decoder_widths"] not in (None, vae.config["widths"])
+    if own:
+        mine, given = ({key: value for key, value in state.items() if key.startswith("encoder.")}
+                       for state in (mine, given))  # fmt: skip
     ends = {"encoder.conv_out.conv.weight", "encoder.conv_out.conv.bias",
             "decoder.conv_in.conv.weight"}  # fmt: skip
     wrong = sorted(key for key in set(mine) | set(given) if key not in ends
@@ -76,10 +81,30 @@ def from_autoencoder(
     out, bias = given["encoder.conv_out.conv.weight"][:c], given["encoder.conv_out.conv.bias"][:c]
     mine["encoder.conv_out.conv.weight"][:c] = out * scale[:, None, None, None]
     mine["encoder.conv_out.conv.bias"][:c] = (bias - mean) * scale
+    for key in set(given) - ends:
+        mine[key].copy_(given[key])
+    if own:
+        return vae
     weight = given["decoder.conv_in.conv.weight"]
     heard = mine["decoder.conv_in.conv.weight"].zero_()
     heard[:, :c] = weight / scale[None, :, None, None]
-    for key in set(given) - ends:
-        mine[key].copy_(given[key])
     mine["decoder.conv_in.conv.bias"] += torch.einsum("ocij,c->o", weight, mean)
+    return vae
+
+
+def from_tokenizer(vae: InfinityTokenizer, source: InfinityTokenizer) -> InfinityTokenizer:
+    """`vae` with the encoder of `source`, so with its bits, and its decoder where that is alike.
+
+    Raises ValueError for encoders of other sizes.
+    """
+    for part in ("encoder", "decoder"):
+        mine, given = getattr(vae, part), getattr(source, part).state_dict()
+        fits = {k: v.shape for k, v in mine.state_dict().items()} == {
+            k: v.shape for k, v in given.items()
+        }
+        if fits:
+            mine.load_state_dict(given)
+        elif part == "encoder":
+            raise ValueError(f"a tokenizer of {dict(source.config)} cannot start one of "
+                             f"{dict(vae.config)}: their encoders differ")  # fmt: skip
     return vae

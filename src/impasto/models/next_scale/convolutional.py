@@ -186,11 +186,15 @@ class Encoder(nn.Module):
 
 class Decoder(nn.Module):
     """The encoder's mirror, one residual block a level more. `up` is in order of resolution,
-    finest first, and runs backwards."""
+    finest first, and runs backwards.
+
+    pixels: a side, that the last convolution makes at each place of the finest level (sub-pixel
+    convolution, Shi et al. 2016, arXiv 1609.05158); 1 in the published ones.
+    """
 
     def __init__(
         self, channels: int, widths: Sequence[int], blocks: int, groups: int, *,
-        attention: bool = False, wrapped: bool = False,
+        attention: bool = False, wrapped: bool = False, pixels: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
         of, last = _layers(groups, attention, wrapped), len(widths) - 1
@@ -202,10 +206,12 @@ class Decoder(nn.Module):
             if i:
                 level.upsample = Upsample(outside, of)
             self.up.append(level)
-        self.norm_out, self.conv_out = of.norm(widths[0], groups), of.conv(widths[0], 3)
+        self.pixels = pixels
+        self.norm_out = of.norm(widths[0], groups)
+        self.conv_out = of.conv(widths[0], 3 * pixels**2)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(self.norm_out(x))
+        return F.pixel_shuffle(self.conv_out(self.norm_out(x)), self.pixels)
