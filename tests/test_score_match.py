@@ -33,7 +33,7 @@ def some():
     return pictures.images[:5], pictures.specs[:5]
 
 
-VALUE = "(log p(match) - log p(no match)) / 3"
+VALUE = "(log p(match) - log p(no match)) / 5.4"
 
 
 def values(scorer, images, specs):
@@ -52,7 +52,7 @@ def test_the_value_is_transformers_own(scorer, some):
                            attention_mask=(ids != scorer.tokenizer.pad_token_id).long()
                            )  # fmt: skip
         told = out.itm_score.log_softmax(-1)
-    expected = ((told[:, 1] - told[:, 0]) / 3).tolist()
+    expected = ((told[:, 1] - told[:, 0]) / 5.4).tolist()
     assert values(scorer, images, specs) == pytest.approx(expected, abs=1e-5)
     assert len({round(value, 3) for value in expected}) == 5
 
@@ -102,7 +102,7 @@ def test_padding_changes_no_value(scorer, some):
 def test_what_the_words_are_asked_is_before_the_last_layer():
     config = match_config("sticker", vocab_size=400)
     model = BlipForImageTextRetrieval(config).eval()
-    seen, ids = torch.randn(2, 5, 160), torch.tensor([[2, 7, 9], [2, 8, 1]])
+    seen, ids = torch.randn(2, 5, 192), torch.tensor([[2, 7, 9], [2, 8, 1]])
     with torch.inference_mode():
         _, before = matched(model, seen, ids)
         states = model.text_encoder.embeddings(ids)
@@ -123,7 +123,7 @@ def test_pictures_and_specs_go_together(scorer, some):
 
 def test_presets_are_small_and_known():
     model = BlipForImageTextRetrieval(match_config("sticker", vocab_size=1024))
-    assert sum(p.numel() for p in model.parameters()) <= 3_200_000
+    assert sum(p.numel() for p in model.parameters()) <= 3_900_000
     with pytest.raises(ValueError, match="unknown matching preset 'big'; allowed: sticker, tiny"):
         match_config("big")
 

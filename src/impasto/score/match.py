@@ -1,8 +1,8 @@
 """Does this picture show this prompt? An image-text matching network, as BLIP has it.
 
-    e     = V(picture)                     ViT, (L, D): 256 patches of 8 px and a class token
+    e     = V(picture)                     ViT, (L, D): 64 patches of 16 px and a class token
     h     = T([ENC] prompt, e)[ENC]        BERT with cross-attention to e in each layer
-    value = (log p(match) - log p(no match)) / 3 = (z_1 - z_0) / 3,   z = W h + b  (matching head)
+    value = (log p(match) - log p(no match)) / u = (z_1 - z_0) / u,    z = W h + b  (matching head)
 
 The prompt's words look at the picture's patches, so unlike a CLIP's cosine the value does not have
 to go through one vector a picture. Trained on the sticker world's own truth (`train.match`),
@@ -10,8 +10,8 @@ beside and apart from the networks that judge. transformers' `BlipForImageTextRe
 projections for cosines are not used here and have one column.
 
 The value has no bounds. Its unit is what log-odds differ by between pictures that a model draws
-of one prompt (`UNIT`), as ImageReward's is, so a search's lam means as much with either:
-exp(lam * value) with lam = 3 weighs candidates by their odds p / (1 - p).
+of one prompt (u, `UNIT`), as ImageReward's is, so a search's lam means as much with either:
+exp(lam * value) with lam = u weighs candidates by their odds p / (1 - p).
 Source: Li et al. 2022 (BLIP), section 3.2.
 """
 
@@ -41,9 +41,9 @@ WEIGHTS = "model.safetensors"
 NORMALISATION = Normalisation()
 TOKENS = 40
 """Of a prompt; the mark before it makes one more."""
-UNIT = 3.0
+UNIT = 5.4
 """Standard deviation of the log-odds of six pictures of a prompt by sticker-infinity, mean over 40
-of GenEval's prompts: 3.04."""
+of GenEval's prompts: 5.43."""
 SPREAD = 0.05
 """Standard deviation of new weights: BERT's 0.02 is for layers of 768, these are narrow."""
 MARK = "<null>"
@@ -51,11 +51,11 @@ MARK = "<null>"
 
 
 def match_config(name: str = "sticker", vocab_size: int = 1024) -> BlipConfig:
-    """Presets: "sticker" (128 px, patches of 8; 2.8 M values), "tiny" for tests.
+    """Presets: "sticker" (128 px, patches of 16; 3.8 M values), "tiny" for tests.
 
     vocab_size: of the tokenizer. Raises ValueError for another name.
     """
-    sizes = {"sticker": (8, 160, 6, 4, 128, 3, 4), "tiny": (32, 16, 1, 1, 16, 1, 1)}
+    sizes = {"sticker": (16, 192, 6, 6, 128, 3, 4), "tiny": (32, 16, 1, 1, 16, 1, 1)}
     if name not in sizes:
         raise ValueError(f"unknown matching preset {name!r}; allowed: {', '.join(sizes)}")
     patch, width, depth, heads, text, text_depth, text_heads = sizes[name]
