@@ -370,8 +370,9 @@ def test_the_evidence_for_search_is_a_stack_of_searches_that_exist():
         assert search.width <= by_name["pool"].n or search.needs_previews
     base = by_name["searches"]
     assert base.base == "none" and set(base.named_runs) == {
-        f"{kind} {n}" for kind in ("importance", "best of", "TTS-VAR") for n in (2, 4, 8)
-    } | {"TTS-VAR 1"}
+        f"{kind} {n}" for kind in ("importance", "best of", "TTS-VAR", "TTS-VAR early")
+        for n in (2, 4, 8)
+    } | {"TTS-VAR 1", "TTS-VAR early 1"}
     compared = {base.base, *base.named_runs, by_name["ablations"].base,
                 *by_name["ablations"].named_runs}  # fmt: skip
     assert compared == set(named), "what is drawn is shown"
