@@ -19,7 +19,8 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is the base.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Page to write (default: beside the first run, named after all)."),
+        typer.Option("--out", "-o",
+                     help="Page to write (default: beside the first run, named after all)."),
     ] = None,
     power: Annotated[
         float,

@@ -21,7 +21,8 @@ def convert(
     kind: Annotated[str, typer.Option(help="What it is: mask2former (GenEval's detector), "
                                       "hps-v2.0, hps-v2.1, image-reward, openai-clip, "
                                       "infinity, infinity-vae, var or var-vae.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; must not be there, or be empty.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not be there, "
+                                                          "or be empty.")],
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
     """Convert somebody else's checkpoint, without ever running what is pickled in it.

@@ -31,7 +31,8 @@ def demo(
     search: Annotated[str, typer.Option(help="Search; see 'impasto ls searches'.")] = SEARCH,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to write (default: runs/demo, or runs/demo-MODEL)."),
+        typer.Option("--out", "-o",
+                     help="Folder to write (default: runs/demo, or runs/demo-MODEL)."),
     ] = None,
     device: options.Device = "auto",
 ) -> None:

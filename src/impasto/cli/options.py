@@ -35,7 +35,7 @@ Workers = Annotated[
 ]  # fmt: skip
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 OutFolder = Annotated[
-    Path | None, typer.Option(help="Folder to write (default: one under runs/, named after the "
-                                   "settings)."),
+    Path | None, typer.Option("--out", "-o", help="Folder to write (default: one under runs/, "
+                                                  "named after the settings)."),
 ]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]

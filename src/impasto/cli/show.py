@@ -67,7 +67,7 @@ def _recipes(folder: Path) -> list[dict[str, str]]:
 def bench_export(
     *,
     name: Annotated[str, typer.Argument(help="Bench; see 'impasto ls benches'.")],
-    out: Annotated[Path, typer.Option(help="Folder to write into.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.")],
 ) -> None:
     """Write a bench's prompts, and the pictures that it is about, for drawing elsewhere.
 

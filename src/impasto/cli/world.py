@@ -26,7 +26,8 @@ class Format(StrEnum):
 @guarded
 def world_export(
     *,
-    out: Annotated[Path, typer.Option(help="Folder to write; must not be there, or be empty.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not be there, "
+                                                          "or be empty.")],
     format_: Annotated[
         Format, typer.Option("--format", help="datasets, webdataset or pycocotools read it.")
     ] = Format.imagefolder,
