@@ -79,9 +79,11 @@ def _library(text: str) -> str:
 def _device() -> str:
     import torch
 
+    from impasto.report.words import size
+
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
-    return f"CPU, {torch.get_num_threads()} threads"
+    return f"CPU, {size(torch.get_num_threads(), 'thread')}"
 
 
 def _weights() -> Iterator[Check]:

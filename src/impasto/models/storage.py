@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from transformers import PreTrainedTokenizerFast
 from impasto import files
 from impasto.zoo.weights import load_weights, save_weights
 
-__all__ = ["Layout", "as_dtype", "load_components", "network_from", "read_json", "save_components",
-           "save_network", "weights_digest", "weights_file"]  # fmt: skip
+__all__ = ["Layout", "as_dtype", "checked_fields", "load_components", "network_from", "read_json",
+           "save_components", "save_network", "weights_digest", "weights_file"]  # fmt: skip
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -60,6 +60,19 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
     if name not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, given {dtype!r}")
     return DTYPES[name]
+
+
+def checked_fields(cls: Any, values: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """The values of config.json for the dataclass `cls`, lists as tuples.
+
+    model: "a var model", for messages. Raises ValueError naming unknown or missing keys.
+    """
+    known = {field.name for field in fields(cls)}
+    if set(values) != known:
+        raise ValueError(f"config.json of {model} must have the keys {sorted(known)}; given: "
+                         f"{sorted(values)}")  # fmt: skip
+    return {key: tuple(value) if isinstance(value, list) else value
+            for key, value in values.items()}  # fmt: skip
 
 
 def read_json(path: Path) -> dict[str, Any]:

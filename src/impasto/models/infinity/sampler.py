@@ -12,7 +12,7 @@ the less likely class when its probability is at most 1 - p: a threshold on |log
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from impasto.models.infinity.schedules import (
     schedule,
 )
 from impasto.models.next_scale.state import ScaleState, per_scale, scale_seed
+from impasto.models.storage import checked_fields
 from impasto.sample.seeds import row_uniforms
 
 __all__ = ["Defaults", "TextState", "draw_bits"]
@@ -57,14 +58,10 @@ class Defaults:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Defaults:
         """The inverse of `to_dict`. Raises ValueError naming unknown or missing keys."""
-        known = {field.name for field in fields(cls)}
-        if set(values) != known:
-            raise ValueError(f"config.json of an infinity model must have the keys "
-                             f"{sorted(known)}; given: {sorted(values)}")  # fmt: skip
-        lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-        if values["sizes"] is not None:
-            lists["sizes"] = own_schedule(values["sizes"]).sizes
-        return cls(**{**values, **lists})
+        given = checked_fields(cls, values, "an infinity model")
+        if given["sizes"] is not None:
+            given["sizes"] = own_schedule(given["sizes"]).sizes
+        return cls(**given)
 
     def plans(self) -> dict[float, Schedule]:
         """Height over width -> the schedule of such a picture, square ones first."""

@@ -15,13 +15,15 @@ to the padding, as SD3 does with its text, so nothing depends on a batch's longe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from diffusers.models import AutoencoderKL, SD3Transformer2DModel
 from torch import nn
 from transformers import SiglipTextConfig, SiglipTextModel
+
+from impasto.models.storage import checked_fields
 
 __all__ = ["PRESETS", "Defaults", "MMDiTConfig", "sticker", "tiny"]
 
@@ -47,10 +49,7 @@ class Defaults:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Defaults:
         """The inverse of `to_dict`. Raises ValueError naming unknown or missing keys."""
-        known = {field.name for field in fields(cls)}
-        if set(values) != known:
-            raise ValueError(f"config.json of an mmdit model must have the keys {sorted(known)}; "
-                             f"given: {sorted(values)}")  # fmt: skip
+        values = checked_fields(cls, values, "an mmdit model")
         mean, std = (tuple(map(float, values[f"latent_{name}"])) for name in ("mean", "std"))
         if min(std, default=0.0) <= 0 or len(mean) != len(std):
             raise ValueError(f"latent_std must be positive and as long as latent_mean, "

@@ -14,13 +14,14 @@ code's conventions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from impasto.models.next_scale.state import ScaleState, per_scale, scale_seed
+from impasto.models.storage import checked_fields
 from impasto.models.var.model import Condition
 from impasto.sample.seeds import row_uniforms
 
@@ -53,12 +54,7 @@ class Defaults:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Defaults:
         """The inverse of `to_dict`. Raises ValueError naming unknown or missing keys."""
-        known = {field.name for field in fields(cls)}
-        if set(values) != known:
-            raise ValueError(f"config.json of a var model must have the keys {sorted(known)}; "
-                             f"given: {sorted(values)}")  # fmt: skip
-        lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-        return cls(**{**values, **lists})
+        return cls(**checked_fields(cls, values, "a var model"))
 
     def check(self, classes: int, scales: int) -> None:
         """Raises ValueError for a value out of range, for a model of so many classes and
