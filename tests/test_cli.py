@@ -21,6 +21,7 @@ from impasto import files
 from impasto.bench import Bench
 from impasto.cli import app
 from impasto.cli.errors import EXIT_CODES
+from impasto.cli.options import named_after
 from impasto.images import png_bytes, write_png
 from impasto.score.features import Extractor
 from impasto.spec import Item, Spec
@@ -76,6 +77,15 @@ def test_names_of_commands_and_flags_stay():
     found = [f"{path}: {' '.join(w for p in command.params for w in words(p))}"
              for path, command in commands(typer.main.get_command(app))]  # fmt: skip
     assert "\n".join(sorted(found)) + "\n" == FLAGS.read_text()
+
+
+@pytest.mark.parametrize("path, name", [
+    ("recipes/tts-var/sticker.yaml", "tts-var-sticker"), ("recipes/own.yaml", "own"),
+    ("mine.yaml", "mine"), ("/data/experiments/mine.v2.yaml", "mine.v2"),
+    ("/src/recipes/old/recipes/sticker/clip.yaml", "sticker-clip"),
+])  # fmt: skip
+def test_results_are_called_after_their_recipe(path, name):
+    assert named_after(Path(path)) == name
 
 
 def test_help_lists_commands_and_exit_codes():

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 __all__ = ["BatchSize", "Device", "Guidance", "Height", "Json", "Limit", "Model", "OutFolder",
-           "Samples", "Seed", "Steps", "Width", "Workers"]  # fmt: skip
+           "RecipeOut", "Samples", "Seed", "Steps", "Width", "Workers", "named_after"]  # fmt: skip
 
 Model = Annotated[str, typer.Option(help="Model to draw with; see 'impasto ls models'.")]
 Seed = Annotated[int, typer.Option(help="Seed; every picture's own seed follows from it.")]
@@ -38,4 +38,19 @@ OutFolder = Annotated[
     Path | None, typer.Option("--out", "-o", help="Folder to write (default: one under runs/, "
                                                   "named after the settings)."),
 ]  # fmt: skip
+RecipeOut = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder to write (default: runs/ and the "
+                                                  "recipe's name, with its folders below "
+                                                  "recipes/: runs/tts-var-sticker)."),
+]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
+
+
+def named_after(recipe: Path) -> str:
+    """What a recipe's results are called: recipes/tts-var/sticker.yaml is "tts-var-sticker".
+
+    Many recipes are called sticker.yaml; their folders tell them apart.
+    """
+    parts = recipe.with_suffix("").parts
+    last = max((i for i, part in enumerate(parts) if part == "recipes"), default=len(parts) - 2)
+    return "-".join(parts[last + 1 :])

@@ -24,10 +24,7 @@ def run(
     recipe: Annotated[
         Path, typer.Argument(help="A YAML file with steps; see 'impasto ls recipes'.")
     ],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder to write (default: runs/ and the "
-                                                      "recipe's name)."),
-    ] = None,
+    out: options.RecipeOut = None,
     device: options.Device = "auto",
     workers: options.Workers = 1,
     batch_size: options.BatchSize = 8,
@@ -49,12 +46,13 @@ def run(
     from impasto.stack import Tools, load_stack, run_stack
 
     stack = load_stack(recipe, dict(pair(text) for text in set_ or ()))
-    folder = out or Path("runs") / recipe.stem
+    name = options.named_after(recipe)
+    folder = out or Path("runs") / name
     with progress(quiet=as_json) as report:
         tools = Tools(folder, build, build.device_of(device), batch_size, workers, report)
         done = run_stack(stack, tools)
     tables = [dict(one.table) for one in done.values() if one.table is not None]
-    _show(recipe.stem, folder, tables, as_json)
+    _show(name, folder, tables, as_json)
 
 
 def _show(title: str, folder: Path, tables: list[dict[str, Any]], as_json: bool) -> None:

@@ -18,7 +18,7 @@ __all__ = ["pair", "train"]
 def train(
     *,
     recipe: Annotated[Path, typer.Argument(help="A YAML file; see 'impasto ls recipes'.")],
-    out: options.OutFolder = None,
+    out: options.RecipeOut = None,
     device: options.Device = "auto",
     set_: Annotated[
         list[str] | None,
@@ -29,7 +29,7 @@ def train(
     from impasto.train.run import run_recipe
 
     overrides = dict(pair(text) for text in set_ or ())
-    folder = out or Path("runs") / recipe.stem
+    folder = out or Path("runs") / options.named_after(recipe)
     print(run_recipe(recipe, folder, build.device_of(device), overrides))
 
 
