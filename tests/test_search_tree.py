@@ -160,9 +160,12 @@ def test_survivors_are_what_their_paths_draw_from_the_start():
 
 
 def test_a_living_row_goes_the_way_it_would_go_alone():
-    base = ran(BestOfN(16, Mean()))[1]
+    """Many draws: where a draw's rows become copies of one, none of them may keep its seed, and
+    which rows go on hangs on the last bits of features, which differ among processors."""
+    draws = [Draw(spec, 7, sample) for spec in SPECS[:3] for sample in range(12)]
+    base = ran(BestOfN(16, Mean()), draws)[1]
     lived = 0
-    for alone, searched, draw in zip(base, ran(tts(2))[1], DRAWS, strict=True):
+    for alone, searched, draw in zip(base, ran(tts(2), draws)[1], draws, strict=True):
         values = {c.seed: c.value for c in alone.candidates}
         for candidate in searched.candidates:
             if candidate.seed in values:
