@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from impasto.models.next_scale.convolutional import Attention
+from impasto.models.convolutional import Attention
 from impasto.models.var.config import PRESETS, TOKENIZERS
 from impasto.models.var.quantiser import Phi, phi_index
 from impasto.models.var.tokenizer import VARTokenizer

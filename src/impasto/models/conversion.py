@@ -27,7 +27,7 @@ def shape_of(state: Mapping[str, Tensor], key: str) -> torch.Size:
 
 
 def convolutional_sizes(state: Mapping[str, Tensor], conv: str) -> dict[str, Any]:
-    """widths and blocks of `next_scale.convolutional`'s encoder; conv: "weight", or "conv.weight"
+    """widths and blocks of `models.convolutional`'s encoder; conv: "weight", or "conv.weight"
     where names are wrapped."""
     widths: list[int] = []
     blocks = 0

@@ -1,4 +1,4 @@
-"""Infinity's tokenizer: `next_scale.convolutional` without attention around `quantiser`.
+"""Infinity's tokenizer: `models.convolutional` without attention around `quantiser`.
 
 Two residual blocks a level in the published ones. Parameter names are the published files'
 (`…conv1.conv.weight`, `…norm1.norm.weight`).
@@ -14,7 +14,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from impasto.models.infinity import quantiser
-from impasto.models.next_scale.convolutional import Decoder, Encoder
+from impasto.models.convolutional import Decoder, Encoder
 from impasto.models.next_scale.maps import Size, Sizes
 
 __all__ = ["InfinityTokenizer"]

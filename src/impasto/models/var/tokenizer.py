@@ -1,4 +1,4 @@
-"""VAR's tokenizer: `next_scale.convolutional` with attention, around `quantiser`.
+"""VAR's tokenizer: `models.convolutional` with attention, around `quantiser`.
 
 Parameter names are the published file's (`vae_ch160v4096z32.pth`). Its moving averages of how
 often each code is hit (`quantize.ema_vocab_hit_SV`) are not kept; `train.codes_used` counts.
@@ -13,7 +13,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from impasto.models.next_scale.convolutional import Decoder, Encoder
+from impasto.models.convolutional import Decoder, Encoder
 from impasto.models.next_scale.maps import Size, Sizes, area, to_tokens
 from impasto.models.var.quantiser import Quantiser
 

@@ -1,4 +1,4 @@
-"""The convolutional autoencoder of next-scale tokenizers: VQGAN's, with or without attention.
+"""The convolutional autoencoder of tokenizers: VQGAN's, with or without attention.
 
 GroupNorm (eps 1e-6), SiLU, 3 x 3 convolutions; residual blocks a level (one more in the decoder),
 halved by a strided convolution padded right and below, doubled by nearest neighbours. With
