@@ -13,8 +13,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from impasto.models.infinity import quantiser
 from impasto.models.convolutional import Decoder, Encoder
+from impasto.models.infinity import quantiser
 from impasto.models.next_scale.maps import Size, Sizes
 
 __all__ = ["InfinityTokenizer"]
