@@ -20,7 +20,8 @@ def convert(
     foreign: Annotated[Path, typer.Argument(help="Checkpoint: .pth of torch.save, safetensors.")],
     kind: Annotated[str, typer.Option(help="What it is: mask2former (GenEval's detector), "
                                       "hps-v2.0, hps-v2.1, image-reward, openai-clip, "
-                                      "infinity, infinity-vae, var or var-vae.")],
+                                      "infinity, infinity-vae, var, var-vae or vq "
+                                      "(LlamaGen's tokenizer).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not be there, "
                                                           "or be empty.")],
     as_json: options.Json = False,
@@ -31,6 +32,7 @@ def convert(
     """
     import impasto.models.infinity.convert
     import impasto.models.var.convert
+    import impasto.models.vq.convert
     import impasto.score.mask2former_convert
     import impasto.score.preference.convert  # noqa: F401 - these register their kinds
     from impasto.zoo.convert import RECORD

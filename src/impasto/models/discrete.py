@@ -1,0 +1,138 @@
+"""What a tokenizer of codes offers: pictures to ids of one map or of several, and back.
+
+    ids = tokenizer.encode(images)                 a tensor (B, h_k w_k) a map, coarse to fine
+    images = tokenizer.decode_tokens(ids, tokenizer.sizes_of(height, width))
+
+A tokenizer is known by its `token_digest`: ids of one mean nothing to another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from impasto.models.next_scale.maps import Sizes
+
+__all__ = ["DiscreteTokenizer", "check_digest"]
+
+
+class DiscreteTokenizer(ModelMixin, ConfigMixin):
+    """vocabulary: K codes. channels: of a code. factor: pixels a side of a place of the last map.
+    Pictures are (B, 3, H, W) in [0, 1]."""
+
+    config_name = "config.json"
+    vocabulary: int
+    channels: int
+    factor: int
+
+    @property
+    def stride(self) -> int:
+        """Pixels a side of a token of the last map."""
+        return self.factor
+
+    @property
+    @abstractmethod
+    def token_parts(self) -> tuple[nn.Module, ...]:
+        """What tokens depend on."""
+
+    @abstractmethod
+    def sizes_of(self, height: int, width: int) -> Sizes:
+        """The maps of a picture of this size. Raises ValueError for one that it cannot take."""
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """What is quantised, (B, C, h, w), float32."""
+
+    @abstractmethod
+    def encode(self, images: Tensor, sizes: Sizes | None = None) -> list[Tensor]:
+        """Ids (B, h_k w_k), int64, a map. sizes: None for all maps of the pictures' size."""
+
+    @abstractmethod
+    def codes(self, ids: Tensor) -> Tensor:
+        """(B, n, C), float32, of ids (B, n) that are in range."""
+
+    @abstractmethod
+    def features_of(self, ids: Sequence[Tensor], sizes: Sizes) -> Tensor:
+        """What the decoders are given for ids of the first maps, (B, C, h, w), float32."""
+
+    @abstractmethod
+    def picture(self, z: Tensor) -> Tensor:
+        """What the decoder makes of codes (B, C, h, w): (B, 3, H, W), float32, about [-1, 1]."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] of codes (B, C, h, w)."""
+        return (self.picture(z) / 2 + 0.5).clamp(0, 1)
+
+    def decode_tokens(self, ids: Sequence[Tensor], sizes: Sizes) -> Tensor:
+        """Pictures in [0, 1] of the ids of the first len(ids) of `sizes`.
+
+        Raises ValueError for ids out of range, or not as many as a map has places.
+        """
+        self.check_ids(ids, sizes)
+        return self.decode(self.features_of(ids, sizes))
+
+    def check_ids(self, ids: Sequence[Tensor], sizes: Sizes) -> None:
+        """Raises ValueError for ids that cannot be those of the first maps of `sizes`."""
+        if not 1 <= len(ids) <= len(sizes):
+            raise ValueError(f"there must be ids of 1 to {len(sizes)} maps, given {len(ids)}")
+        for k, (own, (h, w)) in enumerate(zip(ids, sizes, strict=False)):
+            if own.ndim != 2 or own.shape[1] != h * w:
+                raise ValueError(f"map {k} has {h} x {w} = {h * w} ids a picture, given "
+                                 f"{tuple(own.shape)}")  # fmt: skip
+            if own.is_floating_point() or int(own.min()) < 0 or int(own.max()) >= self.vocabulary:
+                raise ValueError(f"ids of map {k} must be whole numbers from 0 to "
+                                 f"{self.vocabulary - 1}, given {own.min()} to {own.max()}"
+                                 )  # fmt: skip
+
+    def split_ids(self, flat: Tensor, sizes: Sizes) -> list[Tensor]:
+        """Ids (B, n) of maps one after another, as ids a map; n may end after any whole map.
+
+        Raises ValueError where it does not.
+        """
+        counts, found, rest = [h * w for h, w in sizes], [], flat
+        for count in counts:
+            if not rest.shape[1]:
+                break
+            found.append(rest[:, :count])
+            rest = rest[:, count:]
+        if rest.shape[1] or not found or found[-1].shape[1] != counts[len(found) - 1]:
+            ends = [sum(counts[: k + 1]) for k in range(len(counts))]
+            raise ValueError(f"{flat.shape[1]} ids do not end with a map; allowed: "
+                             f"{', '.join(map(str, ends))}")  # fmt: skip
+        return found
+
+    def token_digest(self) -> str:
+        """sha256 over names and values of all that tokens depend on."""
+        digest = hashlib.sha256()
+        for i, part in enumerate(self.token_parts):
+            for key, tensor in sorted(part.state_dict().items()):
+                digest.update(f"{i}.{key}\0".encode())
+                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def check_digest(wanted: str | None, tokenizer: DiscreteTokenizer, model: str) -> None:
+    """Raises ValueError when `model` was trained on another tokenizer's ids.
+
+    wanted: the digest that its folder recorded; None where it recorded none.
+    """
+    if wanted is None or wanted == (found := tokenizer.token_digest()):
+        return
+    raise ValueError(f"{model} was trained on the ids of the tokenizer {wanted[:12]}, and this is "
+                     f"{found[:12]}: its codes mean other things; give the tokenizer that the "
+                     f"model was trained with")  # fmt: skip
+
+
+@torch.no_grad()
+def encode_in_parts(
+    tokenizer: DiscreteTokenizer, images: Tensor, at_once: int = 100
+) -> list[Tensor]:
+    """`encode` of many pictures, some at once."""
+    parts = [tokenizer.encode(part) for part in images.split(at_once)]
+    return [torch.cat(own) for own in zip(*parts, strict=True)]
