@@ -20,8 +20,8 @@ def convert(
     foreign: Annotated[Path, typer.Argument(help="Checkpoint: .pth of torch.save, safetensors.")],
     kind: Annotated[str, typer.Option(help="What it is: mask2former (GenEval's detector), "
                                       "hps-v2.0, hps-v2.1, image-reward, openai-clip, "
-                                      "infinity, infinity-vae, var, var-vae or vq "
-                                      "(LlamaGen's tokenizer).")],
+                                      "infinity, infinity-vae, var, var-vae, vq "
+                                      "(LlamaGen's tokenizer) or tokenflow-tokenizer.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not be there, "
                                                           "or be empty.")],
     as_json: options.Json = False,
@@ -31,6 +31,7 @@ def convert(
     OUT/conversion.json says what became of every key, with the sha256 of source and result.
     """
     import impasto.models.infinity.convert
+    import impasto.models.tokenflow.convert
     import impasto.models.var.convert
     import impasto.models.vq.convert
     import impasto.score.mask2former_convert
