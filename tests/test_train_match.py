@@ -9,7 +9,8 @@ from transformers import BlipForImageTextRetrieval
 from impasto.models.mmdit import train_tokenizer
 from impasto.score.match import MatchScorer, match_config, matched
 from impasto.spec import CLASSES, COLORS
-from impasto.train import data, run
+from impasto.train import data
+from impasto.train.kinds import common, scorers
 from impasto.train.match import (
     NOTHING,
     Groups,
@@ -199,7 +200,7 @@ def test_bent_pictures_move_by_a_few_pixels():
 
 @pytest.fixture
 def train(twins, monkeypatch, tmp_path):
-    monkeypatch.setattr(run, "_pictures", lambda recipe, device: twins)
+    monkeypatch.setattr(scorers, "pictures", lambda recipe, device: twins)
 
     def go(name, **values):
         path = tmp_path / "match.yaml"
@@ -223,11 +224,11 @@ def test_a_matching_network_is_trained_and_loads(train, twins):
 
 def test_the_recipe_asks_for_twins(monkeypatch):
     asked = []
-    monkeypatch.setattr(run, "chunks", lambda *given, **options: asked.append(options["twins"]))
+    monkeypatch.setattr(common, "chunks", lambda *given, **options: asked.append(options["twins"]))
     for name in ("cache_pictures", "Renderer"):
-        monkeypatch.setattr(run, name, lambda *given: None)
+        monkeypatch.setattr(common, name, lambda *given: None)
     for kind in ("match", "clip"):
-        run._pictures(Recipe(**BASE | {"kind": kind}), torch.device("cpu"))
+        common.pictures(Recipe(**BASE | {"kind": kind}), torch.device("cpu"))
     assert asked == [True, False]
 
 

@@ -19,19 +19,15 @@ from impasto.score.clip import ClipScorer
 from impasto.score.detector import Mask2FormerDetector
 from impasto.score.voting import VotingDetector
 from impasto.spec import CLASSES, Item, Spec
-from impasto.train import data, run
+from impasto.train import data
+from impasto.train.kinds import common, generators, scorers, tokenizers
 from impasto.train.loop import Loop, NonFiniteLoss, learning_rate
-from impasto.train.run import (
-    GENERATORS,
-    TOKENIZERS,
-    TRAINERS,
-    Recipe,
-    load_recipe,
-    run_recipe,
-)
+from impasto.train.run import KINDS, Recipe, load_recipe, run_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes/sticker").glob("*.yaml"))
 """The others are stacks."""
+GENERATORS = [name for name, kind in KINDS.items() if "autoencoder" in kind.keys]
+TOKENIZERS = [name for name in KINDS if name.endswith("-tokenizer")]
 BASE = {"kind": "clip", "scenes": 1000, "steps": 2, "batch": 4, "lr": 1e-3}
 
 
@@ -67,7 +63,7 @@ def test_every_recipe_loads(path):
 
 
 def test_recipes_hold_every_kind():
-    assert {load_recipe(path).kind for path in RECIPES} == set(TRAINERS)
+    assert {load_recipe(path).kind for path in RECIPES} == set(KINDS)
 
 
 def test_recipes_have_their_own_data():
@@ -145,13 +141,14 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "CHUNK", 8)
         recipe = Recipe(**BASE | {"scenes": 16, "weights": {"single_object": 1.0}, "workers": 1})
-        return run._pictures(recipe, torch.device("cpu"))
+        return common.pictures(recipe, torch.device("cpu"))
 
 
 @pytest.fixture
 def train(small, monkeypatch, tmp_path):
     """Trains a tiny network of a kind; gives its folder."""
-    monkeypatch.setattr(run, "_pictures", lambda recipe, device: small)
+    for module in (generators, scorers, tokenizers):
+        monkeypatch.setattr(module, "pictures", lambda recipe, device: small)
 
     def go(kind, name="out", **values):
         path = write(tmp_path / f"{kind}.yaml", kind=kind, preset="tiny", compiled=False, **values)
@@ -255,19 +252,19 @@ def test_a_tokenizer_and_what_draws_its_tokens_are_trained_and_load(train, kind,
 def test_a_decoder_is_trained_for_the_bits_that_there_are(train, monkeypatch):
     """As `infinity-decoder.yaml` does: the encoder of a model's tokenizer stays as it is."""
     asked = []
-    learn = run.train_tokenizer
+    learn = tokenizers.train_tokenizer
 
     def watched(*args, **numbers):
         asked.append(numbers.get("drop_scales"))
         return learn(*args, **numbers)
 
-    monkeypatch.setattr(run, "train_tokenizer", watched)
+    monkeypatch.setattr(tokenizers, "train_tokenizer", watched)
     vae = train("infinity-tokenizer", "vae", lr=0.01)
     model = train("infinity", autoencoder=str(vae))
     decoder = train("infinity-tokenizer", "decoder", initial=str(model), freeze_encoder=0.0,
                     drop_scales=0.5, lr=0.01)  # fmt: skip
     assert asked == [None, 0.5]
-    before, after = (load_file(folder / run.VAE_FILE) for folder in (vae, decoder))
+    before, after = (load_file(folder / common.FILE) for folder in (vae, decoder))
     for key in after:
         same = torch.equal(before[key], after[key])
         assert same == key.startswith("encoder.") or "bias" in key, key
@@ -280,7 +277,7 @@ def test_training_changes_the_weights_and_repeats_by_seed(train):
     first, again = train("detector", "a"), train("detector", "b")
     other = train("detector", "c", seed=1)
     longer = train("detector", "d", steps=3)
-    files = [folder / run.VAE_FILE for folder in (first, again, other, longer)]
+    files = [folder / common.FILE for folder in (first, again, other, longer)]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert len({file.read_bytes() for file in files}) == 3
 
@@ -290,7 +287,7 @@ def test_training_goes_on_from_initial_weights(train, kind):
     """A learning rate of nearly nothing leaves them as they were."""
     first = train(kind, "first", lr=0.01)
     second = train(kind, "second", initial=str(first), lr=1e-12, seed=1)
-    name = "model.safetensors" if kind == "mask2former" else run.VAE_FILE
+    name = "model.safetensors" if kind == "mask2former" else common.FILE
     before, after = (load_file(folder / name) for folder in (first, second))
     for key, tensor in before.items():
         torch.testing.assert_close(after[key], tensor, atol=1e-6, rtol=1e-2)
@@ -312,13 +309,13 @@ def test_a_generator_goes_on_with_its_own_autoencoder_words_and_moments(train):
 
 
 def test_a_frozen_encoder_stays_as_it_was_saved(train, monkeypatch):
-    saved, write_weights = [], run.save_weights
+    saved, write_weights = [], common.save_weights
 
     def save(path, state, format):
         saved.append({key: value.clone() for key, value in state.items()})
         write_weights(path, state, format)
 
-    monkeypatch.setattr(run, "save_weights", save)
+    monkeypatch.setattr(common, "save_weights", save)
     train("autoencoder", steps=4, freeze_encoder=0.5, lr=0.01)
     halfway, final = saved
     for key in final:

@@ -1,0 +1,59 @@
+"""What all kinds of training share: scenes on the device, a recipe's numbers, files."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+
+from impasto.train import processes
+from impasto.train.data import CHUNK, TASK_WEIGHTS, cache_pictures, chunks, split_of
+from impasto.train.recipe import Recipe
+from impasto.world import Renderer, Sprites
+from impasto.zoo.weights import save_weights
+
+__all__ = ["FILE", "Captions", "numbers", "one_start", "pictures", "save_plain"]
+
+FILE = "diffusion_pytorch_model.safetensors"
+Captions = list[tuple[str, str, str]]
+
+
+def pictures(recipe: Recipe, device: torch.device) -> tuple[Any, Captions, list[str]]:
+    begun, many = time.monotonic(), processes.count()
+    if many > 1 and (recipe.scenes % (many * CHUNK) or recipe.batch % many):
+        raise ValueError(f"{many} processes cannot share {recipe.scenes} scenes and a batch of "
+                         f"{recipe.batch} evenly: scenes must be a multiple of {many * CHUNK}, "
+                         f"batch of {many}")  # fmt: skip
+    weights, share = TASK_WEIGHTS | dict(recipe.weights), recipe.scenes // many
+    workers = recipe.workers or max(1, (os.cpu_count() or 1) // many)
+    source = chunks(share, recipe.data_seed, weights, split=split_of(recipe.split),
+                    workers=workers, start=share * processes.rank(),
+                    twins=recipe.kind == "match")  # fmt: skip
+    out = cache_pictures(source, share, device, Renderer(Sprites.load(), device))
+    print(f"{share} scenes in {time.monotonic() - begun:.0f} s", flush=True)
+    return out
+
+
+def numbers(recipe: Recipe) -> dict[str, Any]:
+    batch = recipe.batch // processes.count()
+    return {"steps": recipe.steps, "batch": batch, "lr": recipe.lr, "seed": recipe.seed,
+            "minutes": recipe.minutes, "compiled": recipe.compiled}  # fmt: skip
+
+
+def save_plain(model: ModelMixin, out: Path) -> None:
+    """A diffusers network as its config and one file of weights."""
+    if processes.first():
+        model.save_config(out)
+        save_weights(out / FILE, model.state_dict(), "bfloat16")
+
+
+def one_start(recipe: Recipe) -> None:
+    """Raises ValueError unless the recipe names one thing to start from."""
+    if (recipe.autoencoder is None) == (recipe.initial is None):
+        raise ValueError(f"a generator's recipe must name either a trained autoencoder's folder "
+                         f"or, in initial, that of a generator to go on from; given autoencoder "
+                         f"{recipe.autoencoder!r}, initial {recipe.initial!r}")  # fmt: skip
