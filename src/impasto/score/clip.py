@@ -63,17 +63,19 @@ OPENAI = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130
 
 def clip_config(name: str = "sticker", vocab_size: int = 1024, eos: int = 1, pad: int = 0
                 ) -> CLIPConfig:  # fmt: skip
-    """Presets: "sticker" (96 px, patches of 12), "tiny" for tests.
+    """Presets: "sticker" (96 px, patches of 12), "patches" (128 px, patches of 8: one that is to
+    tell places apart, as a tokenizer's teacher), "tiny" for tests.
 
     vocab_size, eos, pad: of the tokenizer. Raises ValueError for another name.
     """
-    sizes = {"sticker": (128, 6, 128, 4, 40), "tiny": (16, 1, 16, 1, 40)}
+    sizes = {"sticker": (96, 12, 128, 6, 128, 4, 40), "patches": (128, 8, 192, 6, 128, 4, 40),
+             "tiny": (96, 12, 16, 1, 16, 1, 40)}  # fmt: skip
     if name not in sizes:
         raise ValueError(f"unknown CLIP preset {name!r}; allowed: {', '.join(sizes)}")
-    vision, depth, text, text_depth, length = sizes[name]
+    image, patch, vision, depth, text, text_depth, length = sizes[name]
     return CLIPConfig(
         vision_config=CLIPVisionConfig(
-            image_size=96, patch_size=12, hidden_size=vision, intermediate_size=4 * vision,
+            image_size=image, patch_size=patch, hidden_size=vision, intermediate_size=4 * vision,
             num_hidden_layers=depth, num_attention_heads=max(1, vision // 32), projection_dim=128,
         ).to_dict(),
         text_config=CLIPTextConfig(
@@ -150,6 +152,13 @@ def image_features(model: CLIPModel, inputs: Tensor) -> Tensor:
         pooled = model.vision_model(pixel_values=chunk.to(model.device)).pooler_output
         parts.append(F.normalize(model.visual_projection(pooled).float(), dim=-1).cpu())
     return torch.cat(parts)
+
+
+def patch_features(model: CLIPModel, pixels: Tensor) -> Tensor:
+    """(B, N, D) of the patches of pixel values (B, 3, H, W), in the space shared with texts: what
+    the class token goes through, norm and projection, as LSeg and MaskCLIP take them."""
+    states = model.vision_model(pixel_values=pixels).last_hidden_state[:, 1:]
+    return model.visual_projection(model.vision_model.post_layernorm(states))
 
 
 @torch.inference_mode()

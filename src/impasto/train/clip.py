@@ -1,8 +1,13 @@
 """Train the sticker CLIP: colours of objects, and captions of whole pictures.
 
-Two losses on one model, each a cross-entropy over cosines times the learnt scale:
-crops (mask on #999, as GenEval cuts them) against the texts of all 80 x 10 object-colours, and
-pictures against captions of the batch plus, for each, the caption with one fact altered.
+Losses on one model, each a cross-entropy over cosines times the learnt scale:
+
+    color    crops (mask on #999, as GenEval cuts them) against the texts of all 80 x 10
+             object-colours
+    match    pictures against captions of the batch plus, for each, the caption with one fact
+             altered
+    place    where asked for: single patches against the texts of all object-colours and of the
+             80 objects as they are, so that patches alone tell what is where
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from impasto.models.mmdit.text import token_ids
+from impasto.score.clip import patch_features
 from impasto.score.color import TEMPLATES
 from impasto.score.detector import tight_boxes
 from impasto.spec import CLASSES, COLORS
@@ -23,10 +29,12 @@ from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
 from impasto.train.rough import roughen
 
-__all__ = ["crops", "train_clip"]
+__all__ = ["crops", "objects_of_places", "train_clip"]
 
 GREY = 0.6
 """#999, GenEval's background for colour crops."""
+PLACES = 2048
+"""Patches a step."""
 
 
 def crops(images: Tensor, masks: Tensor, size: int) -> Tensor:
@@ -71,6 +79,51 @@ def _colored_objects(cache: PictureCache, rows: Tensor) -> tuple[Tensor, Tensor,
     return masks[seen], target[seen], picked[seen]
 
 
+def objects_of_places(
+    cache: PictureCache, rows: Tensor, patch: int, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`count` patches with an object at their centre, drawn at random: (picture of `rows`, place,
+    object), each (count,). The object is class x 11 + colour, colour 10 being its own."""
+    centre = patch // 2
+    owner = cache.owner[rows][:, centre::patch, centre::patch].flatten(1).long()
+    picture, place = (owner > 0).nonzero(as_tuple=True)
+    drawn = torch.randint(len(picture), (count,), device=rows.device)
+    picture, place = picture[drawn], place[drawn]
+    slot = owner[picture, place] - 1
+    classes, colors = cache.classes[rows[picture], slot], cache.colors[rows[picture], slot]
+    return picture, place, classes * (len(COLORS) + 1) + colors.clamp(max=len(COLORS))
+
+
+def _place_texts(tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """(80 x 11, L) ids, in the order of `objects_of_places`."""
+    texts = [text for cls in CLASSES for text in
+             (*(TEMPLATES[0].format(color=color, cls=cls) for color in COLORS),
+              f"a photo of a {cls}")]  # fmt: skip
+    return token_ids(tokenizer, texts)
+
+
+class _Places:
+    """The loss of single patches."""
+
+    def __init__(
+        self, model: CLIPModel, tokenizer: PreTrainedTokenizerFast, cache: PictureCache
+    ) -> None:
+        self.model, self.cache = model, cache
+        self.patch = model.config.vision_config.patch_size
+        self.scale = model.config.vision_config.image_size / cache.images.shape[-1]
+        if self.scale != 1:
+            raise ValueError(f"patches are told apart at the pictures' own size: the CLIP must "
+                             f"take {cache.images.shape[-1]} px, it takes "
+                             f"{model.config.vision_config.image_size}")  # fmt: skip
+        self.texts = _place_texts(tokenizer).to(cache.images.device)
+
+    def __call__(self, images: Tensor, rows: Tensor, scale: Tensor) -> Tensor:
+        picture, place, target = objects_of_places(self.cache, rows, self.patch, PLACES)
+        seen = patch_features(self.model, images * 2 - 1)[picture, place]
+        sims = F.normalize(seen.float(), dim=-1) @ _words(self.model, self.texts).T
+        return F.cross_entropy(scale * sims, target)
+
+
 def _features(model: CLIPModel, pixels: Tensor) -> Tensor:
     out = model.visual_projection(model.vision_model(pixel_values=pixels * 2 - 1).pooler_output)
     return F.normalize(out.float(), dim=-1)
@@ -88,9 +141,13 @@ def train_clip(
     config: CLIPConfig, tokenizer: PreTrainedTokenizerFast, cache: PictureCache,
     captions: Sequence[Sequence[str]], wrong: Sequence[str], *,
     steps: int, batch: int, lr: float = 1e-3,
-    minutes: float | None = None, compiled: bool = False, seed: int = 0,
+    minutes: float | None = None, compiled: bool = False, seed: int = 0, place_weight: float = 0.0,
 ) -> tuple[CLIPModel, Loop]:  # fmt: skip
-    """A CLIP trained from scratch on `cache` and its captions, with moving-average weights."""
+    """A CLIP trained from scratch on `cache` and its captions, with moving-average weights.
+
+    place_weight: of the loss of single patches. Raises ValueError when it is asked for of a CLIP
+    that takes pictures of another size than the cache's.
+    """
     torch.manual_seed(seed + processes.rank())
     device = cache.images.device
     model = CLIPModel(config).to(device).train()
@@ -103,6 +160,7 @@ def train_clip(
                          for k in (0, 1)]).to(device)  # fmt: skip
     other = token_ids(tokenizer, wrong).to(device)
     features = torch.compile(_features) if compiled else _features
+    places = _Places(model, tokenizer, cache) if place_weight else None
     while loop.running:
         rows = torch.randint(len(cache), (batch,), device=device)
         images = roughen(cache.images[rows].float() / 255)
@@ -122,7 +180,10 @@ def train_clip(
         fact_loss = F.cross_entropy(pair, torch.zeros_like(own))
         match_loss = (F.cross_entropy(sims, own) + F.cross_entropy(sims[:, :batch].T, own)) / 2
         parts = {"color": color_loss, "match": match_loss, "fact": fact_loss}
-        loop.update(color_loss + match_loss + fact_loss,
+        if places is not None:
+            with torch.autocast(device.type, torch.bfloat16):
+                parts["place"] = place_weight * places(images, rows, scale)
+        loop.update(torch.stack(list(parts.values())).sum(),
                     {name: value.detach() for name, value in parts.items()})  # fmt: skip
     loop.load_average()
     return model.eval(), loop

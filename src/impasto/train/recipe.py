@@ -37,7 +37,8 @@ class Recipe:
     scales than all, default `train.infinity.DROP_SCALES`. workers: processes that lay out scenes,
     default one per core. weights: of tasks, over those of `train.data.TASK_WEIGHTS`, such as
     {single_object: 2.0}. time_mean, time_std: of the logit-normal times that a generator is shown.
-    flips: largest share of bits that infinity's self-correction flips.
+    flips: largest share of bits that infinity's self-correction flips. place_weight: of the loss
+    by which a CLIP's single patches learn what is at them.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class Recipe:
     time_mean: float = 0.0
     time_std: float = 1.0
     flips: float = 0.3
+    place_weight: float = 0.0
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -54,13 +54,14 @@ def _detector(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     return loop
 
 
-@kind("clip")
+@kind("clip", presets=("sticker", "patches", "tiny"), keys=("place_weight",))
 def _clip(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     cache, captions, wrong = pictures(recipe, device)
     words = [text for texts in captions for text in texts]
     tokenizer = processes.shared(learn_words(words))
     config = clip_config(recipe.preset, vocab_size=len(tokenizer))
-    model, loop = train_clip(config, tokenizer, cache, captions, wrong, **numbers(recipe))
+    model, loop = train_clip(config, tokenizer, cache, captions, wrong,
+                             place_weight=recipe.place_weight, **numbers(recipe))  # fmt: skip
     if processes.first():
         with without_bars():
             model.bfloat16().save_pretrained(out)
