@@ -13,8 +13,8 @@ from transformers.models.mask2former import modeling_mask2former as reference
 
 from impasto.score.detector import detector_config
 from impasto.score.voting import Maps
-from impasto.train.autoencoder import reconstruction_loss
 from impasto.train.mask2former_loss import mask2former_loss, match, matching_costs
+from impasto.train.tokenizers import reconstruction_loss
 from impasto.train.voting import targets, voting_loss
 
 QUERIES, CLASSES = 6, 80

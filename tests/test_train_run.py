@@ -11,9 +11,11 @@ import yaml
 from diffusers.models import AutoencoderKL
 from safetensors.torch import load_file
 from torch import nn
+from transformers import CLIPConfig, CLIPModel
 
-from impasto.models import load_generator
+from impasto.models import load_generator, tokenflow, vq
 from impasto.models.mmdit import MMDiTGenerator
+from impasto.models.storage import network_from
 from impasto.sample.protocol import Request, Sampling, generate
 from impasto.score.clip import ClipScorer
 from impasto.score.detector import Mask2FormerDetector
@@ -58,7 +60,7 @@ def test_a_key_that_the_kind_does_not_read_is_refused(key, value):
 def test_every_recipe_loads(path):
     recipe = load_recipe(path)
     assert recipe.scenes % data.CHUNK == 0
-    assert recipe.preset == "sticker"
+    assert recipe.preset in ("sticker", "patches")
     assert (recipe.autoencoder is not None) == (recipe.kind in GENERATORS)
 
 
@@ -76,6 +78,7 @@ def test_recipes_have_their_own_data():
 def test_only_what_draws_leaves_the_evaluation_out():
     for recipe in map(load_recipe, RECIPES):
         drawing = recipe.kind in ("autoencoder", *TOKENIZERS, *GENERATORS)
+        drawing |= recipe.preset == "patches"  # what a tokenizer learns from
         assert recipe.split == ("train" if drawing else "all")
 
 
@@ -271,6 +274,62 @@ def test_a_decoder_is_trained_for_the_bits_that_there_are(train, monkeypatch):
     other = train("var", autoencoder=str(train("var-tokenizer", "other")))
     with pytest.raises(ValueError, match="has no tokenizer that this one can start from"):
         train("infinity-tokenizer", "refused", initial=str(other))
+
+
+# What tokenizers of codebooks learn
+
+
+def teacher(folder):
+    """A CLIP whose tower is that of tokenflow's tiny tokenizer."""
+    config = tokenflow.TOKENIZERS["tiny"]()
+    text = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 1, "projection_dim": 12}  # fmt: skip
+    CLIPModel(CLIPConfig(vision_config=dict(config.vision) | {"projection_dim": 12},
+                         text_config=text, projection_dim=12)).save_pretrained(folder)
+    return folder
+
+
+def test_a_tokenizer_of_one_codebook_is_trained_and_loads(train):
+    folder = train("vq-tokenizer", model={"vocabulary": 16}, steps=4, save_every=2,
+                   objective={"perceptual": "sticker-detector", "adversarial_weight": 0.1,
+                              "adversarial_start": 0.5, "filters": 8, "layers": 1})  # fmt: skip
+    scales = json.loads((folder / "scales.json").read_text())
+    assert scales["vocabulary"] == 16 and len(scales["codes_used"]) == 1
+    model = network_from(vq.VQTokenizer, folder)
+    assert finite(model) and model.vocabulary == 16
+
+
+def test_tokenflows_tokenizer_starts_from_its_teacher_unless_told_not_to(train, tmp_path):
+    clip = teacher(tmp_path / "teacher")
+    tower = CLIPModel.from_pretrained(clip).vision_model.state_dict()
+    found = {}
+    for start in (True, False):
+        folder = train("tokenflow-tokenizer", f"start-{start}", teacher=str(clip), lr=1e-12,
+                       start=start)  # fmt: skip
+        vision = network_from(tokenflow.TokenFlowTokenizer, folder).encoder_vqkd.vision
+        found[start] = all(torch.allclose(own, tower[key], atol=1e-2)
+                           for key, own in vision.state_dict().items())  # fmt: skip
+    assert found == {True: True, False: False}
+    decoder = train("tokenflow-tokenizer", "decoder", initial=str(folder), freeze_encoder=0.0,
+                    lr=0.01)  # fmt: skip
+    before, after = (load_file(path / common.FILE) for path in (folder, decoder))
+    ids = ("encoder.", "encoder_vqkd.", "encode_task", "quant_conv", "quantize.")
+    changed = {key for key in after if not torch.equal(before[key], after[key])}
+    assert changed and not [key for key in changed if key.startswith(ids)]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [({}, "needs a teacher"), ({"initial": "x"}, "needs a teacher"),
+     ({"teacher": "t", "model": {"codes": 3}}, "model has no 'codes'"),
+     ({"teacher": "t", "objective": {"perceptual": "vgg"}}, "perceptual 'vgg': did you mean"),
+     ({"teacher": "t", "model": {"target": 4}}, "speaks in 12 channels; .* target is 4")],
+)  # fmt: skip
+def test_trainings_of_tokenflow_that_cannot_be_are_refused(train, tmp_path, values, words):
+    if "teacher" in values:
+        values = values | {"teacher": str(teacher(tmp_path / "t"))}
+    with pytest.raises(ValueError, match=words):
+        train("tokenflow-tokenizer", **values)
 
 
 def test_training_changes_the_weights_and_repeats_by_seed(train):

@@ -18,10 +18,9 @@ from impasto.models.var.train import (
 )
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
-from impasto.train.next_scale import _scales
+from impasto.train.next_scale import _scales, codebook_report, pictures
 from impasto.train.var import (
     cache_tokens,
-    codebook_report,
     of_one_class,
     train_var,
     train_var_tokenizer,
@@ -223,8 +222,9 @@ def test_a_tokenizer_is_trained_its_codes_restarted_and_its_tokens_frozen(monkey
     parts = ("encoder.", "quant_conv.", "quantize.")
     assert {key for key in after if key.startswith(parts)} <= frozen
     assert {key for key in after if key not in frozen} >= {"decoder.conv_out.weight"}
-    report = codebook_report(vae, cache(), SIZES)
-    assert [len(values) for values in report.values()] == [3, 3, 3]
+    report = codebook_report(vae, pictures(cache(), slice(None), vae, SIZES), SIZES, 32)
+    assert [len(report[name]) for name in ("codes_used", "perplexity", "psnr")] == [3, 3, 3]
+    assert report["all_scales"]["codes_used"] >= max(report["codes_used"])
     assert all(0.03 < used <= 1 for used in report["codes_used"])
 
 

@@ -90,7 +90,7 @@ def summarise_reconstruction(
     """
     values: dict[str, Any] = {"psnr": _psnr(found["mse"])}
     values |= {key: mean_interval(value) for key, value in sorted(found.items(), reverse=True)
-               if key.startswith(("ssim_", "lpips_"))}  # fmt: skip
+               if key.startswith(("ssim_", "lpips_", "perceptual_"))}  # fmt: skip
     between: dict[str, dict[str, float]] = {}
     for name, wanted in measures.items():
         for key, value in distances(name, wanted, restored[name], originals[name]).items():

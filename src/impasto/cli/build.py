@@ -39,7 +39,7 @@ REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
     "judges": ("impasto.score.judges.named", JUDGES),
     "features": ("impasto.score.features", FEATURES),
     "patches": ("impasto.score.features", PATCHES),
-    "perceptual": ("impasto.score.lpips", PERCEPTUAL),
+    "perceptual": ("impasto.score.perceptual", PERCEPTUAL),
 }
 
 

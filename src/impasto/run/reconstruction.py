@@ -179,7 +179,7 @@ def _summary(settings: ReconstructionSettings, found: Mapping[str, Tensor]) -> d
 def _lines(names: Sequence[str], found: Mapping[str, Tensor]) -> str:
     """pictures.jsonl."""
     rows = []
-    kept = [key for key in found if key.startswith(("ssim_", "lpips_"))]
+    kept = [key for key in found if key.startswith(("ssim_", "lpips_", "perceptual_"))]
     for i, name in enumerate(names):
         mse = found["mse"][i]
         row: dict[str, Any] = {"name": name, "image": _image(i)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -13,11 +13,15 @@ from torch import Tensor, nn
 
 from impasto.train import processes
 
-__all__ = ["Loop", "NonFiniteLoss", "learning_rate"]
+__all__ = ["CodebookCollapse", "Loop", "NonFiniteLoss", "learning_rate"]
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss or a weight is NaN or infinite: training stops and nothing is saved."""
+    """The loss or a weight is NaN or infinite: training stops and nothing more is saved."""
+
+
+class CodebookCollapse(RuntimeError):
+    """Nearly all features are given the same few codes: training stops."""
 
 
 CLOCK = 10
@@ -37,8 +41,8 @@ class Loop:
 
     betas and weight decay are AdamW's; decay applies to matrices only, and not to those whose
     names hold one of `undecayed`. minutes: when given, the schedule runs over that time instead,
-    and `steps` becomes the count that came out. Where several processes train, every one makes the
-    same steps, by process 0's clock.
+    and `steps` becomes the count that came out. last_good: where the last checkpoint is, in words.
+    Where several processes train, every one makes the same steps, by process 0's clock.
     """
 
     model: nn.Module
@@ -52,6 +56,7 @@ class Loop:
     undecayed: tuple[str, ...] = ()
     name: str = "train"
     step: int = 0
+    last_good: str = "no checkpoint was written before"
     averaged: list[Tensor] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
@@ -112,7 +117,8 @@ class Loop:
 
     def _show(self, loss: float, parts: Mapping[str, Tensor]) -> None:
         if not math.isfinite(loss):
-            raise NonFiniteLoss(f"{self.name}: loss is {loss} at step {self.step}")
+            raise NonFiniteLoss(f"{self.name}: loss is {loss} at step {self.step}; "
+                                f"{self.last_good}")  # fmt: skip
         self._last = time.monotonic()
         text = " ".join(f"{name} {float(value):.4f}" for name, value in parts.items())
         speed = self.step / max(self._last - self._start, 1e-9)
@@ -137,6 +143,16 @@ class Loop:
             with torch.no_grad():
                 torch._foreach_copy_(self.params, kept)
 
+    def save_if_due(self, save: Callable[[], str], every: int) -> None:
+        """Every `every` steps (0: never) call `save`, which says where, with the average loaded.
+
+        Raises NonFiniteLoss instead of saving what is not finite.
+        """
+        if not every or self.step % every or not processes.first():
+            return
+        with self.averaged_weights():
+            self.last_good = f"the last good checkpoint is {save()}, of step {self.step}"
+
     @torch.no_grad()
     def load_average(self) -> None:
         """Put the moving average into the model: the weights to keep.
@@ -144,6 +160,7 @@ class Loop:
         Raises NonFiniteLoss when they are not finite.
         """
         if not all(bool(torch.isfinite(average).all()) for average in self.averaged):
-            raise NonFiniteLoss(f"{self.name}: weights are not finite at step {self.step}")
+            raise NonFiniteLoss(f"{self.name}: weights are not finite at step {self.step}; "
+                                f"{self.last_good}")  # fmt: skip
         for param, average in zip(self.params, self.averaged, strict=True):
             param.copy_(average)

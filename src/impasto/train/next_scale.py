@@ -3,7 +3,7 @@
 Of pictures x and their reconstruction y from the first k of K scales, k = K or, in a share of the
 steps, any smaller number, so that the first scales learn to carry a picture:
 
-    L = reconstruction(x, y) + what the family's quantiser adds
+    L = the picture's losses (`train.tokenizers`) + what the family's quantiser adds
 
 The trap of such a tokenizer are coarse scales that say the same of every picture.
 """
@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from impasto.bench.reconstruction import use_of_counts
 from impasto.models.next_scale.maps import Sizes
-from impasto.train import processes
-from impasto.train.autoencoder import psnr, reconstruction_loss
+from impasto.train import tokenizers
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
+from impasto.train.tokenizers import Attempt, cached, psnr
 
-__all__ = ["Quantise", "pictures", "shown_by_scale", "train_tokenizer"]
+__all__ = ["Quantise", "codebook_report", "pictures", "shown_by_scale", "train_tokenizer"]
 
 Quantise = Callable[[Loop, Tensor, int], tuple[Tensor, Tensor, Mapping[str, Tensor]]]
 """(loop, features, scales) -> (f^ with the features' gradient, what is added to the loss, what is
@@ -32,52 +32,31 @@ shown)."""
 
 def pictures(cache: PictureCache, rows: Tensor | slice, vae: Any, sizes: Sizes) -> Tensor:
     """Some pictures (B, 3, H, W) in [0, 1], as large as the last of `sizes` makes them."""
-    images, size = cache.images[rows].float() / 255, tuple(n * vae.stride for n in sizes[-1])
-    if images.shape[-2:] == size:
-        return images
-    return F.interpolate(images, size=size, mode="bilinear", antialias=True)
+    return cached(cache, tuple(n * vae.stride for n in sizes[-1]))(rows)
 
 
 def train_tokenizer(
-    vae: Any, cache: PictureCache, sizes: Sizes, quantise: Quantise, *, steps: int, batch: int,
-    lr: float = 6e-4, minutes: float | None = None, compiled: bool = False, seed: int = 0,
-    freeze_encoder: float = 1.0, on_freeze: Callable[[], None] | None = None,
-    drop_scales: float = 0.2,
+    vae: Any, cache: PictureCache, sizes: Sizes, quantise: Quantise, *, compiled: bool = False,
+    seed: int = 0, drop_scales: float = 0.2, **numbers: Any,
 ) -> Loop:  # fmt: skip
-    """Train `vae` on the pictures of `cache`; it ends with its moving-average weights.
+    """Train `vae` on the pictures of `cache`; numbers: of `train.tokenizers.train_tokenizer`.
 
     vae: has `features`, `picture`, and `token_parts`, the networks that tokens depend on.
-    freeze_encoder: share of the training after which those, set to their average, stay as they
-    are and only the decoder learns on; tokens are final from then on. on_freeze: called then.
     drop_scales: share of steps whose pictures come from fewer scales.
     """
-    torch.manual_seed(seed + processes.rank())
-    device = cache.images.device
-    vae.to(device, memory_format=torch.channels_last).train()
-    loop = Loop(vae, steps, lr, weight_decay=0.0, minutes=minutes, name="tokenizer")
     features, picture = (torch.compile(part) if compiled else part
                          for part in (vae.features, vae.picture))  # fmt: skip
-    frozen, plan = False, torch.Generator().manual_seed(seed)
-    while loop.running:
-        if loop.progress >= freeze_encoder and not frozen:
-            frozen = True
-            loop.load_average()
-            for part in vae.token_parts:
-                part.requires_grad_(False)
-            if on_freeze is not None:
-                on_freeze()
-        rows = torch.randint(len(cache), (batch,), device=device)
-        x = pictures(cache, rows, vae, sizes).to(memory_format=torch.channels_last)
+    plan = torch.Generator().manual_seed(seed)
+
+    def attempt(loop: Loop, x: Tensor) -> Attempt:
         scales = _scales(len(sizes), drop_scales, plan)
-        with torch.autocast(device.type, torch.bfloat16):
-            f_hat, added, shown = quantise(loop, features(x), scales)
-            y = picture(f_hat)
-        x = 2 * x - 1
-        loss = reconstruction_loss(x, y) + added
-        loop.update(loss, {"scales": torch.tensor(scales), "psnr": psnr(x, y.detach()), **shown})
-    loop.load_average()
-    vae.eval()
-    return loop
+        f_hat, added, shown = quantise(loop, features(x), scales)
+        return Attempt(picture(f_hat), added, {"scales": torch.tensor(scales), **shown})
+
+    size = tuple(n * vae.stride for n in sizes[-1])
+    return tokenizers.train_tokenizer(vae, cached(cache, size), attempt, count=len(cache),
+                                      token_parts=vae.token_parts, device=cache.images.device,
+                                      seed=seed, **numbers)  # fmt: skip
 
 
 def _scales(most: int, drop: float, plan: torch.Generator) -> int:
@@ -100,3 +79,29 @@ def shown_by_scale(
         parts = [decode(slice(i, i + batch), scales) for i in range(0, len(x), batch)]
         values.append(round(float(psnr(2 * x - 1, 2 * torch.cat(parts) - 1)), 2))
     return values
+
+
+@torch.no_grad()
+def codebook_report(
+    vae: Any, images: Tensor, sizes: Sizes, vocabulary: int, batch: int = 100
+) -> dict[str, Any]:
+    """The meter of a codebook over pictures (N, 3, H, W) in [0, 1] that it has not learnt from.
+
+    A number a scale: share of the codes used, their perplexity, and decibels of what the scales so
+    far show; and share and perplexity of all scales together.
+    """
+    ids = [torch.cat(own) for own in
+           zip(*(vae.encode(part, sizes) for part in images.split(batch)), strict=True)]
+
+    def decode(rows: slice, scales: int) -> Tensor:
+        return vae.decode_tokens([own[rows] for own in ids[:scales]], sizes)
+
+    counts = torch.stack([torch.bincount(own.flatten(), minlength=vocabulary) for own in ids])
+    uses = [use_of_counts(own) for own in counts]
+    whole = use_of_counts(counts.sum(0))
+    return {"pictures": len(images), "vocabulary": vocabulary,
+            "codes_used": [round(use.share, 4) for use in uses],
+            "perplexity": [round(use.perplexity, 1) for use in uses],
+            "all_scales": {"codes_used": round(whole.share, 4),
+                           "perplexity": round(whole.perplexity, 1)},
+            "psnr": shown_by_scale(images, sizes, decode)}  # fmt: skip

@@ -38,7 +38,10 @@ class Recipe:
     default one per core. weights: of tasks, over those of `train.data.TASK_WEIGHTS`, such as
     {single_object: 2.0}. time_mean, time_std: of the logit-normal times that a generator is shown.
     flips: largest share of bits that infinity's self-correction flips. place_weight: of the loss
-    by which a CLIP's single patches learn what is at them.
+    by which a CLIP's single patches learn what is at them. objective: what a tokenizer learns
+    beside its family's losses (`train.tokenizers.Objective`). teacher: folder of the CLIP that
+    tokenflow's tokenizer is distilled from; start: whether its encoder begins as that. model:
+    values of the preset's configuration to override. save_every: steps between two checkpoints.
     """
 
     kind: str
@@ -61,6 +64,11 @@ class Recipe:
     time_std: float = 1.0
     flips: float = 0.3
     place_weight: float = 0.0
+    objective: Mapping[str, Any] = field(default_factory=dict)
+    teacher: str | None = None
+    start: bool = True
+    model: Mapping[str, Any] = field(default_factory=dict)
+    save_every: int = 0
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -73,7 +81,7 @@ class Recipe:
         split_of(self.split)
         some = set[str]().union(*(other.keys for other in KINDS.values()))
         for name in sorted(some - own.keys):
-            default = next(f.default for f in fields(self) if f.name == name)
+            default = _default(name)
             if getattr(self, name) != default:
                 kinds = [each for each, other in KINDS.items() if name in other.keys]
                 raise ValueError(f"{name} is of {' and '.join(kinds)} only, and this recipe's "
@@ -88,6 +96,11 @@ class Recipe:
         share = self.drop_scales
         if share is not None and not (isinstance(share, int | float) and 0 <= share <= 1):
             raise ValueError(f"drop_scales is a share, 0 to 1, given {share!r}")
+
+
+def _default(name: str) -> Any:
+    own = next(f for f in fields(Recipe) if f.name == name)
+    return own.default if own.default_factory is MISSING else own.default_factory()
 
 
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:

@@ -20,7 +20,6 @@ from impasto.models.next_scale.maps import Sizes
 from impasto.models.var import VARGenerator, VARTokenizer
 from impasto.models.var.train import (
     TeacherForcing,
-    codebook_use,
     quantised,
     restart_unused,
     training_loss,
@@ -28,9 +27,9 @@ from impasto.models.var.train import (
 from impasto.train import processes
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
-from impasto.train.next_scale import Quantise, pictures, shown_by_scale, train_tokenizer
+from impasto.train.next_scale import Quantise, pictures, train_tokenizer
 
-__all__ = ["TokenCache", "cache_tokens", "codebook_report", "of_one_class", "train_var",
+__all__ = ["TokenCache", "cache_tokens", "of_one_class", "train_var",
            "train_var_tokenizer"]  # fmt: skip
 
 RESTART_EVERY, RESTART_UNTIL = 50, 0.5
@@ -75,25 +74,6 @@ def _restart(loop: Loop, vae: VARTokenizer, f: Tensor, sizes: Sizes, hits: Tenso
             weight.copy_(processes.shared(weight.detach().cpu()))
         moved = processes.shared(moved.cpu()).to(weight.device)
     loop.start_over(weight, moved)
-
-
-@torch.no_grad()
-def codebook_report(
-    vae: VARTokenizer, cache: PictureCache, sizes: Sizes, count: int = 500
-) -> dict[str, list[float]]:
-    """Of pictures of the cache, a number a scale: share of the codes used, their perplexity, and
-    decibels of what the scales so far show."""
-    x = pictures(cache, slice(count), vae, sizes)
-    ids = [torch.cat(own) for own in
-           zip(*(vae.encode(part, sizes) for part in x.split(100)), strict=True)]  # fmt: skip
-
-    def decode(rows: slice, scales: int) -> Tensor:
-        return vae.decode_tokens([own[rows] for own in ids[:scales]], sizes)
-
-    used, perplexity = codebook_use(ids, vae.config["vocabulary"])
-    return {"codes_used": [round(value, 3) for value in used.tolist()],
-            "perplexity": [round(value, 1) for value in perplexity.tolist()],
-            "psnr": shown_by_scale(x, sizes, decode)}  # fmt: skip
 
 
 # ---------------------------------------------------------------- the transformer

@@ -11,14 +11,22 @@ import torch
 from diffusers import ModelMixin
 
 from impasto.train import processes
-from impasto.train.data import CHUNK, TASK_WEIGHTS, cache_pictures, chunks, split_of
+from impasto.train.data import (
+    CHUNK,
+    TASK_WEIGHTS,
+    PictureCache,
+    cache_pictures,
+    chunks,
+    split_of,
+)
 from impasto.train.recipe import Recipe
 from impasto.world import Renderer, Sprites
 from impasto.zoo.weights import save_weights
 
-__all__ = ["FILE", "Captions", "numbers", "one_start", "pictures", "save_plain"]
+__all__ = ["FILE", "Captions", "numbers", "one_start", "pictures", "save_plain", "unseen"]
 
 FILE = "diffusion_pytorch_model.safetensors"
+UNSEEN_SEED = 4040
 Captions = list[tuple[str, str, str]]
 
 
@@ -42,6 +50,12 @@ def numbers(recipe: Recipe) -> dict[str, Any]:
     batch = recipe.batch // processes.count()
     return {"steps": recipe.steps, "batch": batch, "lr": recipe.lr, "seed": recipe.seed,
             "minutes": recipe.minutes, "compiled": recipe.compiled}  # fmt: skip
+
+
+def unseen(device: torch.device) -> PictureCache:
+    """Scenes of a seed that no recipe has: to measure by."""
+    source = chunks(CHUNK, UNSEEN_SEED, workers=1)
+    return cache_pictures(source, CHUNK, device, Renderer(Sprites.load(), device))[0]
 
 
 def save_plain(model: ModelMixin, out: Path) -> None:
