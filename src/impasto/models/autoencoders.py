@@ -1,5 +1,5 @@
-"""Autoencoders of diffusers, and tokenizers of next-scale families, as what reconstructs pictures:
-the one way to load any.
+"""Autoencoders of diffusers, tokenizers of codes and those of next-scale families, as what
+reconstructs pictures: the one way to load any.
 
 A KL autoencoder's latent is its posterior's mode, so a reconstruction has no noise of its own. A
 vector-quantised one (VQModel) also tells its codes. The tokenizer of a next-scale generator
@@ -18,17 +18,23 @@ from torch import Tensor, nn
 
 from impasto.files import sha256_file
 from impasto.models import FAMILIES
+from impasto.models.discrete import DiscreteTokenizer
 from impasto.models.next_scale.pipeline import NextScaleGenerator
-from impasto.models.storage import read_json
+from impasto.models.storage import network_from, read_json
+from impasto.models.tokenflow import TokenFlowTokenizer
+from impasto.models.vq import VQTokenizer
 from impasto.sample.rowwise import in_rows
 from impasto.score.trained import check_keys
 from impasto.zoo.hub import fetched
 from impasto.zoo.weights import holds_int8, load_weights, shipped_folder
 
-__all__ = ["CLASSES", "Autoencoder", "Reconstruction", "ScaleAutoencoder", "load_autoencoder"]
+__all__ = ["CLASSES", "OWN", "Autoencoder", "CodeAutoencoder", "Reconstruction",
+           "ScaleAutoencoder", "load_autoencoder"]  # fmt: skip
 
 CLASSES: Mapping[str, Any] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
-"""Classes that a folder's config may name."""
+"""Classes of diffusers that a folder's config may name."""
+OWN: Mapping[str, Any] = {"TokenFlowTokenizer": TokenFlowTokenizer, "VQTokenizer": VQTokenizer}
+"""Our own."""
 FILE = "diffusion_pytorch_model.safetensors"
 PARTS = ("vae", "vqvae")
 """Where a generator's folder keeps its autoencoder."""
@@ -89,6 +95,35 @@ class Autoencoder:
                 "factor": self.factor, "latent_channels": self.config["latent_channels"],
                 "codebook_size": self.codebook_size,
                 "latent": "mode" if self.codebook_size is None else "nearest code"}  # fmt: skip
+
+
+class CodeAutoencoder(Autoencoder):
+    """A tokenizer of codes (`models.discrete`), by all maps that a picture has."""
+
+    def __init__(self, model: DiscreteTokenizer, name: str = "", sha256: str = "") -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.name, self.sha256, self.config = name, sha256, model.config
+        self.factor, self.codebook_size = 1, model.vocabulary
+
+    @torch.inference_mode()
+    def reconstruct(self, images: Tensor) -> Reconstruction:
+        """As `Autoencoder.reconstruct`; codes: of all maps, one after another."""
+        parameter = next(self.model.parameters())
+        sizes, codes = self.model.sizes_of(images.shape[2], images.shape[3]), []
+        x = images.to(parameter.device)
+
+        def rows(at: slice) -> Tensor:
+            ids = self.model.encode(x[at])
+            codes.append(torch.cat(ids, dim=1).cpu())
+            return self.model.decode_tokens(ids, sizes)
+
+        out = in_rows(rows, len(x), 1 if parameter.device.type == "cpu" else None)
+        return Reconstruction(out.cpu(), torch.cat(codes))
+
+    def provenance(self) -> dict[str, Any]:
+        return {"name": self.name, "class": type(self.model).__name__, "sha256": self.sha256,
+                "factor": self.model.factor, "codebook_size": self.codebook_size,
+                "tokens": self.model.token_digest(), "latent": "codes of all maps"}  # fmt: skip
 
 
 class ScaleAutoencoder(Autoencoder):
@@ -175,12 +210,15 @@ def load_autoencoder(
     folder = _found(str(name_or_path))
     config = read_json(folder / "config.json")
     kind = str(config.get("_class_name"))
-    if kind not in CLASSES:
+    if kind not in CLASSES and kind not in OWN:
         raise ValueError(f"{folder} holds a {kind}; autoencoders that can be measured: "
-                         f"{', '.join(CLASSES)}")  # fmt: skip
+                         f"{', '.join([*CLASSES, *OWN])}")  # fmt: skip
     weights = folder / FILE
     if not weights.is_file():
         raise FileNotFoundError(f"{weights} is missing; weights are read from safetensors only")
+    if kind in OWN:
+        own: Any = network_from(OWN[kind], folder).to(device=device, dtype=torch.float32)
+        return CodeAutoencoder(own, str(name_or_path), sha256_file(weights))
     if holds_int8(weights):
         model = CLASSES[kind].from_config(config)
         load_weights(model, weights)
