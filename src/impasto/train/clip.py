@@ -25,6 +25,7 @@ from impasto.score.color import TEMPLATES
 from impasto.score.detector import tight_boxes
 from impasto.spec import CLASSES, COLORS
 from impasto.train import processes
+from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
 from impasto.train.rough import roughen
@@ -142,6 +143,7 @@ def train_clip(
     captions: Sequence[Sequence[str]], wrong: Sequence[str], *,
     steps: int, batch: int, lr: float = 1e-3,
     minutes: float | None = None, compiled: bool = False, seed: int = 0, place_weight: float = 0.0,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[CLIPModel, Loop]:  # fmt: skip
     """A CLIP trained from scratch on `cache` and its captions, with moving-average weights.
 
@@ -151,7 +153,8 @@ def train_clip(
     torch.manual_seed(seed + processes.rank())
     device = cache.images.device
     model = CLIPModel(config).to(device).train()
-    loop = Loop(model, steps, lr, weight_decay=0.05, minutes=minutes, name="clip")
+    loop = Loop(model, steps, lr, weight_decay=0.05, minutes=minutes, name="clip",
+                checkpoint=checkpoint)  # fmt: skip
     size = config.vision_config.image_size
     names = [(c, x) for x in CLASSES for c in COLORS]
     columns = torch.stack([token_ids(tokenizer, [t.format(color=c, cls=x) for c, x in names])
