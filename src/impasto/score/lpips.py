@@ -101,6 +101,8 @@ def _heads(variant: _Variant, tensors: Mapping[str, Tensor], where: str) -> list
 
 
 def _unit(features: Tensor) -> Tensor:
+    # In bfloat16 the difference of two units that are near is mostly rounding.
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
     return features / (features.square().sum(1, keepdim=True).sqrt() + TINY)
 
 
@@ -149,8 +151,9 @@ class Lpips:
         with torch.no_grad():
             truth = self._features(x)
         pairs = zip(truth, self._features(y), self.heads, strict=True)
-        layers = [torch.einsum("bchw,c->bhw", (a - b).square(), head).mean((1, 2))
-                  for a, b, head in pairs]  # fmt: skip
+        with torch.autocast(x.device.type, enabled=False):
+            layers = [torch.einsum("bchw,c->bhw", (a - b).square(), head).mean((1, 2))
+                      for a, b, head in pairs]  # fmt: skip
         return torch.stack(layers).sum(0)
 
     @torch.inference_mode()

@@ -45,11 +45,13 @@ def train_tokenizer(
     drop_scales: float = DROP_SCALES, **numbers: Any,
 ) -> tuple[InfinityTokenizer, Loop]:  # fmt: skip
     """`vae` trained by `train.next_scale.train_tokenizer`, whose other arguments are `numbers`."""
-    def quantise(_: Loop, f: Tensor, scales: int) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+    def quantise(
+        _: Loop, f: Tensor, scales: int
+    ) -> tuple[Tensor, Tensor, Mapping[str, Tensor], None]:
         f_hat, rests = tokenizer_codes(vae, f, sizes, scales=scales)
         near = vae.config["bits"] * F.mse_loss(f, f_hat.detach())
         added = COMMITMENT * near + ENTROPY * entropy_loss(rests)
-        return f_hat, added, {"commitment": near.detach()}
+        return f_hat, added, {"commitment": near.detach()}, None
 
     loop = next_scale.train_tokenizer(vae, cache, sizes, quantise, drop_scales=drop_scales,
                                       **numbers)  # fmt: skip

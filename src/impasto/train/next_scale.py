@@ -26,9 +26,10 @@ from impasto.train.tokenizers import Attempt, cached, last_weight, psnr
 
 __all__ = ["Quantise", "codebook_report", "pictures", "shown_by_scale", "train_tokenizer"]
 
-Quantise = Callable[[Loop, Tensor, int], tuple[Tensor, Tensor, Mapping[str, Tensor]]]
+Quantise = Callable[[Loop, Tensor, int],
+                    tuple[Tensor, Tensor, Mapping[str, Tensor], Tensor | None]]  # fmt: skip
 """(loop, features, scales) -> (f^ with the features' gradient, what is added to the loss, what is
-shown)."""
+shown, ids of a codebook or None)."""
 
 
 def pictures(cache: PictureCache, rows: Tensor | slice, vae: Any, sizes: Sizes) -> Tensor:
@@ -53,8 +54,8 @@ def train_tokenizer(
 
     def attempt(loop: Loop, x: Tensor) -> Attempt:
         scales = _scales(len(sizes), drop_scales, plan)
-        f_hat, added, shown = quantise(loop, features(x), scales)
-        return Attempt(picture(f_hat), added, {"scales": torch.tensor(scales), **shown})
+        f_hat, added, shown, ids = quantise(loop, features(x), scales)
+        return Attempt(picture(f_hat), added, {"scales": torch.tensor(scales), **shown}, ids)
 
     size = tuple(n * vae.stride for n in sizes[-1])
     return tokenizers.train_tokenizer(vae, cached(cache, size), attempt, count=len(cache),

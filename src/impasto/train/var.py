@@ -42,24 +42,25 @@ def train_var_tokenizer(
     vae: VARTokenizer, cache: PictureCache, sizes: Sizes, **numbers: Any
 ) -> Loop:
     """`train.next_scale.train_tokenizer` of `vae`; numbers: its other arguments."""
-    hits = torch.zeros(vae.config["vocabulary"], device=cache.images.device)
+    vocabulary = vae.config["vocabulary"]
+    hits = torch.zeros(vocabulary, device=cache.images.device)
     return train_tokenizer(vae, cache, sizes, _quantise(vae, sizes, hits),
-                           carried={"hits": hits}, **numbers)  # fmt: skip
+                           carried={"hits": hits}, vocabulary=vocabulary, **numbers)  # fmt: skip
 
 
 def _quantise(vae: VARTokenizer, sizes: Sizes, hits: Tensor) -> Quantise:
     """With restarts; shows the share of codes used since the last. hits: (K,), how often."""
     def quantise(
         loop: Loop, f: Tensor, scales: int
-    ) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
-        shown = {"used": (hits > 0).float().mean()}
+    ) -> tuple[Tensor, Tensor, Mapping[str, Tensor], Tensor]:
+        shown = {"recent": (hits > 0).float().mean()}
         if loop.step % RESTART_EVERY == RESTART_EVERY - 1 and loop.progress < RESTART_UNTIL:
             _restart(loop, vae, f, sizes, hits)
             hits.zero_()
         out = quantised(vae.quantize, f, sizes, scales=scales)
         ids = torch.cat([own.flatten() for own in out.ids])
         hits.index_add_(0, ids, torch.ones_like(ids, dtype=hits.dtype))
-        return out.f_hat, out.loss, shown | {"vq": out.loss.detach()}
+        return out.f_hat, out.loss, shown | {"vq": out.loss.detach()}, ids
 
     return quantise
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +21,15 @@ from impasto.train.var import cache_tokens, train_var
 from impasto.zoo.weights import load_weights
 
 __all__: list[str] = []
+
+
+def _saving(pipe: Any, out: Path) -> Callable[[], str]:
+    """What saves a generator, and says where."""
+    def save() -> str:
+        pipe.save_pretrained(out, "int8")
+        return str(out)
+
+    return save
 
 
 def _new_generator(recipe: Recipe, captions: Captions) -> MMDiTGenerator:
@@ -46,7 +56,7 @@ def _generator(recipe: Recipe, device: torch.device, out: Path) -> Loop:
                             keep_moments=recipe.initial is not None)  # fmt: skip
     del cache
 
-    save = partial(pipe.save_pretrained, out, "int8")
+    save = _saving(pipe, out)
     loop = train_generator(pipe, latents, on_save=save, save_every=2000,
                            time_mean=recipe.time_mean, time_std=recipe.time_std,
                            **numbers(recipe))  # fmt: skip
@@ -76,7 +86,7 @@ def _infinity(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     pipe.to(device)
     features = cache_features(pipe, cache, [texts[:2] for texts in captions])
     del cache
-    save = partial(pipe.save_pretrained, out, "int8")
+    save = _saving(pipe, out)
     loop = train_infinity(pipe, features, on_save=save, save_every=2000, flips=recipe.flips,
                           **numbers(recipe))  # fmt: skip
     if processes.first():
@@ -96,7 +106,7 @@ def _var(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     pipe.to(device)
     tokens = cache_tokens(pipe, cache)
     del cache
-    save = partial(pipe.save_pretrained, out, "int8")
+    save = _saving(pipe, out)
     loop = train_var(pipe, tokens, on_save=save, save_every=2000, **numbers(recipe))
     if processes.first():
         save()
