@@ -57,19 +57,24 @@ Carried = Stateful | torch.Generator | Tensor
 
 
 class Checkpoint:
-    """folder: of the checkpoints. settings: what must be the same for a training to go on, such
-    as its recipe; plain values. every: steps between two checkpoints."""
+    """Those of one Loop. folder: theirs alone. settings: what must be the same for a training to
+    go on, such as its recipe; plain values. every: steps between two checkpoints."""
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any], every: int = 1000) -> None:
         if every < 1:
             raise ValueError(f"checkpoints are written every so many steps, at least 1, given "
                              f"{every}")  # fmt: skip
         self.folder, self.every = Path(folder), every
-        self.settings = json.loads(json.dumps({**settings, "processes": processes.count()}))
+        self._given = json.dumps(dict(settings))
         self._running = False
         self._written = -1
         self._asked: int | None = None
         self._before: dict[int, Any] = {}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As given, and how many processes there are: each has random numbers of its own."""
+        return json.loads(self._given) | {"processes": processes.count()}
 
     # ------------------------------------------------------------------ what a Loop calls
 
