@@ -12,6 +12,7 @@ from impasto.models import infinity, var
 from impasto.models.mmdit import PRESETS, MMDiTGenerator
 from impasto.models.mmdit import train_tokenizer as learn_words
 from impasto.train import processes
+from impasto.train.checkpoint import Checkpoint
 from impasto.train.generator import cache_latents, train_generator
 from impasto.train.infinity import cache_features, train_infinity
 from impasto.train.kinds.common import FILE, Captions, numbers, one_start, pictures
@@ -44,7 +45,7 @@ def _new_generator(recipe: Recipe, captions: Captions) -> MMDiTGenerator:
 
 
 @kind("generator", keys=("autoencoder", "initial", "time_mean", "time_std"))
-def _generator(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+def _generator(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
     one_start(recipe)
     cache, captions, _ = pictures(recipe, device)
     if recipe.initial:
@@ -59,7 +60,7 @@ def _generator(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     save = _saving(pipe, out)
     loop = train_generator(pipe, latents, on_save=save, save_every=2000,
                            time_mean=recipe.time_mean, time_std=recipe.time_std,
-                           **numbers(recipe))  # fmt: skip
+                           **numbers(recipe, checkpoint))  # fmt: skip
     if processes.first():
         save()
     return loop
@@ -76,7 +77,7 @@ def _new_infinity(recipe: Recipe, captions: Captions) -> infinity.InfinityGenera
 
 
 @kind("infinity", keys=("autoencoder", "initial", "flips"))
-def _infinity(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+def _infinity(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
     one_start(recipe)
     cache, captions, _ = pictures(recipe, device)
     if recipe.initial:
@@ -88,14 +89,14 @@ def _infinity(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     del cache
     save = _saving(pipe, out)
     loop = train_infinity(pipe, features, on_save=save, save_every=2000, flips=recipe.flips,
-                          **numbers(recipe))  # fmt: skip
+                          **numbers(recipe, checkpoint))  # fmt: skip
     if processes.first():
         save()
     return loop
 
 
 @kind("var", keys=("autoencoder", "initial"))
-def _var(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+def _var(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
     one_start(recipe)
     cache, _, _ = pictures(recipe, device)
     if recipe.initial:
@@ -107,7 +108,7 @@ def _var(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     tokens = cache_tokens(pipe, cache)
     del cache
     save = _saving(pipe, out)
-    loop = train_var(pipe, tokens, on_save=save, save_every=2000, **numbers(recipe))
+    loop = train_var(pipe, tokens, on_save=save, save_every=2000, **numbers(recipe, checkpoint))
     if processes.first():
         save()
     return loop
