@@ -27,6 +27,7 @@ from impasto.score.color import TEMPLATES
 from impasto.score.detector import tight_boxes
 from impasto.spec import CLASSES, COLORS
 from impasto.train import processes
+from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
 from impasto.train.rough import roughen
@@ -173,6 +174,7 @@ def train_clip(
     captions: Sequence[Sequence[str]], wrong: Sequence[str], *,
     steps: int, batch: int, lr: float = 1e-3,
     minutes: float | None = None, compiled: bool = False, seed: int = 0, place_weight: float = 0.0,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[CLIPModel, Loop]:  # fmt: skip
     """A CLIP trained from scratch on `cache` and its captions, with moving-average weights.
 
@@ -182,7 +184,8 @@ def train_clip(
     torch.manual_seed(seed + processes.rank())
     device = cache.images.device
     model = CLIPModel(config).to(device).train()
-    loop = Loop(model, steps, lr, weight_decay=0.05, minutes=minutes, name="clip")
+    loop = Loop(model, steps, lr, weight_decay=0.05, minutes=minutes, name="clip",
+                checkpoint=checkpoint)  # fmt: skip
     size = config.vision_config.image_size
     right = torch.stack([token_ids(tokenizer, [c[k] for c in captions])
                          for k in (0, 1)]).to(device)  # fmt: skip

@@ -21,7 +21,7 @@ from impasto.models.vq.train import quantised as vq_quantised
 from impasto.score.clip import load_clip_model
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
-from impasto.train.tokenizers import Attempt, cached, train_tokenizer
+from impasto.train.tokenizers import Attempt, cached, last_weight, train_tokenizer
 
 __all__ = ["clip_teacher", "start_from_teacher", "train_tokenflow", "train_vq"]
 
@@ -32,7 +32,7 @@ def _train(
 ) -> Loop:  # fmt: skip
     return train_tokenizer(vae, cached(cache, size), attempt, token_parts=vae.token_parts,
                            count=len(cache), device=cache.images.device,
-                           vocabulary=vae.vocabulary, last_layer=vae.decoder.conv_out.weight,
+                           vocabulary=vae.vocabulary, last_layer=last_weight(vae.decoder),
                            **numbers)  # fmt: skip
 
 
@@ -95,4 +95,4 @@ def train_tokenflow(
         return Attempt(picture(out.f), added, shown, torch.cat([own.flatten() for own in out.ids]))
 
     return _train(vae, cache, attempt, (vae.image, vae.image), seed=seed, name="tokenflow",
-                  **numbers)  # fmt: skip
+                  carried={"scales": plan}, **numbers)  # fmt: skip
