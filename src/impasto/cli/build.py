@@ -15,6 +15,7 @@ from impasto.zoo.registry import (
     PERCEPTUAL,
     SCORERS,
     SEARCHES,
+    TOKENIZERS,
     Registry,
 )
 
@@ -40,6 +41,7 @@ REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
     "features": ("impasto.score.features", FEATURES),
     "patches": ("impasto.score.features", PATCHES),
     "perceptual": ("impasto.score.perceptual", PERCEPTUAL),
+    "tokenizers": ("impasto.models.autoencoders", TOKENIZERS),
 }
 
 

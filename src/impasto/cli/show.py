@@ -27,6 +27,7 @@ class Kind(StrEnum):
     features = "features"
     patches = "patches"
     perceptual = "perceptual"
+    tokenizers = "tokenizers"
     recipes = "recipes"
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from impasto.models.next_scale.maps import Sizes
 
-__all__ = ["DiscreteTokenizer", "check_digest"]
+__all__ = ["DiscreteTokenizer", "check_digest", "check_ids", "digest_of", "encode_in_parts"]
 
 
 class DiscreteTokenizer(ModelMixin, ConfigMixin):
@@ -79,16 +79,7 @@ class DiscreteTokenizer(ModelMixin, ConfigMixin):
 
     def check_ids(self, ids: Sequence[Tensor], sizes: Sizes) -> None:
         """Raises ValueError for ids that cannot be those of the first maps of `sizes`."""
-        if not 1 <= len(ids) <= len(sizes):
-            raise ValueError(f"there must be ids of 1 to {len(sizes)} maps, given {len(ids)}")
-        for k, (own, (h, w)) in enumerate(zip(ids, sizes, strict=False)):
-            if own.ndim != 2 or own.shape[1] != h * w:
-                raise ValueError(f"map {k} has {h} x {w} = {h * w} ids a picture, given "
-                                 f"{tuple(own.shape)}")  # fmt: skip
-            if own.is_floating_point() or int(own.min()) < 0 or int(own.max()) >= self.vocabulary:
-                raise ValueError(f"ids of map {k} must be whole numbers from 0 to "
-                                 f"{self.vocabulary - 1}, given {own.min()} to {own.max()}"
-                                 )  # fmt: skip
+        check_ids(ids, sizes, self.vocabulary)
 
     def split_ids(self, flat: Tensor, sizes: Sizes) -> list[Tensor]:
         """Ids (B, n) of maps one after another, as ids a map; n may end after any whole map.
@@ -109,12 +100,31 @@ class DiscreteTokenizer(ModelMixin, ConfigMixin):
 
     def token_digest(self) -> str:
         """sha256 over names and values of all that tokens depend on."""
-        digest = hashlib.sha256()
-        for i, part in enumerate(self.token_parts):
-            for key, tensor in sorted(part.state_dict().items()):
-                digest.update(f"{i}.{key}\0".encode())
-                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return digest_of(self.token_parts)
+
+
+def check_ids(ids: Sequence[Tensor], sizes: Sizes, vocabulary: int) -> None:
+    """Raises ValueError for ids that cannot be those, (B, h_k w_k), of the first maps of `sizes`
+    with so many codes."""
+    if not 1 <= len(ids) <= len(sizes):
+        raise ValueError(f"there must be ids of 1 to {len(sizes)} maps, given {len(ids)}")
+    for k, (own, (h, w)) in enumerate(zip(ids, sizes, strict=False)):
+        if own.ndim != 2 or own.shape[1] != h * w:
+            raise ValueError(f"map {k} has {h} x {w} = {h * w} ids a picture, given "
+                             f"{tuple(own.shape)}")  # fmt: skip
+        if own.is_floating_point() or int(own.min()) < 0 or int(own.max()) >= vocabulary:
+            raise ValueError(f"ids of map {k} must be whole numbers from 0 to {vocabulary - 1}, "
+                             f"given {own.min()} to {own.max()}")  # fmt: skip
+
+
+def digest_of(parts: Sequence[nn.Module]) -> str:
+    """sha256 over names and values of what tokens depend on."""
+    digest = hashlib.sha256()
+    for i, part in enumerate(parts):
+        for key, tensor in sorted(part.state_dict().items()):
+            digest.update(f"{i}.{key}\0".encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_digest(wanted: str | None, tokenizer: DiscreteTokenizer, model: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import yaml
 
 __all__ = ["BENCHES", "FEATURES", "JUDGES", "MODELS", "PATCHES", "PERCEPTUAL", "SCORERS",
-           "SEARCHES", "Registry", "nearest", "parse_options"]  # fmt: skip
+           "SEARCHES", "TOKENIZERS", "Registry", "nearest", "parse_options"]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -128,3 +128,4 @@ JUDGES: Registry[Any] = Registry("judge")
 FEATURES: Registry[Any] = Registry("feature extractor")
 PATCHES: Registry[Any] = Registry("patch features")
 PERCEPTUAL: Registry[Any] = Registry("perceptual distance")
+TOKENIZERS: Registry[Any] = Registry("tokenizer")
