@@ -101,11 +101,11 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 
 def test_other_folders_and_names_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
-    with pytest.raises(ValueError, match=r"holds a UNet2DModel; .*: AutoencoderKL, VQModel, Tok.* VQTok"):
+    with pytest.raises(ValueError, match=r"holds a UNet2DModel; .*: AutoencoderKL, VQModel, "):
         load_autoencoder(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
         load_autoencoder(tmp_path / "..")
-    with pytest.raises(ValueError, match="unknown tokenizer 'sticker-mmdid'.* mean 'sticker-mmdit'"):
+    with pytest.raises(ValueError, match=r"unknown tokenizer 'sticker-mmdid'.* 'sticker-mmdit'"):
         load_autoencoder("sticker-mmdid")
 
 
@@ -129,7 +129,7 @@ def test_of_a_generators_hub_id_only_the_autoencoder_is_fetched(tmp_path, monkey
 
 def test_pictures_must_fit(tmp_path):
     saved(tmp_path)
-    with pytest.raises(ValueError, match="multiples of 2 pixels, not 31 x 32; cut"):
+    with pytest.raises(ValueError, match="multiples of 2 pixels, not 31 x 32"):
         load_autoencoder(tmp_path).reconstruct(torch.zeros(1, 3, 32, 31))
 
 

@@ -2,6 +2,7 @@
 time and whose figures are worked by hand."""
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from impasto.bench.codes import place_classes
 from impasto.bench.reconstruction import psnr, ssim
 from impasto.files import write_text
 from impasto.images import read_image, write_png
@@ -20,6 +22,8 @@ from impasto.run.provenance import SettingsDiffer
 from impasto.run.reconstruction import ReconstructionSettings, measure_reconstruction
 from impasto.score.base import Score, ScorerBroken
 from impasto.score.features import Extractor
+from impasto.spec import CLASSES
+from impasto.world.splits import held_out
 from tests.fakes import FakeScorer, FakeSecond
 from tests.tiny import tree
 
@@ -29,16 +33,26 @@ COVERED = {"fd": {}, "kd": {}}
 class Lighter:
     """Adds `step` levels to every picture but the all-white, which stay as they are."""
 
-    name, factor, codebook_size = "lighter", 8, None
+    name, factor, codebook_size, device = "lighter", 8, None, torch.device("cpu")
 
     def __init__(self, step=51, codes=None):
+        """codes: one of each map, of 1 x 1 and of 2 x 2 places."""
         self.step, self.codes, self.seen = step, codes, 0
         self.codebook_size = None if codes is None else 8
 
+    def sizes_of(self, height, width):
+        if height % 8 or width % 8:
+            raise ValueError("sides must be multiples of 8 pixels")
+        return () if self.codes is None else ((1, 1), (2, 2))
+
+    def tokens_of(self, sizes):
+        return 5
+
     def reconstruct(self, images):
         self.seen += len(images)
-        codes = None if self.codes is None else torch.tensor(self.codes).expand(len(images), -1)
-        return Reconstruction((images + self.step / 255).clamp(max=1), codes)
+        ids = None if self.codes is None else [torch.tensor(c).expand(len(images), -1)
+                                               for c in self.codes]
+        return Reconstruction((images + self.step / 255).clamp(max=1), ids)
 
     def provenance(self):
         return {"name": self.name, "step": self.step}
@@ -154,12 +168,101 @@ def test_verdicts_kept_on_the_world(tmp_path, sprites):
 
 
 def test_codes_are_counted(tmp_path):
-    """0 0 1 1 in every picture, of 8 codes: a quarter, two equally often."""
+    """7, then 0 0 1 1 in every picture, of 8 codes: two of five places each, and one. Greys of 0
+    and 50 levels in code 0: all the variance there is, but for the means' own n - 1."""
     pictures = folder(tmp_path / "in", [0, 50])
-    model = Lighter(codes=[0, 0, 1, 1])
+    model = Lighter(codes=[[7], [0, 0, 1, 1]])
     run = measure_reconstruction(settings(pictures, model=model), tmp_path / "out")
-    assert summary_of(run)["codebook"] == {"size": 8, "share": 0.25,
-                                           "perplexity": pytest.approx(2)}  # fmt: skip
+    values = summary_of(run)
+    whole = math.exp(-(0.4 * math.log(0.4) * 2 + 0.2 * math.log(0.2)))
+    assert values["codebook"] == {"size": 8, "ids": 10, "distinct": 3, "share": 3 / 8,
+                                  "perplexity": pytest.approx(whole)}  # fmt: skip
+    first, last = values["maps"]
+    assert first == {"size": [1, 1], "ids": 2, "distinct": 1, "share": 1 / 8,
+                     "perplexity": pytest.approx(1)}  # fmt: skip
+    assert last == {"size": [2, 2], "ids": 8, "distinct": 2, "share": 1 / 4,
+                    "perplexity": pytest.approx(2)}  # fmt: skip
+    assert values["tokens"] == {"per_picture": 5, "ids": 5, "bits": 15}
+    # Each code has 2 places of either grey, n - 1 = 3; all places 4 of either, n - 1 = 7.
+    assert values["meaning"] == {"repeated": 1, "color_left": pytest.approx((4 / 3) / (8 / 7))}
+
+
+def test_mean_color_error_by_hand(tmp_path):
+    """51 levels more in every channel of three pictures, none in the white one."""
+    run = measure_reconstruction(settings(folder(tmp_path / "in", [0, 50, 100, 255])),
+                                 tmp_path / "out")  # fmt: skip
+    assert summary_of(run)["means"]["mean_color_error"]["value"] == pytest.approx(3 * 51 / 4)
+    lines = [json.loads(line) for line in (run.path / "pictures.jsonl").read_text().splitlines()]
+    assert [line["mean_color_error"] for line in lines] == pytest.approx([51, 51, 51, 0], abs=1e-4)
+
+
+def test_originals_and_codes_are_kept_for_the_page(tmp_path):
+    """Lighter loses least where it clips: of 8 pictures two ends of two, the rest at random."""
+    levels = [255, 250, 240, 10, 20, 30, 230, 225]
+    pictures = folder(tmp_path / "in", levels)
+    model = Lighter(codes=[[7], [0, 0, 1, 2]])
+    run = measure_reconstruction(settings(pictures, model=model), tmp_path / "out")
+    shown = json.loads((run.path / "shown.json").read_text())
+    assert shown["best"] == [0, 1] and set(shown["worst"]) <= {3, 4, 5}
+    assert sorted(i for kind in shown.values() for i in kind) == list(range(8))
+    for i, level in enumerate(levels):
+        assert torch.equal(read_image(run.path / "originals" / f"{i:08d}.png"), grey(level))
+    codes = json.loads((run.path / "codes.json").read_text())
+    assert codes["map"] == [2, 2] and codes["patch"] == [8, 8]
+    assert codes["cover"] == [[1, 0.5], [2, 0.75], [3, 1.0]]
+    assert [(row["id"], row["count"], row["patches"]) for row in codes["codes"]] == [
+        (0, 16, 12), (1, 8, 8), (2, 8, 8)]  # fmt: skip
+    sheet = read_image(run.path / "codes.png")
+    assert sheet.shape == (3, 24, 96)
+    greys = (255 * sheet[0, 8:16, :64]).reshape(8, 8, 8)[0, :, 0]  # each picture's once, in order
+    assert greys.tolist() == pytest.approx(levels, abs=1e-3)
+    assert float(sheet[:, 8:, 64:].min()) == 1  # and no more
+
+
+def test_classes_of_places_are_the_worlds(tmp_path, sprites):
+    """A code for background and one for all else says as much as chance does of two classes."""
+    pictures = open_pictures("world:scenes=12,seed=3")
+    classes = pictures.classes(range(12))
+
+    every = pictures.read(range(12), Frame())
+
+    class Told(Lighter):
+        codebook_size = 100
+
+        def __init__(self):
+            self.step = 0
+
+        def sizes_of(self, height, width):
+            return ((16, 16),)
+
+        def reconstruct(self, images):
+            at = [min(range(12), key=lambda k: float((image - every[k]).abs().sum()))
+                  for image in images]
+            return Reconstruction(images, [1 + place_classes(classes[at], (16, 16)).long()])
+
+    run = measure_reconstruction(settings(pictures, model=Told(), extractors=[], perceptual=[]),
+                                 tmp_path / "out")  # fmt: skip
+    meaning = summary_of(run)["meaning"]
+    assert meaning["same_class"] == 1 and 0.3 < meaning["chance"] < 0.95
+    rows = json.loads((run.path / "codes.json").read_text())["codes"]
+    assert rows[0]["class"] == "background" and all(row["class_share"] == 1 for row in rows)
+    named = {CLASSES[row["id"] - 1] for row in rows[1:]}
+    assert named == {row["class"] for row in rows[1:]}
+
+
+def test_held_out_scenes(sprites):
+    held = open_pictures("world:scenes=10,split=held-out,seed=2")
+    specs = held.specs(range(10))
+    assert all(held_out(spec) for spec in specs)
+    assert len({spec.tag for spec in specs}) == 5
+    images = held.read(range(4, 6), Frame())
+    assert torch.equal(images[1:], held.read(range(5, 6), Frame()))
+    assert held.provenance()["split"] == "held-out"
+    seen = open_pictures("world:scenes=10,split=seen").specs(range(10))
+    assert not any(held_out(spec) for spec in seen)
+    for wrong in ("world:scenes=3,split=other", "world:run=x,split=seen"):
+        with pytest.raises(ValueError, match="split"):
+            open_pictures(wrong)
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
@@ -225,7 +328,7 @@ def test_memory_is_shared_out(tmp_path):
     ({"extractors": [Mean(), Mean()]}, ValueError, "features mean are asked for twice"),
     ({"perceptual": [Gap(), Gap()]}, ValueError, "asked for twice: lpips_gap, lpips_gap"),
     ({"scorer": FakeScorer()}, ValueError, "truth is known"),
-    ({"frame": Frame(20)}, ValueError, "are 20 x 20; .* multiples of 8 pixels: give --size"),
+    ({"frame": Frame(20)}, ValueError, "are 20 x 20: .* multiples of 8 pixels; --size"),
     ({"frame": Frame(None, 8)}, ValueError, "gaussian needs pictures of at least 11 x 11"),
 ])  # fmt: skip
 def test_what_cannot_be_measured_claims_no_folder(tmp_path, changes, error, message):
@@ -380,7 +483,7 @@ def test_a_run_gives_its_pictures_and_its_prompts_true_scenes(tmp_path, sprites)
 @pytest.mark.parametrize("text, message", [
     ("nothing", "'nothing' is no source of pictures; allowed: a folder"),
     ("world:scenes=0", "at least 1"),
-    ("world:seed=1", "either world:scenes=NUMBER or world:run=FOLDER"),
+    ("world:seed=1", "either world:scenes=NUMBER .* or world:run=FOLDER"),
     ("world:scene=3", "did you mean 'scenes'"),
     ("empty", r"holds no pictures \(.jpeg, .jpg, .png, .webp\)"),
     ("text", "x.png: not a PNG, JPEG or WEBP picture"),

@@ -5,22 +5,31 @@
     rFID                the reconstructions' distance from the same originals; "fd_…" of others
     verdicts            share of the originals' true verdicts that hold of the reconstructions,
                         by task and over all, Wilson's 95 %
-    codebook            share of codes used and perplexity, over all pictures
+    mean_color_error    |mean of x - mean of y| a channel, in 8-bit levels, mean of the three
+    tokens              how many a generator draws for a picture, and bits of its ids: n log2 K
+    codebook, maps      ids, distinct ones, their share of all codes, perplexity: all maps and each
+    meaning             what codes of the last map stand for (`impasto.bench.codes`)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from impasto.bench.codes import meaning, use_of, uses
 from impasto.bench.measures import FeatureSet, distances
-from impasto.bench.reconstruction import codebook_use, decibels
+from impasto.bench.reconstruction import decibels
 from impasto.score.check import wilson
 from impasto.score.statistics import Outcome, bootstrap
 
-__all__ = ["kept_verdicts", "mean_interval", "summarise_reconstruction"]
+__all__ = ["MEANS", "kept_verdicts", "mean_interval", "summarise_ids",
+           "summarise_reconstruction"]  # fmt: skip
+
+MEANS = ("ssim_", "mean_color_error", "lpips_", "perceptual_")
+"""How the names of measures begin that are a number a picture, besides PSNR."""
 
 BOOTSTRAPPED = 1000
 OWN_NAME = ("fid", "sfid", "kid")
@@ -81,16 +90,16 @@ def kept_verdicts(before: Tensor, after: Tensor, tasks: Sequence[str]) -> dict[s
 def summarise_reconstruction(
     found: Mapping[str, Tensor], measures: Mapping[str, Mapping[str, Any]],
     restored: Mapping[str, FeatureSet], originals: Mapping[str, FeatureSet], *,
-    tasks: Sequence[str] | None = None, codebook_size: int | None = None,
+    tasks: Sequence[str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """JSON-ready. found: "mse", "ssim_…", "lpips_…", "before", "after", "codes" over all pictures.
+    """JSON-ready. found: "mse", "ssim_…", "lpips_…", "before", "after" over all pictures.
 
     measures, restored, originals: by the extractor's name. tasks: of each picture, where verdicts
-    were asked for. codebook_size: of a vector-quantised model.
+    were asked for.
     """
     values: dict[str, Any] = {"psnr": _psnr(found["mse"])}
     values |= {key: mean_interval(value) for key, value in sorted(found.items(), reverse=True)
-               if key.startswith(("ssim_", "lpips_", "perceptual_"))}  # fmt: skip
+               if key.startswith(MEANS)}  # fmt: skip
     between: dict[str, dict[str, float]] = {}
     for name, wanted in measures.items():
         for key, value in distances(name, wanted, restored[name], originals[name]).items():
@@ -99,7 +108,20 @@ def summarise_reconstruction(
     summary: dict[str, Any] = {"means": values, "distances": between}
     if tasks is not None:
         summary["verdicts"] = kept_verdicts(found["before"], found["after"], tasks)
-    if codebook_size is not None:
-        use = codebook_use(found["codes"], codebook_size)
-        summary["codebook"] = {"size": codebook_size, **use._asdict()}
     return summary
+
+
+def summarise_ids(
+    found: Mapping[str, Tensor], sizes: Sequence[tuple[int, int]], codebook_size: int, tokens: int
+) -> dict[str, Any]:
+    """JSON-ready. found: "codes" (N, n), of maps of `sizes` one after another; "place_color" and
+    perhaps "place_class" of the last map's places. tokens: of a picture, as a generator counts."""
+    codes = found["codes"]
+    last = codes[:, -sizes[-1][0] * sizes[-1][1] :]
+    return {
+        "tokens": {"per_picture": tokens, "ids": codes.shape[1],
+                   "bits": codes.shape[1] * math.log2(codebook_size)},
+        "codebook": {"size": codebook_size, **use_of(codes, codebook_size)},
+        "maps": uses(codes, sizes, codebook_size),
+        "meaning": meaning(last, found["place_color"], found.get("place_class")),
+    }  # fmt: skip

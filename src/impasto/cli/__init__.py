@@ -16,11 +16,12 @@ from impasto.cli.demo import demo
 from impasto.cli.doctor import doctor
 from impasto.cli.draw import generate
 from impasto.cli.errors import EXIT_CODES
-from impasto.cli.evaluate import evaluate
+from impasto.cli.evaluate import EvalCommand, evaluate
 from impasto.cli.measure import measure_distance, measure_reconstruction
 from impasto.cli.serve import serve
 from impasto.cli.show import bench_export, ls, scorers_check
 from impasto.cli.stack import run
+from impasto.cli.tokenize import detokenize, tokenize
 from impasto.cli.train import train
 from impasto.cli.world import world_export
 
@@ -46,11 +47,13 @@ measure_app = typer.Typer(help="Pictures without prompts: what an autoencoder lo
 
 app.command("demo")(demo)
 app.command("generate")(generate)
-app.command("eval")(evaluate)
+app.command("eval", cls=EvalCommand)(evaluate)
 app.command("compare")(compare)
 app.command("run")(run)
 app.command("train")(train)
 app.command("convert")(convert)
+app.command("tokenize")(tokenize)
+app.command("detokenize")(detokenize)
 app.command("serve")(serve)
 app.command("ls")(ls)
 app.command("doctor")(doctor)

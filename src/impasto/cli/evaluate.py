@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from impasto.cli import build, options
 from impasto.cli.errors import guarded
+from impasto.cli.measure import eval_reconstruction
 from impasto.cli.progress import progress
 
-__all__ = ["evaluate"]
+__all__ = ["EvalCommand", "evaluate"]
+
+
+class EvalCommand(TyperCommand):
+    """`eval BENCH`; but `eval reconstruction` is a command with options of its own."""
+
+    @property
+    def inner(self) -> dict[str, Any]:
+        """Commands by the word that comes first."""
+        app = typer.Typer(add_completion=False)
+        app.command("reconstruction")(eval_reconstruction)
+        return {"reconstruction": typer.main.get_command(app)}
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **more: Any) -> Any:
+        if args and args[0] in (inner := self.inner):
+            return inner[args[0]].make_context(f"{info_name} {args[0]}", args[1:], *rest, **more)
+        return super().make_context(info_name, args, *rest, **more)
 
 
 @guarded
 def evaluate(
     *,
-    bench: Annotated[str, typer.Argument(help="Bench; see 'impasto ls benches'.")],
+    bench: Annotated[
+        str, typer.Argument(help="Bench; see 'impasto ls benches'. Or reconstruction, of a "
+                                 "tokenizer: 'impasto eval reconstruction --help'."),
+    ],
     model: Annotated[
         str | None, typer.Option(help="Model to draw with; see 'impasto ls models'.")
     ] = None,
@@ -64,6 +85,9 @@ def evaluate(
     Or judge pictures that were drawn or edited elsewhere, or answers to a bench's questions. The
     same command again goes on where it was interrupted.
     """
+    if bench == "reconstruction":
+        raise ValueError("reconstruction comes first: impasto eval reconstruction --tokenizer "
+                         "NAME [PICTURES]")  # fmt: skip
     sampling = (steps, guidance, height, width)
     if answers is not None or judge is not None:
         _check_asked(model, images, (scorer, second, samples, *sampling), search, workers)

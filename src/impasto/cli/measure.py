@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,10 +15,13 @@ from impasto.cli.progress import progress
 if TYPE_CHECKING:
     from impasto.run.directory import RunDirectory
 
-__all__ = ["measure_distance", "measure_reconstruction"]
+__all__ = ["eval_reconstruction", "measure_distance", "measure_reconstruction"]
 
 STICKER_FEATURES = ["sticker-detector", "sticker-clip"]
 SOURCES = "a folder, a run, an .npz file, world:scenes=NUMBER or world:run=FOLDER"
+
+HELD_OUT = "world:scenes=500,split=held-out"
+"""Combinations that no training shows."""
 
 Size = Annotated[
     int | None,
@@ -28,32 +32,35 @@ Measured = Annotated[
     typer.Option(min=8, help="Resize both sides to MEASURED x MEASURED before they are compared "
                              "(PyTorch's bicubic, as TokenFlow does)."),
 ]  # fmt: skip
+Perceptual = Annotated[
+    list[str] | None,
+    typer.Option(help="LPIPS, once for each variant; see 'impasto ls perceptual'."),
+]
+Features = Annotated[
+    list[str] | None,
+    typer.Option(help="Features for rFID and its kin, once for each; see 'impasto ls features' "
+                      "(default: the sticker world's for its scenes, else none)."),
+]  # fmt: skip
+Verdicts = Annotated[
+    str | None,
+    typer.Option(help="Scorer of the verdicts that are kept, for the world's scenes (default "
+                      "there: sticker)."),
+]  # fmt: skip
 
 
 @guarded
 def measure_reconstruction(
     *,
     model: Annotated[
-        str, typer.Argument(help="Autoencoder: a diffusers folder (AutoencoderKL, VQModel), a "
-                            "generator with a vae/, or the name of one that ships."),
+        str, typer.Argument(help="Autoencoder or tokenizer: a name of 'impasto ls tokenizers', a "
+                                 "folder of one or of a generator with one, or a hub id."),
     ],
     pictures: Annotated[str, typer.Argument(help=f"Originals: {SOURCES}.")],
     size: Size = None,
     measured: Measured = None,
-    perceptual: Annotated[
-        list[str] | None,
-        typer.Option(help="LPIPS, once for each variant; see 'impasto ls perceptual'."),
-    ] = None,
-    features: Annotated[
-        list[str] | None,
-        typer.Option(help="Features for rFID and its kin, once for each; see 'impasto ls "
-                          "features' (default: the sticker world's for its scenes, else none)."),
-    ] = None,
-    scorer: Annotated[
-        str | None,
-        typer.Option(help="Scorer of the verdicts that are kept, for the world's scenes (default "
-                          "there: sticker)."),
-    ] = None,
+    perceptual: Perceptual = None,
+    features: Features = None,
+    scorer: Verdicts = None,
     batch_size: options.BatchSize = 8,
     device: options.Device = "auto",
     out: options.OutFolder = None,
@@ -61,10 +68,51 @@ def measure_reconstruction(
 ) -> None:  # fmt: skip
     """Measure what an autoencoder leaves of pictures: PSNR, SSIM, LPIPS, rFID, verdicts, codes.
 
-    Writes a run folder with the reconstructions; the same command again goes on where it was
-    interrupted. A distance is FID only with the published weights, and its flavour is in its name.
+    The same as 'impasto eval reconstruction': a run folder with the reconstructions and a page.
     """
+    _reconstruct(model, pictures, size=size, measured=measured, perceptual=perceptual,
+                 features=features, scorer=scorer, batch_size=batch_size, device=device, out=out,
+                 as_json=as_json)  # fmt: skip
+
+
+@guarded
+def eval_reconstruction(
+    *,
+    pictures: Annotated[
+        str, typer.Argument(help=f"Originals: {SOURCES}. Scenes may be of a split: "
+                                 f"world:scenes=500,split=held-out."),
+    ] = HELD_OUT,
+    tokenizer: options.Tokenizer,
+    size: Size = None,
+    measured: Measured = None,
+    perceptual: Perceptual = None,
+    features: Features = None,
+    scorer: Verdicts = None,
+    batch_size: options.BatchSize = 8,
+    device: options.Device = "auto",
+    out: options.OutFolder = None,
+    as_json: options.Json = False,
+) -> None:  # fmt: skip
+    """Measure a tokenizer: what its reconstructions keep, and how its codes are used.
+
+    PSNR, SSIM, LPIPS, mean colour, rFID, verdicts kept; ids and bits a picture, use and meaning
+    of codes by scale. Writes a run folder with the reconstructions and a page to look at, which
+    'impasto compare' makes of several runs. The same command again goes on where it was
+    interrupted. A distance is FID only with the published weights; its flavour is in its name.
+    """
+    _reconstruct(tokenizer, pictures, size=size, measured=measured, perceptual=perceptual,
+                 features=features, scorer=scorer, batch_size=batch_size, device=device, out=out,
+                 as_json=as_json)  # fmt: skip
+
+
+def _reconstruct(
+    model: str, pictures: str, *, size: int | None, measured: int | None,
+    perceptual: list[str] | None, features: list[str] | None, scorer: str | None,
+    batch_size: int, device: str, out: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Both commands."""
     from impasto.models.autoencoders import load_autoencoder
+    from impasto.report.reconstruction import write_reconstruction_report
     from impasto.run.pictures import Frame, open_pictures
     from impasto.run.reconstruction import ReconstructionSettings
     from impasto.run.reconstruction import measure_reconstruction as run_it
@@ -86,7 +134,8 @@ def measure_reconstruction(
     )
     with progress(quiet=as_json) as report:
         run = run_it(settings, out, batch_size=batch_size, progress=report)
-    _show(run, as_json)
+    page = write_reconstruction_report([run.path], run.path / "report.html")
+    _show(run, as_json, page)
 
 
 @guarded
@@ -124,14 +173,15 @@ def measure_distance(
     _show(run, as_json)
 
 
-def _show(run: RunDirectory, as_json: bool) -> None:
+def _show(run: RunDirectory, as_json: bool, page: Path | None = None) -> None:
     from impasto.report.measured import measured_text
     from impasto.run.directory import read_json
 
-    summary = read_json(run.summary)
+    summary, cost = read_json(run.summary), read_json(run.cost)
     if as_json:
-        print(json.dumps({"run": str(run.path), "summary": summary}, indent=2,
+        more = {} if page is None else {"page": str(page), "cost": cost}
+        print(json.dumps({"run": str(run.path), "summary": summary, **more}, indent=2,
                          ensure_ascii=False))  # fmt: skip
         return
-    print(measured_text(summary))
-    print(run.summary)
+    print(measured_text(summary, cost.get("pictures_per_second")))
+    print(run.summary if page is None else f"report: {page}")

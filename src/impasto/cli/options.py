@@ -8,9 +8,14 @@ from typing import Annotated
 import typer
 
 __all__ = ["BatchSize", "Device", "Guidance", "Height", "Json", "Limit", "Model", "OutFolder",
-           "RecipeOut", "Samples", "Seed", "Steps", "Width", "Workers", "named_after"]  # fmt: skip
+           "RecipeOut", "Samples", "Seed", "Steps", "Tokenizer", "Width", "Workers",
+           "named_after"]  # fmt: skip
 
 Model = Annotated[str, typer.Option(help="Model to draw with; see 'impasto ls models'.")]
+Tokenizer = Annotated[
+    str, typer.Option(help="Tokenizer: a name of 'impasto ls tokenizers', a folder of one or of a "
+                           "generator with one, or a hub id."),
+]  # fmt: skip
 Seed = Annotated[int, typer.Option(help="Seed; every picture's own seed follows from it.")]
 Limit = Annotated[
     int | None, typer.Option(min=1, help="Prompts, spread over the tasks (default: all).")

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from impasto.report import write_report
+from impasto.report.reconstruction import write_reconstruction_report
+from impasto.report.reconstruction_words import reconstruction_table
 from impasto.report.table import comparison_table
 from impasto.run.budget import Budgets
 from impasto.run.compare import Difference, compare
 from impasto.run.directory import RunDirectory, read_json
+from impasto.run.reconstructions import differences, read_reconstructions
 from impasto.score.power import Power
 
-__all__ = ["show", "write_page"]
+__all__ = ["show", "show_reconstructions", "write_page"]
 
 
 def write_page(
@@ -45,6 +48,21 @@ def show(
     if budgets is not None:
         values |= budgets.to_dict()
     print(json.dumps(values, indent=2, ensure_ascii=False))
+
+
+def show_reconstructions(runs: Sequence[Path], page: Path, as_json: bool) -> None:
+    """Write the page of tokenizers' runs, and print their table and where it is; or JSON."""
+    write_reconstruction_report(runs, page)
+    read = read_reconstructions(runs)
+    changes = [differences(read[0], run) for run in read[1:]]
+    if not as_json:
+        print(reconstruction_table(read, changes))
+        print(f"report: {page}")
+        return
+    print(json.dumps({"page": str(page), "runs": [_run(RunDirectory(path)) for path in runs],
+                      "differences": [{"a": str(runs[0]), "b": str(path), "measures": change}
+                                      for path, change in zip(runs[1:], changes, strict=True)]},
+                     indent=2, ensure_ascii=False))  # fmt: skip
 
 
 def _run(run: RunDirectory) -> dict[str, Any]:

@@ -96,8 +96,8 @@ def _kind(folder: Path) -> str:
     load."""
     kind = str(read_json(folder / "config.json").get("_class_name"))
     if kind in SCALED:
-        raise ValueError(f"{folder} holds a {kind} alone, and its scales are its generator's: give "
-                         f"the generator's folder")  # fmt: skip
+        raise ValueError(f"{folder} holds a {kind} alone, and its scales are its generator's: "
+                         f"give the generator's folder")  # fmt: skip
     if kind not in CLASSES and kind not in OWN:
         raise ValueError(f"{folder} holds a {kind}; allowed: {', '.join([*CLASSES, *OWN])}, and "
                          f"folders of generators with one of them or of a next-scale family"

@@ -157,8 +157,7 @@ class LatentAutoencoder(Autoencoder):
     def sizes_of(self, height: int, width: int) -> Sizes:
         if height % self.factor or width % self.factor:
             raise ValueError(f"this autoencoder takes pictures whose sides are multiples of "
-                             f"{self.factor} pixels, not {width} x {height}; cut them to a "
-                             f"square that fits: --size")  # fmt: skip
+                             f"{self.factor} pixels, not {width} x {height}")  # fmt: skip
         return ()
 
     def encode(self, images: Tensor) -> Code:
@@ -247,8 +246,7 @@ class ScaleAutoencoder(Autoencoder):
     def sizes_of(self, height: int, width: int) -> Sizes:
         if (height, width) != self.size:
             raise ValueError(f"this tokenizer takes pictures of {self.size[1]} x {self.size[0]} "
-                             f"pixels, not {width} x {height}; cut them: --size {self.size[0]}"
-                             )  # fmt: skip
+                             f"pixels, not {width} x {height}")  # fmt: skip
         return self._maps()
 
     def _maps(self) -> Sizes:

@@ -39,9 +39,28 @@ def _rows(summary: Mapping[str, Any]) -> Iterator[Row]:
             yield name, value, f"{spread} {entry['kept']} of {entry['of']}"
         if verdicts["overall"] is not None:
             yield _row("verdicts kept", verdicts["overall"])
-    if (codebook := summary.get("codebook")) is not None:
-        yield "share of codes used", _number(codebook["share"]), f"of {codebook['size']:,}"
-        yield "perplexity of codes", _number(codebook["perplexity"]), ""
+    yield from _codes(summary)
+
+
+def _codes(summary: Mapping[str, Any]) -> Iterator[Row]:
+    if (codebook := summary.get("codebook")) is None:
+        return
+    tokens, (height, width) = summary["tokens"], summary["size"]
+    yield "tokens a picture", _number(tokens["per_picture"]), ""
+    a_pixel = tokens["bits"] / (height * width)
+    yield "bits a picture", _number(tokens["bits"]), f"{a_pixel:.3g} a pixel"
+    maps = summary["maps"] if len(summary["maps"]) > 1 else []
+    named = [(f", map {entry['size'][0]} x {entry['size'][1]}", entry) for entry in maps]
+    for name, entry in [*named, ("", codebook)]:
+        yield (f"codes used{name}", _number(entry["distinct"]),
+               f"of {codebook['size']:,}, for {entry['ids']:,} ids; perplexity "
+               f"{_number(entry['perplexity'])}")  # fmt: skip
+    meaning = summary["meaning"]
+    if meaning.get("same_class") is not None:
+        yield ("same class within a code", _number(meaning["same_class"]),
+               f"by chance {_number(meaning['chance'])}")  # fmt: skip
+    if meaning["color_left"] is not None:
+        yield "colour variance left in a code", _number(meaning["color_left"]), ""
 
 
 def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -70,9 +89,20 @@ def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"compared at {summary['measured']} x {summary['measured']}"
 
 
-def measured_text(summary: Mapping[str, Any]) -> str:
-    """Names, values and intervals, then what they are of; without a final line end."""
-    rows = list(_rows(summary))
+def _speeds(speed: Mapping[str, Any] | None) -> Iterator[Row]:
+    if speed is None:
+        return
+    for what in ("encode", "decode"):
+        yield (f"pictures {what}d a second", _number(speed[what]),
+               f"{speed['batch']} at once on {speed['device']}")  # fmt: skip
+
+
+def measured_text(summary: Mapping[str, Any], speed: Mapping[str, Any] | None = None) -> str:
+    """Names, values and intervals, then what they are of; without a final line end.
+
+    speed: `cost.json`'s "pictures_per_second", of a GPU.
+    """
+    rows = [*_rows(summary), *_speeds(speed)]
     widths = [max((len(row[i]) for row in rows), default=0) for i in (0, 1)]
     lines = [f"{name:<{widths[0]}}  {value:>{widths[1]}}  {spread}".rstrip()
              for name, value, spread in rows]  # fmt: skip

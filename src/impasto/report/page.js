@@ -3,6 +3,7 @@
 document.documentElement.classList.add("js");
 
 const form = document.querySelector("form.filter");
+const noun = form.dataset.noun ?? "prompt"; // what an article is about
 const rows = [...document.querySelectorAll(".gallery > article")].map((article) => ({
   article,
   task: article.dataset.task,
@@ -59,7 +60,7 @@ function filter() {
   }
   const of = prompts < rows.length ? ` of ${rows.length.toLocaleString("en")}` : "";
   form.querySelector("output").textContent =
-    `${prompts.toLocaleString("en")}${of} prompt${rows.length === 1 ? "" : "s"}, ` +
+    `${prompts.toLocaleString("en")}${of} ${noun}${rows.length === 1 ? "" : "s"}, ` +
     words(pictures, "picture");
   document.querySelector(".none").hidden = prompts > 0;
 }

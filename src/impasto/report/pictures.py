@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from impasto.images import from_pil, read_image, to_pil, webp_bytes
+from impasto.images import from_pil, png_bytes, read_image, to_pil, webp_bytes
 
-__all__ = ["KEPT_BYTES", "SIDE", "Embedded", "embed"]
+__all__ = ["KEPT_BYTES", "SIDE", "Embedded", "embed", "embedded"]
 
 SIDE = 512
 """Longest side of a picture on the page, in pixels; larger ones are scaled down."""
@@ -34,9 +34,17 @@ def embed(path: Path) -> Embedded:
     if not path.is_file():
         raise ValueError(f"{path} is gone, and the report shows it; put it back, or make the run "
                          f"anew in another folder")  # fmt: skip
-    image = read_image(path)
-    height, width = image.shape[1:]
-    data, kind = path.read_bytes(), "png"
+    return _as_uri(read_image(path), path.read_bytes())
+
+
+def embedded(image: Tensor) -> Embedded:
+    """A picture (3, H, W) that lies in no file of its own."""
+    return _as_uri(image, png_bytes(image))
+
+
+def _as_uri(image: Tensor, data: bytes) -> Embedded:
+    """data: of the picture's file."""
+    (height, width), kind = image.shape[1:], "png"
     if not (data.startswith(PNG) and len(data) <= KEPT_BYTES and max(height, width) <= SIDE):
         data, kind = _webp(image), "webp"
     src = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -6,18 +6,27 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from impasto.files import json_text
-from impasto.report.data import Run
 from impasto.report.words import DASH
+from impasto.run.directory import RunDirectory
 
 __all__ = ["FILES", "Setting", "files", "settings", "whole"]
 
 FILES = ("run.json", "summary.json", "cost.json", "results.jsonl", "second.jsonl", "seen.jsonl",
-         "images")  # fmt: skip
+         "pictures.jsonl", "codes.json", "images")  # fmt: skip
 LONG = ("texts",)
 """Settings too long for a table; they are in the whole record."""
+
+
+class Recorded(Protocol):
+    """A finished run of any kind."""
+
+    @property
+    def folder(self) -> RunDirectory: ...
+    @property
+    def record(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ def _part(key: str) -> str:
     return key.partition(".")[0]
 
 
-def settings(runs: Sequence[Run]) -> list[Setting]:
+def settings(runs: Sequence[Recorded]) -> list[Setting]:
     """Every leaf of the runs' records, in their order; a dash where one has none."""
     records = [dict(_leaves(run.record)) for run in runs]
     keys = list(dict.fromkeys(key for record in records for key in record))
@@ -53,12 +62,12 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
     return [Setting(key, tuple(record.get(key, DASH) for record in records)) for key in keys]
 
 
-def whole(run: Run) -> str:
+def whole(run: Recorded) -> str:
     """`run.json`, indented."""
     return json_text(run.record)
 
 
-def files(run: Run, page: Path) -> list[str]:
+def files(run: Recorded, page: Path) -> list[str]:
     """The run's files that are there, relative to the page's folder, with "/"."""
     start = page.resolve().parent
     there = [run.folder.path.resolve() / name for name in FILES]

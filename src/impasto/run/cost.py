@@ -53,6 +53,7 @@ class Meter:
         self.seconds = dict.fromkeys(PHASES, 0.0) if drawn else {"score": 0.0}
         self.peak: dict[str, int] = {}
         self.spent = Cost()
+        self.more: dict[str, Any] = {}
         self.resumed = self.path.exists()
         if self.resumed:
             before = read_json(self.path)
@@ -73,6 +74,11 @@ class Meter:
         """Take in a process's peak memory: the record has the largest of any one process."""
         self.peak |= {key: max(value, self.peak.get(key, 0)) for key, value in peak.items()}
 
+    def tell(self, **more: Any) -> None:
+        """Save further entries of a run's own kind."""
+        self.more |= more
+        self.save()
+
     def save(self) -> None:
         """Write `cost.json`."""
         self.seen(peak_memory())
@@ -82,6 +88,7 @@ class Meter:
             "peak_memory_bytes": self.peak,
             "device": device_name(),
             "resumed": self.resumed,
+            **self.more,
         }
         write_json(self.path, values)
 

@@ -5,7 +5,9 @@
     FILE.npz                    uint8 pictures (N, H, W, 3) under arr_0, as guided-diffusion's
                                 evaluator takes them; or, of a reference, moments that it was
                                 published with: mu and sigma, of sFID mu_s and sigma_s; or both
-    world:scenes=600,seed=1     true scenes, GenEval's six tasks in turn
+    world:scenes=600,seed=1     true scenes, GenEval's six tasks in turn; with split=held-out those
+                                with a combination that no training shows (`world.splits`), of the
+                                five tasks that combine anything
     world:run=FOLDER,seed=1     a true scene for each picture that a run has judged: its prompt
 
 All pictures of a set have one size, or are brought to one (`Frame`).
@@ -36,7 +38,7 @@ from impasto.images import centre_crop, image_size, quantise, read_image
 from impasto.run.directory import RunDirectory
 from impasto.score.check import task_scene
 from impasto.spec import Spec
-from impasto.world import Renderer, Scene, Sprites, compose
+from impasto.world import Renderer, Scene, Split, Sprites, compose, sample_spec
 from impasto.world.tasks import GENEVAL_TASKS
 from impasto.zoo.registry import Registry
 
@@ -44,6 +46,7 @@ __all__ = ["Frame", "Pictures", "open_pictures"]
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 SOURCES: Registry[Pictures] = Registry("source of pictures")
+COMBINING = tuple(task for task in GENEVAL_TASKS if task != "single_object")
 Size = tuple[int, int]
 """Height and width."""
 
@@ -108,6 +111,11 @@ class Pictures(ABC):
 
     def specs(self, at: range) -> list[Spec] | None:
         """What is true of them; None where nobody knows."""
+        return None
+
+    def classes(self, at: range) -> Tensor | None:
+        """(B, H, W) int64: the class of each pixel of the uncut pictures, by its place in
+        `spec.CLASSES`, -1 for the background; None where nobody knows."""
         return None
 
     @abstractmethod
@@ -180,16 +188,27 @@ class _Array(Pictures):
 
 
 class _World(Pictures):
-    def __init__(self, name: str, specs: Sequence[Spec] | None, count: int, seed: int) -> None:
-        """specs: of a run's pictures; None: the six tasks in turn."""
-        self.name, self.seed, self.sprites = name, seed, Sprites.load()
+    def __init__(
+        self, name: str, specs: Sequence[Spec] | None, count: int, seed: int,
+        split: Split | None = None,
+    ) -> None:  # fmt: skip
+        """specs: of a run's pictures; None: the tasks in turn, of a split where one is given."""
+        self.name, self.seed, self.split, self.sprites = name, seed, split, Sprites.load()
         self.draw, self.known = Renderer(self.sprites), specs
         self.names = [f"scene {i:06d}" for i in range(count)]
         self.scenes = lru_cache(maxsize=1)(self._scenes)  # asked for pictures, then for specs
         side = self.scenes(range(1))[0].size
         self.size = side, side
 
+    def _of_split(self, i: int, split: Split) -> Scene:
+        rng = np.random.default_rng([self.seed, i])
+        task = COMBINING[i % len(COMBINING)]
+        return compose(sample_spec(rng, self.sprites.classes, split, {task: 1.0}), rng,
+                       self.sprites)  # fmt: skip
+
     def _scenes(self, at: range) -> list[Scene]:
+        if self.split is not None:
+            return [self._of_split(i, self.split) for i in at]
         if self.known is None:
             return [task_scene(i, self.seed, self.sprites)[0] for i in at]
         return [compose(self.known[i], np.random.default_rng([self.seed, i]), self.sprites)
@@ -201,8 +220,15 @@ class _World(Pictures):
     def specs(self, at: range) -> list[Spec]:
         return [scene.spec for scene in self.scenes(at)]
 
+    def classes(self, at: range) -> Tensor:
+        drawn = self.draw(self.scenes(at))
+        shown = torch.where(drawn.masks, drawn.classes[:, :, None, None], -1)
+        return shown.amax(1)  # a pixel is of one object at most
+
     def provenance(self) -> dict[str, Any]:
         record = {"world": "sticker", "pictures": len(self), "seed": self.seed}
+        if self.split is not None:
+            return record | {"tasks": list(COMBINING), "split": self.split.name}
         if self.known is None:
             return record | {"tasks": list(GENEVAL_TASKS)}
         digest = hashlib.sha256("".join(s.to_json() for s in self.known).encode())
@@ -211,15 +237,17 @@ class _World(Pictures):
 
 @SOURCES.register("world")
 def _world(
-    *, name: str, scenes: int | None = None, run: str | None = None, seed: int = 1
-) -> Pictures:
+    *, name: str, scenes: int | None = None, run: str | None = None, seed: int = 1,
+    split: str | None = None,
+) -> Pictures:  # fmt: skip
     """True scenes of the sticker world."""
-    if (scenes is None) == (run is None):
-        raise ValueError("give either world:scenes=NUMBER or world:run=FOLDER")
+    if (scenes is None) == (run is None) or (run is not None and split is not None):
+        raise ValueError("give either world:scenes=NUMBER (and a split, if any) or "
+                         "world:run=FOLDER")  # fmt: skip
     if run is None:
         if not isinstance(scenes, int) or scenes < 1:
             raise ValueError(f"scenes must be at least 1, given {scenes!r}")
-        return _World(name, None, scenes, seed)
+        return _World(name, None, scenes, seed, None if split is None else Split(split))
     results = RunDirectory.existing(run).results
     if not results.is_file():
         raise ValueError(f"{run} has no results.jsonl: it was not judged, so its prompts' demands "

@@ -1,11 +1,14 @@
-"""What an autoencoder leaves of pictures: the run behind `impasto measure reconstruction`.
+"""What an autoencoder leaves of pictures: the run behind `impasto eval reconstruction` and
+`impasto measure reconstruction`.
 
     OUT/run.json  OUT/images/00000000.png …  OUT/parts/…  OUT/pictures.jsonl  OUT/summary.json
+    and what the page shows besides (`impasto.run.shown`)
 
 A picture is read, cut (`Frame`), reconstructed and put on the 8-bit grid, so that every figure is
 of what is in images/. (Rounded; LlamaGen and TokenFlow cut off 127.5 x + 128 of x in [-1, 1],
 which is the same but for exact halves.) pictures.jsonl has a line for each: {"name", "image",
-"psnr" (null for one that came back exactly), "ssim_…", "lpips_…", "before", "after" (verdicts)}.
+"psnr" (null for one that came back exactly), "ssim_…", "mean_color_error" (8-bit levels),
+"lpips_…", "before", "after" (verdicts)}.
 """
 
 from __future__ import annotations
@@ -19,8 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from impasto.bench.codes import place_classes, place_colors
 from impasto.bench.reconstruction import SSIMS, decibels, ssim
-from impasto.bench.reconstruction_summary import summarise_reconstruction
+from impasto.bench.reconstruction_summary import (
+    MEANS,
+    summarise_ids,
+    summarise_reconstruction,
+)
 from impasto.files import write_json, write_text
 from impasto.images import quantise, write_png
 from impasto.models.autoencoders import Autoencoder
@@ -37,6 +45,8 @@ from impasto.run.distance import (
 from impasto.run.parts import in_parts
 from impasto.run.pictures import Frame, Pictures
 from impasto.run.provenance import default_folder, normal, versions
+from impasto.run.shown import image_name, keep_codes, keep_pictures
+from impasto.run.speed import pictures_per_second
 from impasto.score.base import Scorer
 from impasto.score.features import Extractor
 from impasto.score.lpips import Lpips
@@ -67,11 +77,11 @@ class ReconstructionSettings:
         if not len(self.pictures):
             raise ValueError(f"{self.pictures.name} holds moments and no pictures")
         height, width = self.pictures.framed(self.frame)
-        factor = self.model.factor
-        if height % factor or width % factor:
-            raise ValueError(f"the pictures are {width} x {height}; this autoencoder takes sides "
-                             f"that are multiples of {factor} pixels: give --size PIXELS to cut "
-                             f"them")  # fmt: skip
+        try:
+            self.model.sizes_of(height, width)
+        except ValueError as error:
+            raise ValueError(f"the pictures are {width} x {height}: {error}; --size PIXELS cuts "
+                             f"them to squares") from error  # fmt: skip
         names = [each.name for each in self.perceptual]
         if len(set(names)) < len(names):
             raise ValueError(f"perceptual distances are asked for twice: {', '.join(names)}")
@@ -124,28 +134,38 @@ def measure_reconstruction(
                              progress=lambda done, total: progress("reconstructing", done, total)
                              )  # fmt: skip
             summary = _summary(settings, found)
+        _keep(settings, run, found)
         write_text(run.path / "pictures.jsonl", _lines(pictures.names, found))
         write_json(run.summary, {
             "model": settings.model.name, "pictures": pictures.name, "number": len(pictures),
             "size": [height, width], "measured": settings.frame.measured,
             "features": resizing(settings.extractors), **summary,
         })  # fmt: skip
+        first = pictures.read(range(min(batch_size, len(pictures))), settings.frame)
+        meter.tell(pictures_per_second=pictures_per_second(settings.model, first))
     return run
 
 
-def _image(i: int) -> str:
-    """Its name below images/."""
-    return f"{i:08d}.png"
+def _keep(
+    settings: ReconstructionSettings, run: RunDirectory, found: Mapping[str, Tensor]
+) -> None:  # fmt: skip
+    """What the page shows besides figures."""
+    keep_pictures(run, settings.pictures, settings.frame, found["mse"])
+    if "codes" in found:
+        sizes = settings.model.sizes_of(*settings.pictures.framed(settings.frame))
+        keep_codes(run, settings.pictures, settings.frame, found, sizes[-1])
 
 
 def _looked(settings: ReconstructionSettings, run: RunDirectory, at: range) -> dict[str, Tensor]:
     """A row for each picture of a batch; its reconstructions are saved on the way."""
     originals = settings.pictures.read(at, settings.frame)
-    images, codes = settings.model.reconstruct(originals)
+    images, ids = settings.model.reconstruct(originals)
     restored = quantise(images)
     x, y = (settings.frame.resize(images) for images in (originals, restored))
-    found = {} if codes is None else {"codes": codes.int()}
+    found = {} if ids is None else _places(settings, at, originals, ids)
     found["mse"] = (x.double() - y.double()).square().mean((1, 2, 3))
+    gap = x.double().mean((2, 3)) - y.double().mean((2, 3))
+    found["mean_color_error"] = 255 * gap.abs().mean(1)
     # One by one: a convolution's last bits depend on the batch.
     found |= {f"ssim_{name}": torch.cat([ssim(a, b, name) for a, b in
                                          zip(x.split(1), y.split(1), strict=True)])
@@ -160,7 +180,22 @@ def _looked(settings: ReconstructionSettings, run: RunDirectory, at: range) -> d
             verdicts = settings.scorer.score(images, specs)
             found[side] = torch.tensor([bool(score.correct) for score in verdicts])
     for i, image in zip(at, restored, strict=True):  # last: what is refused leaves no folder
-        write_png(run.images / _image(i), image)
+        write_png(run.images / image_name(i), image)
+    return found
+
+
+def _places(
+    settings: ReconstructionSettings, at: range, originals: Tensor, ids: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """All ids of a batch, and what the originals show at the places of the last map."""
+    size = settings.model.sizes_of(*originals.shape[-2:])[-1]
+    codes = torch.cat(list(ids), dim=1)
+    small = (settings.model.codebook_size or 0) <= 2**31
+    found = {"codes": codes.to(torch.int32 if small else torch.int64),
+             "place_color": place_colors(originals, size)}  # fmt: skip
+    classes = settings.pictures.classes(at)
+    if classes is not None and classes.shape[1:] == originals.shape[2:]:  # not of cut pictures
+        found["place_class"] = place_classes(classes, size)
     return found
 
 
@@ -172,17 +207,21 @@ def _summary(settings: ReconstructionSettings, found: Mapping[str, Tensor]) -> d
     sets = [feature_sets(settings.extractors, len(settings.pictures), side(name))
             for name in ("restored", "originals")]  # fmt: skip
     measures = {extractor.name: extractor.measures for extractor in settings.extractors}
-    return summarise_reconstruction(found, measures, *sets, tasks=settings.tasks(),
-                                    codebook_size=settings.model.codebook_size)  # fmt: skip
+    summary = summarise_reconstruction(found, measures, *sets, tasks=settings.tasks())
+    model, codebook_size = settings.model, settings.model.codebook_size
+    if codebook_size is None:
+        return summary
+    sizes = model.sizes_of(*settings.pictures.framed(settings.frame))
+    return summary | summarise_ids(found, sizes, codebook_size, model.tokens_of(sizes))
 
 
 def _lines(names: Sequence[str], found: Mapping[str, Tensor]) -> str:
     """pictures.jsonl."""
     rows = []
-    kept = [key for key in found if key.startswith(("ssim_", "lpips_", "perceptual_"))]
+    kept = [key for key in found if key.startswith(MEANS)]
     for i, name in enumerate(names):
         mse = found["mse"][i]
-        row: dict[str, Any] = {"name": name, "image": _image(i)}
+        row: dict[str, Any] = {"name": name, "image": image_name(i)}
         row["psnr"] = None if mse == 0 else float(decibels(mse))
         row |= {key: float(found[key][i]) for key in kept}
         row |= {side: bool(found[side][i]) for side in ("before", "after") if side in found}
