@@ -118,8 +118,8 @@ def restated(weights, x, mask, depth=2, heads=2):
 
     for i in range(depth):
         w = {key.removeprefix(f"model.layers.{i}."): value for key, value in weights.items()}
-        q, k, v = (F.linear(x, w[f"self_attn.{name}_proj.weight"]).view(n, heads, d).transpose(0, 1)
-                   for name in "qkv")  # fmt: skip
+        q, k, v = (F.linear(x, w[f"self_attn.{name}_proj.weight"]) for name in "qkv")
+        q, k, v = (part.view(n, heads, d).transpose(0, 1) for part in (q, k, v))
         q = turned(rms(q, w["self_attn.qknorm.query_norm.weight"], 1e-6))
         k = turned(rms(k, w["self_attn.qknorm.key_norm.weight"], 1e-6))
         p = (q @ k.transpose(1, 2) / d**0.5).masked_fill(~mask, -torch.inf).softmax(-1)
@@ -253,6 +253,7 @@ def anew(pipe, prompts, seeds, guidance):
     rows = [i for p in range(len(prompts)) for i in (p, len(prompts))]
     words, there = words[rows], there[rows]
     told, f, kept, count = [], torch.zeros(len(prompts), 10, 1, 1), [], 0
+    ids = torch.empty(0)
     for k, (h, w) in enumerate(SIZES):
         for j in range(own.passes if k else 1):
             if k:

@@ -3,9 +3,9 @@
 classes were stood in for, its equations ran as they are).
 
 Both have the same weights, each tensor drawn from its official name, norms around 1, embeddings,
-levels and positions times 3, and the same 32 codes of 6 + 4 numbers. Depth 2, width 32, 2 heads, 24
-words of which 23 is [PAD] and 20, 21, 22 are `<img>`; 6 slots for text; maps of 1, 2, 3 and 4. Every
-pass takes the likeliest id, cfg is 3.
+levels and positions times 3, and the same 32 codes of 6 + 4 numbers. Depth 2, width 32, 2 heads,
+24 words of which 23 is [PAD] and 20, 21, 22 are `<img>`; 6 slots for text; maps of 1, 2, 3 and 4.
+Every pass takes the likeliest id, cfg is 3.
 """
 
 import functools

@@ -190,4 +190,5 @@ def test_the_command_line_knows_the_kind(tmp_path):
     done = CliRunner().invoke(app, ["convert", str(tmp_path / "model.safetensors"), "--kind",
                                     "tokenflow-t2i", "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / "out" / "conversion.json").read_text())["kind"] == "tokenflow-t2i"
+    record = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert record["kind"] == "tokenflow-t2i"

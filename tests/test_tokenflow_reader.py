@@ -156,7 +156,8 @@ def test_answers_about_pictures_are_learnt(words, continuous):
     """From codes, and from continuous features by the same class: the answer is in the picture
     alone."""
     def shades(images):
-        return F.adaptive_avg_pool2d(images, 4).flatten(2).transpose(1, 2).repeat(1, 1, 4)[..., :10]
+        small = F.adaptive_avg_pool2d(images, 4).flatten(2).transpose(1, 2)
+        return small.repeat(1, 1, 4)[..., :10]
 
     reader = made(words, features=shades if continuous else None)
     images = torch.stack([torch.full((3, 32, 32), shade) for shade in (0.1, 0.9)])
@@ -264,6 +265,10 @@ def test_a_reader_of_continuous_features_is_given_them(words, tmp_path):
     assert not (tmp_path / "reader/vae").exists()
     with pytest.raises(ValueError, match="reads 'shades', which are not in its folder"):
         load_reader(tmp_path / "reader")
+    other = Shades()
+    other.name = "tints"
+    with pytest.raises(ValueError, match="reads 'shades', given 'tints'; give the features that"):
+        load_reader(tmp_path / "reader", features=other)
     again = load_reader(tmp_path / "reader", features=Shades())
     assert again.provenance()["pictures"] == {"name": "shades"}
     question = Question((pictures()[0],), "Is there a dog?")

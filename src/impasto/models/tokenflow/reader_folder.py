@@ -74,13 +74,16 @@ def load_reader(
     the tokenizer, where it is not in the reader's. Raises ValueError for what does not fit."""
     folder, dtype = Path(folder), storage.as_dtype(torch_dtype)
     values = _settings(folder)
-    if values["features"] == "codes":
+    if values["features"] == "codes" and features is None:
         own = _vae(Path(vae or folder / "vae"))
         check_digest(values["tokens"], own, f"the reader in {folder}")
         features = CodeFeatures(nn.Module.to(own, device=device, dtype=dtype))
     elif features is None:
         raise ValueError(f"the reader in {folder} reads {values['features']!r}, which are not in "
                          f"its folder; give features=…")  # fmt: skip
+    elif (name := getattr(features, "name", "")) != values["features"]:
+        raise ValueError(f"the reader in {folder} reads {values['features']!r}, given {name!r}; "
+                         f"give the features that it was trained on")  # fmt: skip
     projector: Any = storage.network_from(Projector, folder / "projector").eval()
     network = ReaderNetwork(projector, _lm(folder / "lm")).to(device=device, dtype=dtype)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
