@@ -87,9 +87,12 @@ def train_tokenflow(
     features, picture, meaning = (torch.compile(part) if compiled else part
                                   for part in (vae.features, vae.picture, vae.meaning))
     plan = torch.Generator().manual_seed(seed)
+    # Each list of scales is a graph of its own: only that of most steps is worth compiling.
+    whole = torch.compile(quantised) if compiled else quantised
 
     def attempt(_: Loop, x: Tensor) -> Attempt:
-        out = quantised(vae, features(x), drop_scale(vae.scales, plan=plan))
+        scales = drop_scale(vae.scales, plan=plan)
+        out = (whole if scales == vae.scales else quantised)(vae, features(x), scales)
         added, shown = out.vq + out.commit, {"vq": out.vq.detach()}
         if taught is not None:
             sem = semantic_loss(meaning(out.f), taught(x))
