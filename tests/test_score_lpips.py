@@ -52,6 +52,22 @@ def test_it_is_lpips(tmp_path, variant):
     assert made.name == f"lpips_{variant}_v0.1_{sha256_file(paths[0])[:8]}"
 
 
+def test_a_loss_may_be_made_of_it(alex):
+    """The gradient is that of central differences, along a direction, and only y has one."""
+    made = Lpips("alex", *alex, any_weights=True)
+    made.layers.double()
+    made.heads = [head.double() for head in made.heads]
+    x, y = (images.double() for images in drawn())
+    y = (0.9 * y).requires_grad_()
+    towards = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).double()
+    near = made.distance(x.requires_grad_(), y).sum()
+    near.backward()
+    with torch.no_grad():
+        ends = [float(made.distance(x, y + t * towards).sum()) for t in (1e-6, -1e-6)]
+    assert float((y.grad * towards).sum()) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4)
+    assert x.grad is None and all(p.grad is None for p in made.layers.parameters())
+
+
 def test_it_is_called_by_its_weights(alex, monkeypatch):
     text = f"lpips-alex:backbone={alex[0]},heads={alex[1]}"
     with pytest.raises(ValueError, match=r"alex\.pth is not the published.*lpips_alex_v0\.1_"):

@@ -190,6 +190,38 @@ def checked(folder, kind, steps=2):
     return record
 
 
+UNDER = {"generator": "autoencoder", "infinity": "infinity-tokenizer", "var": "var-tokenizer"}
+
+
+@pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")
+@pytest.mark.parametrize("kind", ["clip", "detector", "mask2former", "autoencoder", *UNDER])
+def test_the_same_command_goes_on_with_what_was_broken_off(train, monkeypatch, kind):
+    values = {"steps": 4, "checkpoint_every": 2}
+    if kind in UNDER:
+        values["autoencoder"] = str(train(UNDER[kind], "under"))
+    whole, update = train(kind, "whole", **values), Loop.update
+
+    def breaking(loop, *arguments):
+        update(loop, *arguments)
+        if loop.step == 3:
+            raise KeyError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "update", breaking)
+        with pytest.raises(KeyError, match="broken"):
+            train(kind, "broken", **values)
+    left = whole.parent / "broken" / "checkpoint"
+    assert [path.name for path in left.iterdir()] == ["00000002"]
+    with pytest.raises(ValueError, match="seed is 0 there and 1 here"):
+        train(kind, "broken", **values, seed=1)
+    resumed = train(kind, "broken", **values)
+    assert not left.exists()
+    names = [path.relative_to(whole) for path in whole.rglob("*.safetensors")]
+    assert names
+    for name in names:
+        assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
+
+
 def finite(module):
     return all(bool(torch.isfinite(p).all()) for p in module.parameters())
 

@@ -81,6 +81,35 @@ def test_the_adaptive_weight_makes_both_gradients_alike():
     assert float(w) == pytest.approx(3 / (0.1 + 1e-4 / 2**0.5), rel=1e-4) and not w.requires_grad
 
 
+def test_the_discriminator_begins_alike_in_every_process_and_changes_no_other_draw(monkeypatch):
+    """Their pictures differ, and averaged gradients keep alike only what was."""
+    objective = Objective(adversarial_weight=0.1, adversarial_start=1.0, filters=8, layers=1)
+    begun = []
+
+    def attempt(loop, x):
+        if loop.step == 0 and "adversary" in loop.carried:
+            begun.append([p.clone() for p in loop.carried["adversary"].params])
+        return Attempt(model.out(model.token(2 * x - 1)), torch.zeros(()), {})
+
+    ends = []  # after several steps, as the rate of the first is 0
+    for rank, own in ((0, objective), (1, objective), (0, None)):
+        monkeypatch.setattr(tokenizers.processes, "rank", lambda rank=rank: rank)
+        torch.manual_seed(0)
+        model = Copy()
+        train_tokenizer(model, pictures, attempt, token_parts=[], count=8, device=CPU, steps=4,
+                        batch=2, objective=own)  # fmt: skip
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    rank_0, rank_1 = begun
+    assert all(torch.equal(a, b) for a, b in zip(rank_0, rank_1, strict=True))
+    assert torch.equal(ends[0], ends[2]) and not torch.equal(ends[0], ends[1])
+
+
+def test_an_adaptive_weight_without_a_layer_to_measure_by_is_refused():
+    objective = Objective(adversarial_weight=0.1, adaptive=True)
+    with pytest.raises(ValueError, match="adaptive needs the decoder's last layer, and tokenizer"):
+        train(objective=objective, last_layer=None)
+
+
 def test_the_adversary_begins_when_it_is_told_to(monkeypatch):
     asked, learnt = [], []
     of_generator, learn = Adversary.generator_loss, Adversary.learn

@@ -17,7 +17,7 @@ from impasto.models.var.train import (
     training_loss,
 )
 from impasto.train.data import PictureCache
-from impasto.train.loop import Loop
+from impasto.train.loop import CodebookCollapse, Loop
 from impasto.train.next_scale import _scales, codebook_report, pictures
 from impasto.train.var import (
     cache_tokens,
@@ -226,6 +226,13 @@ def test_a_tokenizer_is_trained_its_codes_restarted_and_its_tokens_frozen(monkey
     assert [len(report[name]) for name in ("codes_used", "perplexity", "psnr")] == [3, 3, 3]
     assert report["all_scales"]["codes_used"] >= max(report["codes_used"])
     assert all(0.03 < used <= 1 for used in report["codes_used"])
+
+
+def test_a_codebook_that_collapses_stops_the_training(monkeypatch):
+    for name, value in (("LOOK_EVERY", 2), ("FLOOR", 1.01), ("WARM_UP", -1.0)):
+        monkeypatch.setattr(f"impasto.train.tokenizers.{name}", value)
+    with pytest.raises(CodebookCollapse, match="at step 5; no checkpoint was written before"):
+        train_var_tokenizer(tiny_var.tokenizer(), cache(), SIZES, steps=8, batch=4, lr=0.01)
 
 
 def test_the_numbers_of_scales_are_the_same_in_every_process():

@@ -24,6 +24,7 @@ __all__ = [
     "StorageError",
     "json_text",
     "lock",
+    "publish",
     "replacing",
     "sha256_file",
     "sweep",
@@ -96,6 +97,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
                 os.unlink(name)
             raise
         _fsync_folder(path.parent)
+
+
+def publish(temporary: str | Path, path: str | Path) -> None:
+    """Rename a folder of files that are whole to `path`, for good; both in one folder.
+
+    Raises StorageError, also where a folder with something in it is at `path`.
+    """
+    with _explained(Path(path)):
+        _fsync_folder(Path(temporary))
+        os.replace(temporary, path)
+        _fsync_folder(Path(path).parent)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -101,6 +101,8 @@ def _heads(variant: _Variant, tensors: Mapping[str, Tensor], where: str) -> list
 
 
 def _unit(features: Tensor) -> Tensor:
+    # In bfloat16 the difference of two units that are near is mostly rounding.
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
     return features / (features.square().sum(1, keepdim=True).sqrt() + TINY)
 
 
@@ -134,9 +136,9 @@ class Lpips:
                 kept.append(_unit(x))
         return kept
 
-    @torch.inference_mode()
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """(B,) distances of pictures (B, 3, H, W) in [0, 1], on the CPU.
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """(B,) distances of pictures (B, 3, H, W) in [0, 1], with y's gradient; x is the truth.
+        All on the networks' device.
 
         Raises ValueError for pictures of different sizes or of sides below 32 pixels.
         """
@@ -146,12 +148,19 @@ class Lpips:
         if min(x.shape[-2:]) < LEAST:
             raise ValueError(f"{self.name} needs pictures of at least {LEAST} x {LEAST} pixels, "
                              f"given {x.shape[-1]} x {x.shape[-2]}")  # fmt: skip
-        with exact_float32():
-            pairs = zip(self._features(x.to(self.device).float()),
-                        self._features(y.to(self.device).float()), self.heads, strict=True)
+        with torch.no_grad():
+            truth = self._features(x)
+        pairs = zip(truth, self._features(y), self.heads, strict=True)
+        with torch.autocast(x.device.type, enabled=False):
             layers = [torch.einsum("bchw,c->bhw", (a - b).square(), head).mean((1, 2))
                       for a, b, head in pairs]  # fmt: skip
-        return torch.stack(layers).sum(0).cpu()
+        return torch.stack(layers).sum(0)
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """`distance` in float32, of pictures anywhere; (B,) on the CPU."""
+        with exact_float32():
+            return self.distance(*(images.to(self.device).float() for images in (x, y))).cpu()
 
     def provenance(self) -> dict[str, Any]:
         return {"name": self.name, "sha256": self.hashes}

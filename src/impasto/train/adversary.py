@@ -13,11 +13,15 @@ Sources: Isola et al. 2017 (arXiv 1611.07004), appendix 6.1.2; Esser et al. 2021
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from impasto.train import processes
+from impasto.train.checkpoint import load_optimizer
 
 __all__ = ["Adversary", "Discriminator", "adaptive_weight", "hinge"]
 
@@ -62,12 +66,21 @@ class Adversary:
 
     def __init__(
         self, filters: int, layers: int, lr: float, betas: tuple[float, float],
-        device: torch.device,
+        device: torch.device, *, seed: int = 0,
     ) -> None:  # fmt: skip
-        self.model = Discriminator(filters, layers).to(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # several processes begin alike; nothing else is drawn anew
+            self.model = Discriminator(filters, layers).to(device)
         self.params = list(self.model.parameters())
         self.optimizer = torch.optim.Adam(self.params, lr=lr, betas=betas)
         self.lr = lr
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        load_optimizer(self.optimizer, state["optimizer"])
 
     def generator_loss(self, y: Tensor) -> Tensor:
         """L_G of pictures (B, 3, H, W) in [-1, 1]."""

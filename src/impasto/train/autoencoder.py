@@ -15,7 +15,7 @@ from torch import Tensor
 
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
-from impasto.train.tokenizers import Attempt, cached, train_tokenizer
+from impasto.train.tokenizers import Attempt, cached, last_weight, train_tokenizer
 
 __all__ = ["train_autoencoder"]
 
@@ -43,6 +43,7 @@ def train_autoencoder(
     side = cache.images.shape[-1]
     loop = train_tokenizer(model, cached(cache, (side, side)), attempt,
                            token_parts=[model.encoder], count=len(cache),
-                           device=cache.images.device, name="autoencoder",
+                           device=cache.images.device, name="autoencoder", compiled=compiled,
+                           last_layer=last_weight(model.decoder),
                            **numbers)  # fmt: skip
     return model, loop

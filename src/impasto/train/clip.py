@@ -6,13 +6,15 @@ Losses on one model, each a cross-entropy over cosines times the learnt scale:
              object-colours
     match    pictures against captions of the batch plus, for each, the caption with one fact
              altered
-    place    where asked for: single patches against the texts of all object-colours and of the
-             80 objects as they are, so that patches alone tell what is where
+    place    where asked for, instead of the crops: single patches against the texts of all
+             object-colours and of the 80 objects as they are, so that patches alone tell what is
+             where
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from impasto.score.color import TEMPLATES
 from impasto.score.detector import tight_boxes
 from impasto.spec import CLASSES, COLORS
 from impasto.train import processes
+from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
 from impasto.train.rough import roughen
@@ -137,11 +140,41 @@ def _words(model: CLIPModel, ids: Tensor) -> Tensor:
     return F.normalize(out.float(), dim=-1)
 
 
+class _Colors:
+    """The loss of crops."""
+
+    def __init__(
+        self, model: CLIPModel, tokenizer: PreTrainedTokenizerFast, cache: PictureCache,
+        features: Callable[[CLIPModel, Tensor], Tensor],
+    ) -> None:  # fmt: skip
+        self.model, self.cache, self.features = model, cache, features
+        self.size = model.config.vision_config.image_size
+        names = [(c, x) for x in CLASSES for c in COLORS]
+        self.columns = torch.stack([
+            token_ids(tokenizer, [t.format(color=c, cls=x) for c, x in names]) for t in TEMPLATES
+        ]).to(cache.images.device)  # fmt: skip
+
+    def __call__(self, images: Tensor, rows: Tensor, scale: Tensor, step: int) -> Tensor:
+        masks, target, picked = _colored_objects(self.cache, rows)
+        cut = crops(images[picked], _jittered(masks), self.size)
+        hues = _words(self.model, self.columns[step % len(TEMPLATES)])
+        return F.cross_entropy(scale * self.features(self.model, cut) @ hues.T, target)
+
+
+def _whole(seen: Tensor, texts: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    """Losses of pictures (B, D) and texts (2 B, D): each one's own, then the altered ones."""
+    sims, own = scale * seen @ texts.T, torch.arange(len(seen), device=seen.device)
+    pair = torch.stack([sims[own, own], sims[own, own + len(seen)]], 1)
+    match = F.cross_entropy(sims, own) + F.cross_entropy(sims[:, : len(seen)].T, own)
+    return {"match": match / 2, "fact": F.cross_entropy(pair, torch.zeros_like(own))}
+
+
 def train_clip(
     config: CLIPConfig, tokenizer: PreTrainedTokenizerFast, cache: PictureCache,
     captions: Sequence[Sequence[str]], wrong: Sequence[str], *,
     steps: int, batch: int, lr: float = 1e-3,
     minutes: float | None = None, compiled: bool = False, seed: int = 0, place_weight: float = 0.0,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[CLIPModel, Loop]:  # fmt: skip
     """A CLIP trained from scratch on `cache` and its captions, with moving-average weights.
 
@@ -151,38 +184,28 @@ def train_clip(
     torch.manual_seed(seed + processes.rank())
     device = cache.images.device
     model = CLIPModel(config).to(device).train()
-    loop = Loop(model, steps, lr, weight_decay=0.05, minutes=minutes, name="clip")
+    loop = Loop(model, steps, lr, weight_decay=0.05, minutes=minutes, name="clip",
+                checkpoint=checkpoint)  # fmt: skip
     size = config.vision_config.image_size
-    names = [(c, x) for x in CLASSES for c in COLORS]
-    columns = torch.stack([token_ids(tokenizer, [t.format(color=c, cls=x) for c, x in names])
-                           for t in TEMPLATES]).to(device)  # fmt: skip
     right = torch.stack([token_ids(tokenizer, [c[k] for c in captions])
                          for k in (0, 1)]).to(device)  # fmt: skip
     other = token_ids(tokenizer, wrong).to(device)
-    features = torch.compile(_features) if compiled else _features
+    features: Any = torch.compile(_features) if compiled else _features
     places = _Places(model, tokenizer, cache) if place_weight else None
+    color = None if place_weight else _Colors(model, tokenizer, cache, features)
     while loop.running:
         rows = torch.randint(len(cache), (batch,), device=device)
         images = roughen(cache.images[rows].float() / 255)
-        masks, target, picked = _colored_objects(cache, rows)
-        cut = crops(images[picked], _jittered(masks), size)
         whole = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
         way = torch.randint(2, (batch,), device=device)
-        with torch.autocast(device.type, torch.bfloat16):
-            seen = features(model, torch.cat([cut, whole]))
-            hues = _words(model, columns[loop.step % len(TEMPLATES)])
-            texts = _words(model, torch.cat([right[way, rows], other[rows]]))
         scale = model.logit_scale.exp().clamp(max=100)
-        color_loss = F.cross_entropy(scale * seen[: len(cut)] @ hues.T, target)
-        sims = scale * seen[len(cut) :] @ texts.T
-        own = torch.arange(batch, device=device)
-        pair = torch.stack([sims[own, own], sims[own, own + batch]], 1)
-        fact_loss = F.cross_entropy(pair, torch.zeros_like(own))
-        match_loss = (F.cross_entropy(sims, own) + F.cross_entropy(sims[:, :batch].T, own)) / 2
-        parts = {"color": color_loss, "match": match_loss, "fact": fact_loss}
-        if places is not None:
-            with torch.autocast(device.type, torch.bfloat16):
-                parts["place"] = place_weight * places(images, rows, scale)
+        with torch.autocast(device.type, torch.bfloat16):
+            seen = features(model, whole)
+            texts = _words(model, torch.cat([right[way, rows], other[rows]]))
+            parts = {} if color is None else {"color": color(images, rows, scale, loop.step)}
+            if places is not None:
+                parts["place"] = place_weight * places(whole, rows, scale)
+        parts |= _whole(seen, texts, scale)
         loop.update(torch.stack(list(parts.values())).sum(),
                     {name: value.detach() for name, value in parts.items()})  # fmt: skip
     loop.load_average()

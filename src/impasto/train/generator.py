@@ -13,6 +13,7 @@ from impasto.models.mmdit import MMDiTGenerator
 from impasto.models.mmdit.text import null_ids, token_ids
 from impasto.models.mmdit.train import latent_moments, training_loss
 from impasto.train import processes
+from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
 
@@ -64,7 +65,8 @@ def train_generator(
     minutes: float | None = None, compiled: bool = False, seed: int = 0,
     wordings: Sequence[float] = (0.6, 0.4), ema: float = 0.9995,
     time_mean: float = 0.0, time_std: float = 1.0,
-    on_save: Callable[[], None] | None = None, save_every: int = 0,
+    on_save: Callable[[], str | None] | None = None, save_every: int = 0,
+    checkpoint: Checkpoint | None = None,
 ) -> Loop:  # fmt: skip
     """Train `pipe`'s transformer and text encoder together; the autoencoder stays as it is.
 
@@ -76,7 +78,7 @@ def train_generator(
     device = cache.latents.device
     both = nn.ModuleList([pipe.transformer, pipe.text_encoder]).train()
     loop = Loop(both, steps, lr, weight_decay=0.02, minutes=minutes, ema_decay=ema,
-                name="generator")  # fmt: skip
+                name="generator", checkpoint=checkpoint)  # fmt: skip
     null = null_ids(pipe.tokenizer).to(device)
     chances = torch.tensor(wordings, device=device)
 
@@ -92,10 +94,8 @@ def train_generator(
         with torch.autocast(device.type, torch.bfloat16):
             loss = run(x_0, ids)
         loop.update(loss)
-        due = bool(save_every) and loop.step % save_every == 0 and processes.first()
-        if on_save is not None and due:
-            with loop.averaged_weights():
-                on_save()
+        if on_save is not None:
+            loop.save_if_due(on_save, save_every)
     loop.load_average()
     both.eval()
     return loop

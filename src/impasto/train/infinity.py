@@ -30,6 +30,7 @@ from impasto.models.infinity.train import (
 )
 from impasto.models.mmdit.text import token_ids
 from impasto.train import next_scale, processes
+from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
 
@@ -44,11 +45,13 @@ def train_tokenizer(
     drop_scales: float = DROP_SCALES, **numbers: Any,
 ) -> tuple[InfinityTokenizer, Loop]:  # fmt: skip
     """`vae` trained by `train.next_scale.train_tokenizer`, whose other arguments are `numbers`."""
-    def quantise(_: Loop, f: Tensor, scales: int) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+    def quantise(
+        _: Loop, f: Tensor, scales: int
+    ) -> tuple[Tensor, Tensor, Mapping[str, Tensor], None]:
         f_hat, rests = tokenizer_codes(vae, f, sizes, scales=scales)
         near = vae.config["bits"] * F.mse_loss(f, f_hat.detach())
         added = COMMITMENT * near + ENTROPY * entropy_loss(rests)
-        return f_hat, added, {"commitment": near.detach()}
+        return f_hat, added, {"commitment": near.detach()}, None
 
     loop = next_scale.train_tokenizer(vae, cache, sizes, quantise, drop_scales=drop_scales,
                                       **numbers)  # fmt: skip
@@ -103,7 +106,8 @@ def train_infinity(
     pipe: InfinityGenerator, cache: FeatureCache, *, steps: int, batch: int, lr: float = 1e-3,
     minutes: float | None = None, compiled: bool = False, seed: int = 0,
     wordings: Sequence[float] = (0.6, 0.4), ema: float = 0.9995, flips: float = 0.3,
-    on_save: Callable[[], None] | None = None, save_every: int = 0,
+    on_save: Callable[[], str | None] | None = None, save_every: int = 0,
+    checkpoint: Checkpoint | None = None,
 ) -> Loop:  # fmt: skip
     """Train `pipe`'s transformer and text encoder together; the tokenizer stays as it is.
 
@@ -115,7 +119,7 @@ def train_infinity(
     device = cache.features.device
     both = nn.ModuleList([pipe.transformer, pipe.text_encoder]).train()
     loop = Loop(both, steps, lr, weight_decay=0.02, minutes=minutes, ema_decay=ema,
-                name="infinity")  # fmt: skip
+                name="infinity", checkpoint=checkpoint)  # fmt: skip
     forced = TeacherForcing(pipe.transformer, next(iter(pipe.defaults.plans().values())))
     run: Any = torch.compile(forced) if compiled else forced
     chances, pad = torch.tensor(wordings, device=device), pipe.tokenizer.pad_token_id
@@ -129,10 +133,8 @@ def train_infinity(
             loss, _, right = training_loss(run, pipe.vae, cache.features[rows].float(),
                                            states.float(), seen, strength=flips)  # fmt: skip
         loop.update(loss, {f"right{k}": share for k, share in enumerate(right)})
-        due = bool(save_every) and loop.step % save_every == 0 and processes.first()
-        if on_save is not None and due:
-            with loop.averaged_weights():
-                on_save()
+        if on_save is not None:
+            loop.save_if_due(on_save, save_every)
     loop.load_average()
     both.eval()
     return loop

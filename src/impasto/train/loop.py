@@ -7,11 +7,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from impasto.train import processes
+from impasto.train.checkpoint import Carried, Checkpoint, load_optimizer
 
 __all__ = ["CodebookCollapse", "Loop", "NonFiniteLoss", "learning_rate"]
 
@@ -42,6 +44,8 @@ class Loop:
     betas and weight decay are AdamW's; decay applies to matrices only, and not to those whose
     names hold one of `undecayed`. minutes: when given, the schedule runs over that time instead,
     and `steps` becomes the count that came out. last_good: where the last checkpoint is, in words.
+    checkpoint: what makes the training go on where it stopped; carried: by name, what it must hold
+    beside the model, all of it there before the first step.
     Where several processes train, every one makes the same steps, by process 0's clock.
     """
 
@@ -58,6 +62,8 @@ class Loop:
     step: int = 0
     last_good: str = "no checkpoint was written before"
     averaged: list[Tensor] = field(default_factory=list, repr=False)
+    checkpoint: Checkpoint | None = None
+    carried: dict[str, Carried] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
@@ -84,13 +90,18 @@ class Loop:
 
     @property
     def running(self) -> bool:
-        """Whether another step is to be made. Ask once a step: it looks at the clock."""
+        """Whether another step is to be made. Ask once a step: it looks at the clock, and it is
+        here that a training goes on from its checkpoint, and writes the next."""
+        if self.checkpoint is not None:
+            self.checkpoint.visit(self)
         if self.minutes is not None and (processes.count() == 1 or self.step % CLOCK == 0):
             passed = (time.monotonic() - self._start) / (60 * self.minutes)
             self._passed = processes.shared(min(passed, 1.0))
         done = self.progress >= 1 if self.minutes is not None else self.step >= self.steps
         if done:
             self.steps = self.step
+            if self.checkpoint is not None:
+                self.checkpoint.leave()
         return not done
 
     def update(self, loss: Tensor, parts: Mapping[str, Tensor] | None = None) -> None:
@@ -143,15 +154,42 @@ class Loop:
             with torch.no_grad():
                 torch._foreach_copy_(self.params, kept)
 
-    def save_if_due(self, save: Callable[[], str], every: int) -> None:
-        """Every `every` steps (0: never) call `save`, which says where, with the average loaded.
+    def save_if_due(self, save: Callable[[], str | None], every: int) -> None:
+        """Every `every` steps (0: never) call `save`, which may say where, with the average
+        loaded.
 
         Raises NonFiniteLoss instead of saving what is not finite.
         """
         if not every or self.step % every or not processes.first():
             return
         with self.averaged_weights():
-            self.last_good = f"the last good checkpoint is {save()}, of step {self.step}"
+            where = save() or "the saved model"
+        self.last_good = f"the last good checkpoint is {where}, of step {self.step}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step depends on, beside random numbers and what is carried."""
+        return {"step": self.step, "passed": self._passed,
+                "seconds": time.monotonic() - self._start, "model": self.model.state_dict(),
+                "averaged": self.averaged, "optimizer": self.optimizer.state_dict(),
+                "learning": [p.requires_grad for p in self.params]}  # fmt: skip
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`'s. Raises RuntimeError for another model's."""
+        self.model.load_state_dict(state["model"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        with torch.no_grad():
+            for own, value in zip(self.averaged, state["averaged"], strict=True):
+                own.copy_(value)
+        for param, learning in zip(self.params, state["learning"], strict=True):
+            param.requires_grad_(learning)
+        self.step, self._passed = state["step"], state["passed"]
+        self._start = time.monotonic() - state["seconds"]
+
+    def require_finite(self) -> None:
+        """Raises NonFiniteLoss when the moving average is not finite."""
+        if not all(bool(torch.isfinite(average).all()) for average in self.averaged):
+            raise NonFiniteLoss(f"{self.name}: weights are not finite at step {self.step}; "
+                                f"{self.last_good}")  # fmt: skip
 
     @torch.no_grad()
     def load_average(self) -> None:
@@ -159,8 +197,6 @@ class Loop:
 
         Raises NonFiniteLoss when they are not finite.
         """
-        if not all(bool(torch.isfinite(average).all()) for average in self.averaged):
-            raise NonFiniteLoss(f"{self.name}: weights are not finite at step {self.step}; "
-                                f"{self.last_good}")  # fmt: skip
+        self.require_finite()
         for param, average in zip(self.params, self.averaged, strict=True):
             param.copy_(average)

@@ -7,6 +7,7 @@ from transformers import Mask2FormerForUniversalSegmentation
 
 from impasto.score.detector import sticker_preprocess
 from impasto.train import processes
+from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
 from impasto.train.mask2former_loss import mask2former_loss
@@ -18,6 +19,7 @@ __all__ = ["train_mask2former"]
 def train_mask2former(
     model: Mask2FormerForUniversalSegmentation, cache: PictureCache, *, steps: int, batch: int,
     lr: float = 6e-4, minutes: float | None = None, compiled: bool = False, seed: int = 0,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[Mask2FormerForUniversalSegmentation, Loop]:  # fmt: skip
     """`model` trained on `cache`, with its moving-average weights.
 
@@ -27,7 +29,8 @@ def train_mask2former(
     device = cache.images.device
     model = model.to(device).train()
     network = torch.compile(model) if compiled else model
-    loop = Loop(model, steps, lr, weight_decay=0.05, minutes=minutes, name="mask2former")
+    loop = Loop(model, steps, lr, weight_decay=0.05, minutes=minutes, name="mask2former",
+                checkpoint=checkpoint)  # fmt: skip
     while loop.running:
         rows = torch.randint(len(cache), (batch,), device=device)
         images = roughen(cache.images[rows].float() / 255)

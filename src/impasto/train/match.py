@@ -31,6 +31,7 @@ from transformers import BlipConfig, BlipForImageTextRetrieval, PreTrainedTokeni
 from impasto.score.match import marked_ids, matched, patches
 from impasto.spec import CLASSES, COLORS, plural
 from impasto.train import processes
+from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import SLOTS, PictureCache
 from impasto.train.loop import Loop
 from impasto.train.rough import coarse, roughen, warped
@@ -230,6 +231,7 @@ def train_match(
     captions: Sequence[Sequence[str]], wrong: Sequence[str], *,
     steps: int, batch: int, lr: float = 1e-3,
     minutes: float | None = None, compiled: bool = False, seed: int = 0,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[BlipForImageTextRetrieval, Loop]:  # fmt: skip
     """A matching network trained from scratch on twins, with moving-average weights.
 
@@ -243,7 +245,7 @@ def train_match(
     for unused in (model.vision_proj, model.text_proj):
         unused.requires_grad_(False)
     loop = Loop(nn.ModuleList([model, heads]), steps, lr, weight_decay=0.05, minutes=minutes,
-                name="match")  # fmt: skip
+                name="match", checkpoint=checkpoint)  # fmt: skip
     grid = config.vision_config.image_size // config.vision_config.patch_size
     table = caption_ids(tokenizer, captions).to(device)
     nouns = noun_classes(tokenizer, table, cache)

@@ -19,15 +19,17 @@ from torch import Tensor
 from impasto.bench.reconstruction import use_of_counts
 from impasto.models.next_scale.maps import Sizes
 from impasto.train import tokenizers
+from impasto.train.checkpoint import Carried
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
-from impasto.train.tokenizers import Attempt, cached, psnr
+from impasto.train.tokenizers import Attempt, cached, last_weight, psnr
 
 __all__ = ["Quantise", "codebook_report", "pictures", "shown_by_scale", "train_tokenizer"]
 
-Quantise = Callable[[Loop, Tensor, int], tuple[Tensor, Tensor, Mapping[str, Tensor]]]
+Quantise = Callable[[Loop, Tensor, int],
+                    tuple[Tensor, Tensor, Mapping[str, Tensor], Tensor | None]]  # fmt: skip
 """(loop, features, scales) -> (f^ with the features' gradient, what is added to the loss, what is
-shown)."""
+shown, ids of a codebook or None)."""
 
 
 def pictures(cache: PictureCache, rows: Tensor | slice, vae: Any, sizes: Sizes) -> Tensor:
@@ -37,12 +39,14 @@ def pictures(cache: PictureCache, rows: Tensor | slice, vae: Any, sizes: Sizes) 
 
 def train_tokenizer(
     vae: Any, cache: PictureCache, sizes: Sizes, quantise: Quantise, *, compiled: bool = False,
-    seed: int = 0, drop_scales: float = 0.2, **numbers: Any,
+    seed: int = 0, drop_scales: float = 0.2, carried: Mapping[str, Carried] | None = None,
+    **numbers: Any,
 ) -> Loop:  # fmt: skip
     """Train `vae` on the pictures of `cache`; numbers: of `train.tokenizers.train_tokenizer`.
 
     vae: has `features`, `picture`, and `token_parts`, the networks that tokens depend on.
-    drop_scales: share of steps whose pictures come from fewer scales.
+    drop_scales: share of steps whose pictures come from fewer scales. carried: what `quantise`
+    changes from step to step.
     """
     features, picture = (torch.compile(part) if compiled else part
                          for part in (vae.features, vae.picture))  # fmt: skip
@@ -50,13 +54,15 @@ def train_tokenizer(
 
     def attempt(loop: Loop, x: Tensor) -> Attempt:
         scales = _scales(len(sizes), drop_scales, plan)
-        f_hat, added, shown = quantise(loop, features(x), scales)
-        return Attempt(picture(f_hat), added, {"scales": torch.tensor(scales), **shown})
+        f_hat, added, shown, ids = quantise(loop, features(x), scales)
+        return Attempt(picture(f_hat), added, {"scales": torch.tensor(scales), **shown}, ids)
 
     size = tuple(n * vae.stride for n in sizes[-1])
     return tokenizers.train_tokenizer(vae, cached(cache, size), attempt, count=len(cache),
                                       token_parts=vae.token_parts, device=cache.images.device,
-                                      seed=seed, **numbers)  # fmt: skip
+                                      seed=seed, compiled=compiled,
+                                      carried={"scales": plan, **(carried or {})},
+                                      last_layer=last_weight(vae.decoder), **numbers)  # fmt: skip
 
 
 def _scales(most: int, drop: float, plan: torch.Generator) -> int:

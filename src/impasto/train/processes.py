@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-__all__ = ["average_gradients", "count", "first", "rank", "shared", "together"]
+__all__ = ["average_gradients", "count", "first", "rank", "shared", "together", "wait"]
 
 T = TypeVar("T")
 
@@ -66,6 +66,12 @@ def shared(value: T) -> T:
     held = [value]
     dist.broadcast_object_list(held, src=0)
     return held[0]
+
+
+def wait() -> None:
+    """Until all processes have come here."""
+    if count() > 1:
+        dist.barrier()
 
 
 @torch.no_grad()

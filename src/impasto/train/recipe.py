@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 
+from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import split_of
 from impasto.train.loop import Loop
 from impasto.zoo.registry import nearest
@@ -41,7 +42,9 @@ class Recipe:
     by which a CLIP's single patches learn what is at them. objective: what a tokenizer learns
     beside its family's losses (`train.tokenizers.Objective`). teacher: folder of the CLIP that
     tokenflow's tokenizer is distilled from; start: whether its encoder begins as that. model:
-    values of the preset's configuration to override. save_every: steps between two checkpoints.
+    values of the preset's configuration to override. save_every: steps between two of its
+    saved models. checkpoint_every: steps between two checkpoints, from which the same command goes
+    on (`train.checkpoint`).
     """
 
     kind: str
@@ -69,6 +72,7 @@ class Recipe:
     start: bool = True
     model: Mapping[str, Any] = field(default_factory=dict)
     save_every: int = 0
+    checkpoint_every: int = 1000
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -125,7 +129,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     return Recipe(**values)
 
 
-Trainer = Callable[[Recipe, torch.device, Path], Loop]
+Trainer = Callable[[Recipe, torch.device, Path, Checkpoint], Loop]
 """Trains what a recipe says, on a device, and writes the model's folder."""
 
 

@@ -16,10 +16,14 @@ import torch
 
 from impasto import files
 from impasto.train import kinds, processes
+from impasto.train.checkpoint import Checkpoint
 from impasto.train.recipe import KINDS, Kind, Recipe, load_recipe
 from impasto.zoo.cards import write_card
 
 __all__ = ["KINDS", "Kind", "Recipe", "kinds", "load_recipe", "run_recipe"]
+
+IDLE = ("workers", "checkpoint_every", "save_every")
+"""What a recipe may say anew when a training goes on: its results do not hang on it."""
 
 
 def run_recipe(
@@ -28,22 +32,27 @@ def run_recipe(
 ) -> Path:  # fmt: skip
     """Train what the recipe at `path` says and write the model's folder `out`.
 
+    One that was broken off goes on by the same call, to the same bits (`train.checkpoint`).
+
     Under torchrun this is one of its processes (`train.processes`).
     """
     recipe, out = load_recipe(path, overrides), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    with processes.together(device) as own:
-        loop, many = KINDS[recipe.kind].train(recipe, own, out), processes.count()
+    settings = {key: value for key, value in asdict(recipe).items() if key not in IDLE}
+    checkpoint = Checkpoint(out / "checkpoint", settings, recipe.checkpoint_every)
+    with processes.together(device) as own, checkpoint:
+        loop, many = KINDS[recipe.kind].train(recipe, own, out, checkpoint), processes.count()
         if not processes.first():
             return out
     name = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
-    settings = " ".join(f"--set {key}={value}" for key, value in (overrides or {}).items())
-    command = f"impasto train {Path(path).as_posix()} {settings}".strip()
+    sets = " ".join(f"--set {key}={value}" for key, value in (overrides or {}).items())
+    command = f"impasto train {Path(path).as_posix()} {sets}".strip()
     record = {"command": command, "recipe": asdict(recipe), "steps": loop.steps,
               "images": loop.steps * recipe.batch, "seconds": round(time.monotonic() - start),
               "device": name if many == 1 else f"{many} x {name}",
               "torch": torch.__version__}  # fmt: skip
     files.write_json(out / "training.json", record)
     write_card(out, record)
+    checkpoint.remove()
     return out

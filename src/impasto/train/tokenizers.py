@@ -24,12 +24,13 @@ from torch.nn import functional as F
 from impasto.score import perceptual  # registers what an objective may name
 from impasto.train import processes
 from impasto.train.adversary import Adversary, adaptive_weight
+from impasto.train.checkpoint import Carried, Checkpoint
 from impasto.train.data import PictureCache
 from impasto.train.loop import CodebookCollapse, Loop, learning_rate
 from impasto.zoo.registry import PERCEPTUAL, nearest
 
-__all__ = ["Attempt", "Objective", "cached", "perceptual", "psnr", "reconstruction_loss",
-           "train_tokenizer"]  # fmt: skip
+__all__ = ["Attempt", "Objective", "cached", "last_weight", "perceptual", "psnr",
+           "reconstruction_loss", "train_tokenizer"]  # fmt: skip
 
 BETAS = (0.9, 0.98)
 LOOK_EVERY, LOOKS, FLOOR, WARM_UP = 100, 3, 0.01, 0.1
@@ -114,6 +115,13 @@ class _Usage:
         self.hits = torch.zeros(vocabulary, device=device)
         self.low, self.share = 0, torch.zeros((), device=device)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"hits": self.hits, "low": self.low, "share": self.share}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.low = state["low"]
+        self.hits, self.share = (state[name].to(self.hits.device) for name in ("hits", "share"))
+
     def see(self, loop: Loop, ids: Tensor) -> None:
         """Raises CodebookCollapse."""
         flat = ids.flatten()
@@ -135,15 +143,21 @@ class _Usage:
 class _Losses:
     """The picture's losses of an objective."""
 
-    def __init__(self, objective: Objective, lr: float, device: torch.device) -> None:
+    def __init__(
+        self, objective: Objective, lr: float, device: torch.device, seed: int = 0, *,
+        compiled: bool = False,
+    ) -> None:  # fmt: skip
         self.objective, self.device = objective, device
         self.reconstruction = RECONSTRUCTION[objective.reconstruction]
         self.perceptual: Any = None
         if objective.perceptual and objective.perceptual_weight:
-            self.perceptual = PERCEPTUAL.create(objective.perceptual, device=str(device))
+            near = PERCEPTUAL.create(objective.perceptual, device=str(device)).distance
+            # By itself it is hundreds of small kernels, for which a GPU waits.
+            self.perceptual = torch.compile(near) if compiled else near
         self.adversary: Adversary | None = None
         if objective.adversarial_weight:
-            self.adversary = Adversary(objective.filters, objective.layers, lr, BETAS, device)
+            self.adversary = Adversary(objective.filters, objective.layers, lr, BETAS, device,
+                                       seed=seed)  # fmt: skip
 
     def begun(self, loop: Loop) -> bool:
         return self.adversary is not None and loop.progress >= self.objective.adversarial_start
@@ -155,7 +169,7 @@ class _Losses:
         loss, shown = self.reconstruction(x, y), {}
         if self.perceptual is not None:
             with torch.autocast(self.device.type, torch.bfloat16):
-                near = self.perceptual.distance(x / 2 + 0.5, y / 2 + 0.5).mean()
+                near = self.perceptual(x / 2 + 0.5, y / 2 + 0.5).mean()
             loss, shown["perceptual"] = loss + self.objective.perceptual_weight * near, near
         if self.adversary is not None and self.begun(loop):
             with torch.autocast(self.device.type, torch.bfloat16):
@@ -173,7 +187,8 @@ def train_tokenizer(
     lr: float = 6e-4, minutes: float | None = None, seed: int = 0, freeze_encoder: float = 1.0,
     on_freeze: Callable[[], None] | None = None, on_save: Callable[[], str] | None = None,
     save_every: int = 0, objective: Objective | None = None, vocabulary: int | None = None,
-    last_layer: Tensor | None = None, name: str = "tokenizer",
+    last_layer: Tensor | None = None, name: str = "tokenizer", compiled: bool = False,
+    checkpoint: Checkpoint | None = None, carried: Mapping[str, Carried] | None = None,
 ) -> Loop:  # fmt: skip
     """Train `model`; it ends with its moving-average weights, in evaluation mode.
 
@@ -181,17 +196,27 @@ def train_tokenizer(
     attempt: of pictures (B, 3, H, W) in [0, 1]. freeze_encoder: share of the training after which
     `token_parts`, set to their average, stay as they are and only the rest learns on; on_freeze:
     called then. on_save: saves the averaged weights every `save_every` steps and says where.
-    vocabulary: of the codebook whose use is watched. Raises CodebookCollapse, NonFiniteLoss.
+    vocabulary: of the codebook whose use is watched. last_layer: the decoder's weights that an
+    adaptive objective measures by. compiled: whether the perceptual distance is. carried: what
+    `attempt` changes from step to step.
+
+    Raises CodebookCollapse, NonFiniteLoss; ValueError for an adaptive objective and no last_layer.
     """
+    objective = objective or Objective()
+    if objective.adaptive and last_layer is None:
+        raise ValueError(f"objective: adaptive needs the decoder's last layer, and {name} names "
+                         f"none; give last_layer, or leave adaptive out")  # fmt: skip
     torch.manual_seed(seed + processes.rank())
     model.to(device, memory_format=torch.channels_last).train()
-    loop = Loop(model, steps, lr, weight_decay=0.0, minutes=minutes, name=name)
-    losses = _Losses(objective or Objective(), lr, device)
+    loop = Loop(model, steps, lr, weight_decay=0.0, minutes=minutes, name=name,
+                checkpoint=checkpoint)  # fmt: skip
+    losses = _Losses(objective, lr, device, seed, compiled=compiled)
     usage = None if vocabulary is None else _Usage(vocabulary, device)
-    frozen = False
+    frozen = torch.tensor(False)
+    loop.carried = _carried(frozen, usage, losses.adversary) | dict(carried or {})
     while loop.running:
         if loop.progress >= freeze_encoder and not frozen:
-            frozen = True
+            frozen.fill_(True)
             _freeze(loop, token_parts, on_freeze)
         x = pictures(torch.randint(count, (batch,), device=device))
         x = x.to(memory_format=torch.channels_last)
@@ -213,6 +238,11 @@ def train_tokenizer(
     return loop
 
 
+def _carried(*parts: Any) -> dict[str, Carried]:
+    names = ("frozen", "usage", "adversary")
+    return {name: part for name, part in zip(names, parts, strict=True) if part is not None}
+
+
 def _freeze(
     loop: Loop, parts: Sequence[nn.Module], on_freeze: Callable[[], None] | None
 ) -> None:
@@ -221,6 +251,11 @@ def _freeze(
         part.requires_grad_(False)
     if on_freeze is not None:
         on_freeze()
+
+
+def last_weight(decoder: nn.Module) -> Tensor:
+    """Of a decoder's `conv_out`: what an adaptive objective measures by."""
+    return next(p for p in decoder.get_submodule("conv_out").parameters() if p.ndim > 1)
 
 
 def cached(

@@ -25,6 +25,7 @@ from impasto.models.var.train import (
     training_loss,
 )
 from impasto.train import processes
+from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
 from impasto.train.next_scale import Quantise, pictures, train_tokenizer
@@ -41,26 +42,25 @@ def train_var_tokenizer(
     vae: VARTokenizer, cache: PictureCache, sizes: Sizes, **numbers: Any
 ) -> Loop:
     """`train.next_scale.train_tokenizer` of `vae`; numbers: its other arguments."""
-    return train_tokenizer(vae, cache, sizes, _quantise(vae, sizes), **numbers)
+    vocabulary = vae.config["vocabulary"]
+    hits = torch.zeros(vocabulary, device=cache.images.device)
+    return train_tokenizer(vae, cache, sizes, _quantise(vae, sizes, hits),
+                           carried={"hits": hits}, vocabulary=vocabulary, **numbers)  # fmt: skip
 
 
-def _quantise(vae: VARTokenizer, sizes: Sizes) -> Quantise:
-    """With restarts; shows the share of codes used since the last."""
-    hits = torch.zeros(vae.config["vocabulary"], device=vae.device)
-
+def _quantise(vae: VARTokenizer, sizes: Sizes, hits: Tensor) -> Quantise:
+    """With restarts; shows the share of codes used since the last. hits: (K,), how often."""
     def quantise(
         loop: Loop, f: Tensor, scales: int
-    ) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
-        nonlocal hits
-        hits = hits.to(f.device)
-        shown = {"used": (hits > 0).float().mean()}
+    ) -> tuple[Tensor, Tensor, Mapping[str, Tensor], Tensor]:
+        shown = {"recent": (hits > 0).float().mean()}
         if loop.step % RESTART_EVERY == RESTART_EVERY - 1 and loop.progress < RESTART_UNTIL:
             _restart(loop, vae, f, sizes, hits)
-            hits = torch.zeros_like(hits)
+            hits.zero_()
         out = quantised(vae.quantize, f, sizes, scales=scales)
         ids = torch.cat([own.flatten() for own in out.ids])
         hits.index_add_(0, ids, torch.ones_like(ids, dtype=hits.dtype))
-        return out.f_hat, out.loss, shown | {"vq": out.loss.detach()}
+        return out.f_hat, out.loss, shown | {"vq": out.loss.detach()}, ids
 
     return quantise
 
@@ -118,7 +118,8 @@ def cache_tokens(pipe: VARGenerator, cache: PictureCache, batch: int = 500) -> T
 def train_var(
     pipe: VARGenerator, cache: TokenCache, *, steps: int, batch: int, lr: float = 1e-3,
     minutes: float | None = None, compiled: bool = False, seed: int = 0, ema: float = 0.9995,
-    on_save: Callable[[], None] | None = None, save_every: int = 0,
+    on_save: Callable[[], str | None] | None = None, save_every: int = 0,
+    checkpoint: Checkpoint | None = None,
 ) -> Loop:  # fmt: skip
     """Train `pipe`'s transformer; the tokenizer stays as it is.
 
@@ -127,7 +128,7 @@ def train_var(
     torch.manual_seed(seed + processes.rank())
     device, model = cache.ids.device, pipe.transformer.train()
     loop = Loop(model, steps, lr, weight_decay=0.05, betas=(0.9, 0.95), minutes=minutes,
-                ema_decay=ema, undecayed=UNDECAYED, name="var")  # fmt: skip
+                ema_decay=ema, undecayed=UNDECAYED, name="var", checkpoint=checkpoint)  # fmt: skip
     forced = TeacherForcing(model)
     run: Any = torch.compile(forced) if compiled else forced
     counts = [h * w for h, w in model.sizes]
@@ -137,10 +138,8 @@ def train_var(
         with torch.autocast(device.type, torch.bfloat16):
             loss, _, right = training_loss(run, pipe.vae, ids, cache.labels[rows])
         loop.update(loss, {f"right{k}": share for k, share in enumerate(right)})
-        due = bool(save_every) and loop.step % save_every == 0 and processes.first()
-        if on_save is not None and due:
-            with loop.averaged_weights():
-                on_save()
+        if on_save is not None:
+            loop.save_if_due(on_save, save_every)
     loop.load_average()
     model.eval()
     return loop

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from impasto.score.detector import tight_boxes
 from impasto.score.voting import CELL, OFFSET_SCALE, PART, Maps, read_maps
 from impasto.train import processes
+from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
 from impasto.train.rough import roughen
@@ -85,12 +86,14 @@ def voting_loss(maps: Maps, wanted: Wanted) -> tuple[Tensor, dict[str, Tensor]]:
 def train_voting(
     model: UNet2DModel, cache: PictureCache, *, steps: int, batch: int,
     lr: float = 1e-3, minutes: float | None = None, compiled: bool = False, seed: int = 0,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[UNet2DModel, Loop]:  # fmt: skip
     """`model` trained on `cache`, half of the pictures mirrored, with moving-average weights."""
     torch.manual_seed(seed + processes.rank())
     device = cache.images.device
     model = model.to(device=device, memory_format=torch.channels_last).train()
-    loop = Loop(model, steps, lr, weight_decay=0.02, minutes=minutes, name="detector")
+    loop = Loop(model, steps, lr, weight_decay=0.02, minutes=minutes, name="detector",
+                checkpoint=checkpoint)  # fmt: skip
 
     def loss_of(images: Tensor, wanted: Wanted) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.autocast(device.type, torch.bfloat16):

@@ -69,9 +69,9 @@ def drop_scale(
 def quantised(vae: TokenFlowTokenizer, h: Tensor, scales: Sizes) -> Quantised:
     """Features (B, C, S, S) through the residual loop, in training."""
     rest, parts = h.float(), []
-    f = torch.zeros_like(rest)
+    f, table = torch.zeros_like(rest), vae.quantize.table()
     for size in scales:
-        own = vae.quantize.learnt(area(rest, size))
+        own = vae.quantize.learnt(area(rest, size), table=table)
         u = vae.enlarged(own.z_q)
         f, rest = f + u, rest - u.detach()
         parts.append(own)

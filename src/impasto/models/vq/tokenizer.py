@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
-from vector_quantize_pytorch import FSQ
 
 from impasto.models.codebooks import Codebook, Learnt
 from impasto.models.convolutional import Decoder, Encoder
@@ -29,6 +28,8 @@ class Levels(nn.Module):
     """FSQ with a codebook's methods. Codes are in [-1, 1]; nothing is learnt here."""
 
     def __init__(self, levels: Sequence[int]) -> None:
+        from vector_quantize_pytorch import FSQ  # a second of imports, for this alone
+
         super().__init__()
         self.fsq = FSQ(levels=list(levels))
         self.vocabulary, self.channels = int(self.fsq.codebook_size), len(levels)

@@ -11,6 +11,7 @@ import torch
 from diffusers import ModelMixin
 
 from impasto.train import processes
+from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import (
     CHUNK,
     TASK_WEIGHTS,
@@ -46,10 +47,11 @@ def pictures(recipe: Recipe, device: torch.device) -> tuple[Any, Captions, list[
     return out
 
 
-def numbers(recipe: Recipe) -> dict[str, Any]:
+def numbers(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, Any]:
     batch = recipe.batch // processes.count()
     return {"steps": recipe.steps, "batch": batch, "lr": recipe.lr, "seed": recipe.seed,
-            "minutes": recipe.minutes, "compiled": recipe.compiled}  # fmt: skip
+            "minutes": recipe.minutes, "compiled": recipe.compiled,
+            "checkpoint": checkpoint}  # fmt: skip
 
 
 def unseen(device: torch.device) -> PictureCache:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,6 +12,7 @@ from impasto.models import infinity, var
 from impasto.models.mmdit import PRESETS, MMDiTGenerator
 from impasto.models.mmdit import train_tokenizer as learn_words
 from impasto.train import processes
+from impasto.train.checkpoint import Checkpoint
 from impasto.train.generator import cache_latents, train_generator
 from impasto.train.infinity import cache_features, train_infinity
 from impasto.train.kinds.common import FILE, Captions, numbers, one_start, pictures
@@ -20,6 +22,15 @@ from impasto.train.var import cache_tokens, train_var
 from impasto.zoo.weights import load_weights
 
 __all__: list[str] = []
+
+
+def _saving(pipe: Any, out: Path) -> Callable[[], str]:
+    """What saves a generator, and says where."""
+    def save() -> str:
+        pipe.save_pretrained(out, "int8")
+        return str(out)
+
+    return save
 
 
 def _new_generator(recipe: Recipe, captions: Captions) -> MMDiTGenerator:
@@ -34,7 +45,7 @@ def _new_generator(recipe: Recipe, captions: Captions) -> MMDiTGenerator:
 
 
 @kind("generator", keys=("autoencoder", "initial", "time_mean", "time_std"))
-def _generator(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+def _generator(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
     one_start(recipe)
     cache, captions, _ = pictures(recipe, device)
     if recipe.initial:
@@ -46,10 +57,10 @@ def _generator(recipe: Recipe, device: torch.device, out: Path) -> Loop:
                             keep_moments=recipe.initial is not None)  # fmt: skip
     del cache
 
-    save = partial(pipe.save_pretrained, out, "int8")
+    save = _saving(pipe, out)
     loop = train_generator(pipe, latents, on_save=save, save_every=2000,
                            time_mean=recipe.time_mean, time_std=recipe.time_std,
-                           **numbers(recipe))  # fmt: skip
+                           **numbers(recipe, checkpoint))  # fmt: skip
     if processes.first():
         save()
     return loop
@@ -66,7 +77,7 @@ def _new_infinity(recipe: Recipe, captions: Captions) -> infinity.InfinityGenera
 
 
 @kind("infinity", keys=("autoencoder", "initial", "flips"))
-def _infinity(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+def _infinity(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
     one_start(recipe)
     cache, captions, _ = pictures(recipe, device)
     if recipe.initial:
@@ -76,16 +87,16 @@ def _infinity(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     pipe.to(device)
     features = cache_features(pipe, cache, [texts[:2] for texts in captions])
     del cache
-    save = partial(pipe.save_pretrained, out, "int8")
+    save = _saving(pipe, out)
     loop = train_infinity(pipe, features, on_save=save, save_every=2000, flips=recipe.flips,
-                          **numbers(recipe))  # fmt: skip
+                          **numbers(recipe, checkpoint))  # fmt: skip
     if processes.first():
         save()
     return loop
 
 
 @kind("var", keys=("autoencoder", "initial"))
-def _var(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+def _var(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
     one_start(recipe)
     cache, _, _ = pictures(recipe, device)
     if recipe.initial:
@@ -96,8 +107,8 @@ def _var(recipe: Recipe, device: torch.device, out: Path) -> Loop:
     pipe.to(device)
     tokens = cache_tokens(pipe, cache)
     del cache
-    save = partial(pipe.save_pretrained, out, "int8")
-    loop = train_var(pipe, tokens, on_save=save, save_every=2000, **numbers(recipe))
+    save = _saving(pipe, out)
+    loop = train_var(pipe, tokens, on_save=save, save_every=2000, **numbers(recipe, checkpoint))
     if processes.first():
         save()
     return loop

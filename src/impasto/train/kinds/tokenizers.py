@@ -15,6 +15,7 @@ from impasto.models.mmdit import PRESETS, MMDiTGenerator
 from impasto.models.next_scale.maps import Sizes
 from impasto.train import processes
 from impasto.train.autoencoder import train_autoencoder
+from impasto.train.checkpoint import Checkpoint
 from impasto.train.codebooks import clip_teacher, start_from_teacher, train_tokenflow, train_vq
 from impasto.train.data import PictureCache
 from impasto.train.infinity import scale_report, train_tokenizer
@@ -33,7 +34,9 @@ SHARED = ("objective", "save_every")
 Config = TypeVar("Config")
 
 
-def _learning(recipe: Recipe, model: ModelMixin, out: Path) -> dict[str, Any]:
+def _learning(
+    recipe: Recipe, model: ModelMixin, out: Path, checkpoint: Checkpoint
+) -> dict[str, Any]:
     """What all tokenizers' trainings are given."""
     def save() -> str:
         save_plain(model, out)
@@ -41,7 +44,8 @@ def _learning(recipe: Recipe, model: ModelMixin, out: Path) -> dict[str, Any]:
 
     return {"freeze_encoder": recipe.freeze_encoder, "on_freeze": save, "on_save": save,
             "save_every": recipe.save_every,
-            "objective": Objective.from_dict(recipe.objective)} | numbers(recipe)  # fmt: skip
+            "objective": Objective.from_dict(recipe.objective),
+            **numbers(recipe, checkpoint)}  # fmt: skip
 
 
 def _changed(config: Config, recipe: Recipe) -> Config:
@@ -69,19 +73,21 @@ def _side(cache: PictureCache) -> tuple[int, int]:
 
 
 @kind("autoencoder", keys=("freeze_encoder", "initial", *SHARED))
-def _autoencoder(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+def _autoencoder(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
     cache, _, _ = pictures(recipe, device)
     torch.manual_seed(recipe.seed)
     model = PRESETS[recipe.preset]().build_vae()
     if recipe.initial:
         load_weights(model, Path(recipe.initial) / FILE)
-    model, loop = train_autoencoder(model, cache, **_learning(recipe, model, out))
+    model, loop = train_autoencoder(model, cache, **_learning(recipe, model, out, checkpoint))
     save_plain(model, out)
     return loop
 
 
 @kind("infinity-tokenizer", keys=("freeze_encoder", "drop_scales", "initial", *SHARED))
-def _infinity_tokenizer(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+def _infinity_tokenizer(
+    recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint
+) -> Loop:
     cache, _, _ = pictures(recipe, device)
     torch.manual_seed(recipe.seed)
     config = infinity.PRESETS[recipe.preset]()
@@ -99,7 +105,7 @@ def _infinity_tokenizer(recipe: Recipe, device: torch.device, out: Path) -> Loop
             raise ValueError(f"initial {recipe.initial!r} has no tokenizer that this one can "
                              f"start from; allowed: an infinity or an mmdit model")  # fmt: skip
     sizes, dropped = config.schedule.sizes, recipe.drop_scales
-    model, loop = train_tokenizer(model, cache, sizes, **_learning(recipe, model, out),
+    model, loop = train_tokenizer(model, cache, sizes, **_learning(recipe, model, out, checkpoint),
                                   **({} if dropped is None else {"drop_scales": dropped})
                                   )  # fmt: skip
     save_plain(model, out)
@@ -109,14 +115,17 @@ def _infinity_tokenizer(recipe: Recipe, device: torch.device, out: Path) -> Loop
 
 
 @kind("var-tokenizer", keys=("freeze_encoder", "initial", *SHARED))
-def _var_tokenizer(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+def _var_tokenizer(
+    recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint
+) -> Loop:
     cache, _, _ = pictures(recipe, device)
     torch.manual_seed(recipe.seed)
     config = var.PRESETS[recipe.preset]()
     model = var.VARTokenizer(**asdict(config.tokenizer))
     if recipe.initial:
         load_weights(model, Path(recipe.initial) / FILE)
-    loop = train_var_tokenizer(model, cache, config.sizes, **_learning(recipe, model, out))
+    loop = train_var_tokenizer(model, cache, config.sizes,
+                               **_learning(recipe, model, out, checkpoint))  # fmt: skip
     save_plain(model, out)
     _report(model, config.sizes, config.tokenizer.vocabulary, device, out)
     return loop
@@ -124,13 +133,13 @@ def _var_tokenizer(recipe: Recipe, device: torch.device, out: Path) -> Loop:
 
 @kind("vq-tokenizer", presets=("sticker", "sticker-fsq", "tiny"),
       keys=("freeze_encoder", "initial", "model", *SHARED))  # fmt: skip
-def _vq_tokenizer(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+def _vq_tokenizer(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
     cache, _, _ = pictures(recipe, device)
     torch.manual_seed(recipe.seed)
     model = vq.VQTokenizer(**asdict(_changed(vq.PRESETS[recipe.preset](), recipe)))
     if recipe.initial:
         load_weights(model, Path(recipe.initial) / FILE)
-    loop = train_vq(model, cache, **_learning(recipe, model, out))
+    loop = train_vq(model, cache, **_learning(recipe, model, out, checkpoint))
     save_plain(model, out)
     _report(model, model.sizes_of(*_side(cache)), model.vocabulary, device, out)
     return loop
@@ -138,7 +147,9 @@ def _vq_tokenizer(recipe: Recipe, device: torch.device, out: Path) -> Loop:
 
 @kind("tokenflow-tokenizer",
       keys=("freeze_encoder", "initial", "teacher", "start", "model", *SHARED))  # fmt: skip
-def _tokenflow_tokenizer(recipe: Recipe, device: torch.device, out: Path) -> Loop:
+def _tokenflow_tokenizer(
+    recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint
+) -> Loop:
     """A decoder is fine-tuned alone with initial, freeze_encoder: 0 and no teacher."""
     if recipe.teacher is None and not (recipe.initial and recipe.freeze_encoder == 0):
         raise ValueError("tokenflow's tokenizer needs a teacher: the folder that "
@@ -153,7 +164,7 @@ def _tokenflow_tokenizer(recipe: Recipe, device: torch.device, out: Path) -> Loo
     elif teacher is not None and recipe.start:
         start_from_teacher(model, teacher)
     cache, _, _ = pictures(recipe, device)
-    loop = train_tokenflow(model, teacher, cache, **_learning(recipe, model, out))
+    loop = train_tokenflow(model, teacher, cache, **_learning(recipe, model, out, checkpoint))
     save_plain(model, out)
     _report(model, model.scales, model.vocabulary, device, out)
     return loop
