@@ -217,7 +217,8 @@ def load_autoencoder(
     if not weights.is_file():
         raise FileNotFoundError(f"{weights} is missing; weights are read from safetensors only")
     if kind in OWN:
-        own: Any = network_from(OWN[kind], folder).to(device=device, dtype=torch.float32)
+        own: Any = network_from(OWN[kind], folder)
+        nn.Module.to(own, device=device, dtype=torch.float32)
         return CodeAutoencoder(own, str(name_or_path), sha256_file(weights))
     if holds_int8(weights):
         model = CLASSES[kind].from_config(config)
