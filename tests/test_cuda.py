@@ -21,7 +21,7 @@ from impasto.score.switches import has_kernels
 from impasto.spec import CLASSES
 from impasto.world import Renderer, Sprites, compose, pack, sample_spec
 from impasto.world.tasks import GENEVAL_TASKS
-from tests import tiny_infinity, tiny_mmdit, tiny_var
+from tests import tiny_infinity, tiny_mmdit, tiny_tokenflow_lm, tiny_var
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -272,6 +272,34 @@ def test_var_compiled_in_half_precision_draws_pictures():
     pipe.compile()
     image, _ = generate(pipe, [Request.of(name) for name in LABELS], [1, 2, 3])
     again, _ = generate(pipe, [Request.of(name) for name in LABELS], [1, 2, 3])
+    assert torch.isfinite(image).all() and torch.equal(image, again)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_tokenflow_draws_the_same_tokens_alone_in_threes_and_by_graphs(guidance):
+    """Texts of different lengths, three passes a scale: what a graph of a later pass reads is the
+    cache of the scales before."""
+    texts, others = list(tiny_tokenflow_lm.CAPTIONS[:3]), [tiny_tokenflow_lm.CAPTIONS[3]] * 3
+    pipe = tiny_tokenflow_lm.generator().to(DEVICE)
+    three = drawn_bits(pipe, texts, [1, 2, 3], guidance=guidance)
+    for i, text in enumerate(texts):
+        alone = drawn_bits(pipe, [text], [i + 1], guidance=guidance)
+        assert apart(alone[0], three[i]) < 0.02
+    here = tiny_tokenflow_lm.generator()
+    assert apart(drawn_bits(here, texts, [1, 2, 3], guidance=guidance), three) < 0.02
+    graphs = tiny_tokenflow_lm.generator().to(DEVICE).use_graphs()
+    for _ in range(3):
+        again = drawn_bits(graphs, texts, [1, 2, 3], guidance=guidance)
+        assert apart(again, three) < 0.02
+    other = drawn_bits(graphs, others, [4, 5, 6], guidance=guidance)
+    assert apart(other, drawn_bits(pipe, others, [4, 5, 6], guidance=guidance)) < 0.02
+
+
+def test_tokenflow_compiled_in_half_precision_draws_pictures():
+    pipe = tiny_tokenflow_lm.generator().cast_to(torch.bfloat16, DEVICE).compile()
+    requests = [Request.of(text) for text in tiny_tokenflow_lm.CAPTIONS[:3]]
+    image, _ = generate(pipe, requests, [1, 2, 3])
+    again, _ = generate(pipe, requests, [1, 2, 3])
     assert torch.isfinite(image).all() and torch.equal(image, again)
 
 

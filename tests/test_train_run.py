@@ -19,12 +19,15 @@ from impasto.models.storage import network_from
 from impasto.sample.protocol import Request, Sampling, generate
 from impasto.score.clip import ClipScorer
 from impasto.score.detector import Mask2FormerDetector
+from impasto.score.judges import base as judging
 from impasto.score.voting import VotingDetector
 from impasto.spec import CLASSES, Item, Spec
 from impasto.train import data
+from impasto.train import tokenflow as reading
 from impasto.train.kinds import common, generators, scorers, tokenizers
 from impasto.train.loop import Loop, NonFiniteLoss, learning_rate
 from impasto.train.run import KINDS, Recipe, load_recipe, run_recipe
+from impasto.zoo.registry import JUDGES
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes/sticker").glob("*.yaml"))
 """The others are stacks."""
@@ -78,6 +81,7 @@ def test_recipes_have_their_own_data():
 def test_only_what_draws_leaves_the_evaluation_out():
     for recipe in map(load_recipe, RECIPES):
         drawing = recipe.kind in ("autoencoder", *TOKENIZERS, *GENERATORS)
+        drawing &= recipe.kind != "reader"
         drawing |= recipe.preset == "patches"  # what a tokenizer learns from
         assert recipe.split == ("train" if drawing else "all")
 
@@ -348,6 +352,38 @@ def test_tokenflows_tokenizer_starts_from_its_teacher_unless_told_not_to(train, 
     ids = ("encoder.", "encoder_vqkd.", "encode_task", "quant_conv", "quantize.")
     changed = {key for key in after if not torch.equal(before[key], after[key])}
     assert changed and not [key for key in changed if key.startswith(ids)]
+
+
+@pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")
+def test_what_draws_tokenflows_codes_is_trained_and_bound_to_its_tokenizer(train, tmp_path):
+    vae = train("tokenflow-tokenizer", "vae", teacher=str(teacher(tmp_path / "teacher")),
+                model={"vocabulary": 24})  # fmt: skip
+    folder = train("tokenflow", autoencoder=str(vae), model={"depth": 1})
+    pipe = load_generator(folder)
+    assert finite(pipe.transformer) and pipe.transformer.config["depth"] == 1
+    assert pipe.defaults.tokens == pipe.vae.token_digest() and pipe.vae.vocabulary == 24
+    images, _ = generate(pipe, [Request.of("a photo of a dog")], [0])
+    assert images.shape == (1, 3, 32, 32) and torch.isfinite(images).all()
+    second = train("tokenflow", "second", initial=str(folder), lr=1e-12)
+    before, after = (load_generator(path).transformer.state_dict() for path in (folder, second))
+    for key, tensor in before.items():
+        torch.testing.assert_close(after[key], tensor, atol=1e-4, rtol=1e-2, msg=key)
+
+
+def test_readers_of_codes_and_of_features_are_trained_and_answer(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "PART", 8)
+    clip = str(teacher(tmp_path / "teacher"))
+    vae = train("tokenflow-tokenizer", "vae", teacher=clip)
+    for name, values in (("codes", {"autoencoder": str(vae)}),
+                         ("features", {"features": f"clip-patches:folder={clip}"})):
+        folder = train("reader", name, scenes=16, workers=1, **values)
+        options = ",features=(clip-patches:folder=" + clip + ")" if name == "features" else ""
+        judge = JUDGES.create(f"reader:path={folder}{options}")
+        assert finite(judge.network) and judge.features.name in ("codes", "clip-patches")
+        question = judging.Question((torch.rand(3, 128, 128),), "Is there a dog?")
+        assert isinstance(judge.ask(question, max_tokens=3), str)
+    with pytest.raises(ValueError, match="either a tokenizer's folder in autoencoder or patch"):
+        train("reader", "none", scenes=16)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ REGISTRIES: dict[str, tuple[str, Registry[Any]]] = {
     "benches": ("impasto.bench", BENCHES),
     "scorers": ("impasto.score", SCORERS),
     "searches": ("impasto.search", SEARCHES),
-    "judges": ("impasto.score.judges.named", JUDGES),
+    "judges": ("impasto.models.judges", JUDGES),
     "features": ("impasto.score.features", FEATURES),
     "patches": ("impasto.score.features", PATCHES),
     "perceptual": ("impasto.score.perceptual", PERCEPTUAL),

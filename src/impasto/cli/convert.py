@@ -21,7 +21,8 @@ def convert(
     kind: Annotated[str, typer.Option(help="What it is: mask2former (GenEval's detector), "
                                       "hps-v2.0, hps-v2.1, image-reward, openai-clip, "
                                       "infinity, infinity-vae, var, var-vae, vq "
-                                      "(LlamaGen's tokenizer) or tokenflow-tokenizer.")],
+                                      "(LlamaGen's tokenizer), tokenflow-tokenizer or "
+                                      "tokenflow-t2i.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not be there, "
                                                           "or be empty.")],
     as_json: options.Json = False,

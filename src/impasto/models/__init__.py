@@ -16,15 +16,17 @@ from impasto.models.foreign import (
 from impasto.models.infinity import InfinityGenerator
 from impasto.models.mmdit import MMDiTGenerator
 from impasto.models.storage import read_json
+from impasto.models.tokenflow import TokenFlowGenerator
 from impasto.models.var import VARGenerator
 from impasto.sample.protocol import Generator
 from impasto.zoo.registry import MODELS, nearest
 
 __all__ = ["FAMILIES", "DiffusersGenerator", "Emu3Generator", "ImageAPI", "InfinityGenerator",
-           "JanusGenerator", "MMDiTGenerator", "VARGenerator", "load_generator"]  # fmt: skip
+           "JanusGenerator", "MMDiTGenerator", "TokenFlowGenerator", "VARGenerator",
+           "load_generator"]  # fmt: skip
 
 FAMILIES = {"InfinityGenerator": InfinityGenerator, "MMDiTGenerator": MMDiTGenerator,
-            "VARGenerator": VARGenerator}  # fmt: skip
+            "TokenFlowGenerator": TokenFlowGenerator, "VARGenerator": VARGenerator}  # fmt: skip
 """Classes that a model folder's index may name."""
 
 

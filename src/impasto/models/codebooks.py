@@ -89,19 +89,24 @@ class Codebook(nn.Module):
         return self.unit(torch.cat([part(ids) for part in self.embeddings], dim=-1))
 
     @torch.no_grad()
-    def nearest(self, z: Tensor) -> Tensor:
-        """Ids (B, h w), int64, of features (B, C, h, w)."""
+    def nearest(self, z: Tensor, table: Tensor | None = None) -> Tensor:
+        """Ids (B, h w), int64, of features (B, C, h, w). table: of `table`, where it is known."""
         with full_precision(z.device):
-            c, E = self._weighted(self.unit(to_tokens(z))), self._weighted(self.table()).t()
+            E = self._weighted(self.table() if table is None else table).t()
+            c = self._weighted(self.unit(to_tokens(z)))
             rows = c.flatten(0, 1).split(max(1, AT_ONCE // self.vocabulary))
             return torch.cat([(part @ E).argmax(-1) for part in rows]).view(c.shape[:2])
 
-    def learnt(self, z: Tensor, beta: float = BETA) -> Learnt:
-        """Features (B, C, h, w) as codes, with what codes and features learn from."""
+    def learnt(self, z: Tensor, beta: float = BETA, table: Tensor | None = None) -> Learnt:
+        """Features (B, C, h, w) as codes, with what codes and features learn from.
+
+        table: of `table`, with its gradient, where several maps are quantised in one step.
+        """
         with full_precision(z.device):
-            ids = self.nearest(z)
+            table = self.table() if table is None else table
+            ids = self.nearest(z, table)
             unit = self.unit(z.movedim(1, -1)).movedim(-1, 1)
-            z_q = self.codes(ids.view(len(z), *z.shape[2:])).movedim(-1, 1)
+            z_q = F.embedding(ids.view(len(z), *z.shape[2:]), table).movedim(-1, 1)
             vq = F.mse_loss(z_q, unit.detach())
             commit = beta * F.mse_loss(unit, z_q.detach())
             return Learnt(unit + (z_q - unit).detach(), vq, commit, ids)

@@ -2,69 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from impasto.report.words import (
-    DASH,
-    change,
-    digits,
-    estimate,
-    excludes_zero,
-    not_independent,
-    quantity,
-    size,
-)
-from impasto.score.statistics import Interval
+from impasto.report.sheet import Sheet, Values, changed, numbered, percented, scored
+from impasto.report.tokenizer_sheets import tokenizers
+from impasto.report.words import digits, not_independent, quantity, size
 
 __all__ = ["Sheet", "sheets"]
 
-Values = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table ready to be laid out; the first column names the rows. notes: sentences below."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-
-
-def _score(values: Sequence[float] | None, decimals: int = 3) -> str:
-    return DASH if values is None else estimate(Interval(*values), decimals)
-
-
-def _change(values: Sequence[float] | None, decimals: int = 3) -> str:
-    """A difference, starred where its interval excludes zero."""
-    if values is None:
-        return DASH
-    interval = Interval(*values)
-    return change(interval, decimals) + ("*" if excludes_zero(interval) else "")
-
-
-def _percent(values: Sequence[float] | None) -> str:
-    """ "+8.7 % [+6.1, +11.2]". """
-    if values is None:
-        return DASH
-    value, low, high = (f"{100 * x:+z.1f}" for x in values)
-    return f"{value} % [{low}, {high}]"
-
-
-def _number(value: float | None) -> str:
-    return DASH if value is None else f"{value:,.4g}"
-
-
 COSTS: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "flops": ("FLOPs", lambda value: quantity(value, "FLOP")),
-    "images": ("finished", _number),
-    "row_steps": ("row-steps", _number),
-    "tokens": ("tokens", _number),
-    "decodes": ("decodes", _number),
-    "reward_calls": ("reward calls", _number),
-    "feature_calls": ("feature calls", _number),
+    "images": ("finished", numbered),
+    "row_steps": ("row-steps", numbered),
+    "tokens": ("tokens", numbered),
+    "decodes": ("decodes", numbered),
+    "reward_calls": ("reward calls", numbered),
+    "feature_calls": ("feature calls", numbered),
     "reward_flops": ("their FLOPs", lambda value: quantity(value, "FLOP")),
 }
 """Key of a cost -> its column, for each picture kept."""
@@ -85,9 +38,9 @@ def _side_by_side(table: Values) -> Sheet:
     decimals = digits(seconds[0]) if seconds else 3
     columns = ("search", "score", f"difference from {table['base']}", "relative",
                *(["second score"] if seconds else []))  # fmt: skip
-    lines = [(row["name"], _score(row["score"]), _change(row["difference"]),
-              _percent(row.get("relative")),
-              *([_score(row["second"], decimals)] if seconds else [])) for row in rows]
+    lines = [(row["name"], scored(row["score"]), changed(row["difference"]),
+              percented(row.get("relative")),
+              *([scored(row["second"], decimals)] if seconds else [])) for row in rows]
     pictures = bench["samples_per_prompt"]
     return Sheet(table["title"], columns, tuple(lines), (
         f"{table['model']} on {bench['name']}: {size(bench['prompts'], 'prompt')}, "
@@ -131,17 +84,17 @@ def _by_task(table: Values) -> Sheet:
     base, *others = table["rows"]
     tasks = list(base["tasks"])
     names = (task.replace("_", " ") for task in tasks)
-    first = (base["name"], *(_score(base["tasks"][task], 2) for task in tasks))
+    first = (base["name"], *(scored(base["tasks"][task], 2) for task in tasks))
     rows = [(f"{row['name']}, difference",
-             *(_change(row["task_differences"].get(task), 2) for task in tasks))
+             *(changed(row["task_differences"].get(task), 2) for task in tasks))
             for row in others]  # fmt: skip
     return Sheet(f"{table['title']}: by task", ("search", *names), (first, *rows))
 
 
 def _pairs(table: Values) -> Sheet:
     seconds = [pair["second_difference"] for pair in table["pairs"] if pair["second_difference"]]
-    rows = [(f"{pair['run']} − {pair['from']}", _change(pair["difference"]),
-             *([_change(pair["second_difference"])] if seconds else []))
+    rows = [(f"{pair['run']} − {pair['from']}", changed(pair["difference"]),
+             *([changed(pair["second_difference"])] if seconds else []))
             for pair in table["pairs"]]  # fmt: skip
     columns = ("difference", "score", *(["second score"] if seconds else []))
     return Sheet(f"{table['title']}: in pairs", columns, tuple(rows))
@@ -149,9 +102,9 @@ def _pairs(table: Values) -> Sheet:
 
 def _equal_flops(table: Values) -> Sheet:
     scores = {row["name"]: row["score"] for row in table["rows"]}
-    rows = [(row["run"], _score(scores[row["run"]]), quantity(row["flops"], "FLOP"),
+    rows = [(row["run"], scored(scores[row["run"]]), quantity(row["flops"], "FLOP"),
              f"{row['k']}{'' if row['enough'] else ' (all there are)'}",
-             _score(row["best"]), quantity(row["best_flops"], "FLOP"), _change(row["difference"]))
+             scored(row["best"]), quantity(row["best_flops"], "FLOP"), changed(row["difference"]))
             for row in table["equal_flops"]]  # fmt: skip
     counted = ("drawing, rewards and features" if all(row["rewards"] for row in
                table["equal_flops"]) else "drawing; rewards that count no FLOPs are left out")
@@ -170,7 +123,7 @@ def _reliability(table: Values) -> list[Sheet]:
     rewards = [*table["with_reward"], {"all": None, "within": None}]
     rows = [
         (f"{s}" if s < table["steps"] else "finished",
-         *(_score(row[key], 2) for row in (reward, value) for key in ("all", "within")))
+         *(scored(row[key], 2) for row in (reward, value) for key in ("all", "within")))
         for s, (reward, value) in enumerate(zip(rewards, table["with_value"], strict=True))
     ]  # fmt: skip
     mixed = table["with_value"][-1]["prompts"]
@@ -187,7 +140,7 @@ def _reliability(table: Values) -> list[Sheet]:
 def _potentials(table: Values) -> Sheet:
     """Within prompts, what resampling would go by after each step."""
     found = {"value": table["with_reward"], **table["potentials"]}
-    rows = [(f"{s}", *(_score(steps[s]["within"], 2) for steps in found.values()))
+    rows = [(f"{s}", *(scored(steps[s]["within"], 2) for steps in found.values()))
             for s in range(table["steps"])]  # fmt: skip
     return Sheet(f"{table['name']}: potentials after each step", ("after step", *found),
                  tuple(rows), ("Rank correlation with the final reward within prompts, of a "
@@ -202,7 +155,7 @@ def _subsets(table: Values) -> list[Sheet]:
     rows = []
     for measure, title in MEASURES.items():
         for name, of in table["measures"][measure].items():
-            rows.append((f"{title}: {name}", _score(of["value"]), _change(of.get("difference"))))
+            rows.append((f"{title}: {name}", scored(of["value"]), changed(of.get("difference"))))
     return [Sheet(
         f"{table['name']}: {table['k']} of {table['candidates']} candidates after step "
         f"{table['step']}", ("kept by", "mean", "− random"), tuple(rows),
@@ -221,7 +174,7 @@ DIVERSITY = {"within": "distance between candidates of a prompt",
 
 def _diversity(table: Values) -> list[Sheet]:
     seeds = table["seeds"]
-    rows = [(title, *(_score(one[key]) for one in seeds)) for key, title in DIVERSITY.items()]
+    rows = [(title, *(scored(one[key]) for one in seeds)) for key, title in DIVERSITY.items()]
     rows.append(("pairs of equal pictures", *(f"{one['identical']:,}" for one in seeds)))
     return [Sheet(
         f"{table['name']}: how much {seeds[0]['candidates']} finished candidates differ",
@@ -233,7 +186,7 @@ def _diversity(table: Values) -> list[Sheet]:
 
 KINDS: dict[str, Callable[[Values], list[Sheet]]] = {
     "compare": _compare, "reliability": _reliability, "subsets": _subsets,
-    "diversity": _diversity,
+    "diversity": _diversity, "tokenizers": tokenizers,
 }  # fmt: skip
 
 

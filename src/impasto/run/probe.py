@@ -1,10 +1,8 @@
-"""What a tokenizer's codes tell of what is where, by a linear probe: `impasto eval probe`.
+"""What a tokenizer's codes tell of what is where, by a linear probe.
 
 Scenes of the world are encoded; at every place whose middle an object covers, the decoders' input
 is to tell the object's class and its colour. The probe learns from some scenes and is asked about
 others; a picture's value is its share of right places, and the interval is over pictures.
-
-    summary.json    {"class": {"value", "low", "high"}, "color": ..., "places", "channels", ...}
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from impasto.spec import CLASSES, COLORS
 from impasto.train.data import CHUNK, PictureCache, cache_pictures, chunks
 from impasto.world import Renderer, Sprites
 
-__all__ = ["PARTS", "probe"]
+__all__ = ["PARTS", "parts_of", "probe"]
 
 PARTS = ("all", "semantic", "pixel")
 """Channels that can be asked: of a tokenizer with two codebooks, one half."""
@@ -35,14 +33,20 @@ def _cache(count: int, seed: int, device: torch.device) -> PictureCache:
     return cache_pictures(chunks(count, seed, workers=1), count, device, renderer)[0]
 
 
+def parts_of(tokenizer: Any) -> tuple[str, ...]:
+    """The `PARTS` that its codes have: halves, where there are two codebooks."""
+    border = getattr(tokenizer, "semantic_channels", tokenizer.channels)
+    return PARTS if border < tokenizer.channels else PARTS[:1]
+
+
 def _channels(tokenizer: Any, part: str) -> slice:
     """Raises ValueError for a half that the tokenizer has not."""
+    if part not in (own := parts_of(tokenizer)):
+        raise ValueError(f"this tokenizer's codes have no part {part!r}; allowed: "
+                         f"{', '.join(own)}")  # fmt: skip
     if part == "all":
         return slice(None)
-    border = getattr(tokenizer, "semantic_channels", None)
-    if part not in PARTS or border is None or (part == "pixel" and border == tokenizer.channels):
-        raise ValueError(f"this tokenizer's codes have no part {part!r}; allowed: all"
-                         f"{'' if border is None else ', semantic, pixel'}")  # fmt: skip
+    border = tokenizer.semantic_channels
     return slice(0, border) if part == "semantic" else slice(border, None)
 
 

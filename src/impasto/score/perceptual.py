@@ -25,7 +25,7 @@ from impasto.files import sha256_file
 from impasto.score.clip import Normalisation, load_clip_model
 from impasto.score.lpips import Lpips
 from impasto.score.official import exact_float32
-from impasto.score.voting import VotingDetector, read_maps
+from impasto.score.voting import VotingDetector, cells
 from impasto.zoo.registry import PERCEPTUAL
 from impasto.zoo.weights import shipped_folder
 
@@ -72,18 +72,21 @@ class DetectorDistance(NetworkDistance):
     """Of the sticker detector's U-Net; sides must be multiples of 16 pixels."""
 
     def features(self, images: Tensor) -> list[Tensor]:
-        kept: list[Tensor] = []
-
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            kept.append(output[0] if isinstance(output, tuple) else output)
-
-        blocks = [*self.model.down_blocks, self.model.mid_block, *self.model.up_blocks]
-        hooks = [block.register_forward_hook(keep) for block in blocks]
-        try:
-            read_maps(self.model, images)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        model, x = self.model, cells(images)
+        at = model.time_embedding(model.time_proj(x.new_zeros(len(x))).to(x.dtype))
+        x = model.conv_in(x)
+        kept, skipped = [], [x]
+        for block in model.down_blocks:
+            x, states = block(hidden_states=x, temb=at)
+            skipped += states
+            kept.append(x)
+        x = model.mid_block(x, at)
+        kept.append(x)
+        for block in model.up_blocks:
+            n = len(block.resnets)
+            states, skipped = tuple(skipped[-n:]), skipped[:-n]
+            x = block(x, states, at)
+            kept.append(x)
         return kept
 
 

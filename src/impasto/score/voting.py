@@ -27,7 +27,8 @@ from impasto.score.detector import tight_boxes
 from impasto.spec import CLASSES
 from impasto.zoo.weights import load_weights
 
-__all__ = ["CELL", "OFFSET_SCALE", "Maps", "VotingDetector", "build_network", "read_maps"]
+__all__ = ["CELL", "OFFSET_SCALE", "Maps", "VotingDetector", "build_network", "cells",
+           "read_maps"]  # fmt: skip
 
 CELL = 4
 """Picture pixels per side of a cell."""
@@ -73,8 +74,8 @@ def build_network(name: str = "sticker") -> UNet2DModel:
     return model
 
 
-def read_maps(model: UNet2DModel, images: Tensor) -> Maps:
-    """The maps of pictures (B, 3, H, W) in [0, 1].
+def cells(images: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) in [0, 1] as the network takes them, (B, 48, H / 4, W / 4).
 
     Raises ValueError when a side is not a multiple of 16 pixels.
     """
@@ -82,7 +83,12 @@ def read_maps(model: UNet2DModel, images: Tensor) -> Maps:
         raise ValueError(f"the sticker detector takes pictures whose sides are multiples of "
                          f"{MULTIPLE} pixels, not {images.shape[-1]} x {images.shape[-2]}; "
                          f"resize them")  # fmt: skip
-    out = model(F.pixel_unshuffle(images * 2 - 1, CELL), 0).sample
+    return F.pixel_unshuffle(images * 2 - 1, CELL)
+
+
+def read_maps(model: UNet2DModel, images: Tensor) -> Maps:
+    """The maps of pictures (B, 3, H, W) in [0, 1]. Raises ValueError as `cells`."""
+    out = model(cells(images), 0).sample
     fine = F.pixel_shuffle(out[:, : 4 * PART**2], PART).float()
     return Maps(fine[:, 0], fine[:, 1], fine[:, 2:], out[:, 4 * PART**2 :].float())
 

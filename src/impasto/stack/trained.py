@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from impasto.run.directory import read_json
 from impasto.run.provenance import check_same, normal
-from impasto.stack.base import STEPS, Done, Step, Tools
+from impasto.stack.base import STEPS, Done, Step, Tools, of_step
 
 __all__ = ["Train"]
 
@@ -19,8 +19,9 @@ __all__ = ["Train"]
 class Train(Step):
     """Train a model by its recipe; later steps draw with it as model: step:NAME.
 
-    recipe: the YAML file. set: keys of it to override. A training that was interrupted begins
-    anew; one that is done is not done again.
+    recipe: the YAML file. set: keys of it to override; step:NAME stands for the folder of an
+    earlier step's model. A training that was interrupted goes on; one that is done is not done
+    again.
     """
 
     recipe: str
@@ -31,12 +32,22 @@ class Train(Step):
     def settings(self) -> dict[str, Any]:
         return {"recipe": asdict(self._read())}
 
-    def _read(self) -> Any:
+    @property
+    def uses(self) -> Mapping[str, str]:
+        found = [of_step(value) for value in self.set.values() if isinstance(value, str)]
+        return {name: what for each in found for name, what in each.items()}
+
+    def _read(self, tools: Tools | None = None) -> Any:
+        """The recipe, with folders for steps' names where there are `tools`."""
         from impasto.train.run import load_recipe
 
         if not Path(self.recipe).is_file():
             raise FileNotFoundError(f"{self.name}: there is no recipe {self.recipe}")
-        return load_recipe(self.recipe, self.set)
+        return load_recipe(self.recipe, self.set if tools is None else self._named(tools))
+
+    def _named(self, tools: Tools) -> dict[str, Any]:
+        return {key: tools.model_name(value) if isinstance(value, str) else value
+                for key, value in self.set.items()}  # fmt: skip
 
     def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
         self._read()
@@ -47,7 +58,7 @@ class Train(Step):
         folder = tools.out / self.name
         record = folder / "training.json"
         if record.is_file():
-            check_same(read_json(record)["recipe"], normal(asdict(self._read())), folder)
+            check_same(read_json(record)["recipe"], normal(asdict(self._read(tools))), folder)
         else:
-            run_recipe(self.recipe, folder, tools.device, self.set)
+            run_recipe(self.recipe, folder, tools.device, self._named(tools))
         return Done(model=folder)

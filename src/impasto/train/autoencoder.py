@@ -43,7 +43,7 @@ def train_autoencoder(
     side = cache.images.shape[-1]
     loop = train_tokenizer(model, cached(cache, (side, side)), attempt,
                            token_parts=[model.encoder], count=len(cache),
-                           device=cache.images.device, name="autoencoder",
+                           device=cache.images.device, name="autoencoder", compiled=compiled,
                            last_layer=last_weight(model.decoder),
                            **numbers)  # fmt: skip
     return model, loop

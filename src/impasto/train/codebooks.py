@@ -47,7 +47,8 @@ def train_vq(
         out = vq_quantised(vae, features(x))
         return Attempt(picture(out.z_q), out.vq + out.commit, {"vq": out.vq.detach()}, out.ids)
 
-    return _train(vae, cache, attempt, tuple(cache.images.shape[-2:]), name="vq", **numbers)
+    return _train(vae, cache, attempt, tuple(cache.images.shape[-2:]), name="vq",
+                  compiled=compiled, **numbers)
 
 
 def clip_teacher(folder: str, vae: tokenflow.TokenFlowTokenizer) -> Teacher:
@@ -81,18 +82,22 @@ def train_tokenflow(
 
     teacher: None leaves the meaning untaught, for a decoder that is trained alone.
     """
-    teacher = None if teacher is None else teacher.to(cache.images.device)
+    taught: Any = None if teacher is None else teacher.to(cache.images.device)
+    taught = torch.compile(taught) if compiled and taught is not None else taught
     features, picture, meaning = (torch.compile(part) if compiled else part
                                   for part in (vae.features, vae.picture, vae.meaning))
     plan = torch.Generator().manual_seed(seed)
+    # Each list of scales is a graph of its own: only that of most steps is worth compiling.
+    whole = torch.compile(quantised) if compiled else quantised
 
     def attempt(_: Loop, x: Tensor) -> Attempt:
-        out = quantised(vae, features(x), drop_scale(vae.scales, plan=plan))
+        scales = drop_scale(vae.scales, plan=plan)
+        out = (whole if scales == vae.scales else quantised)(vae, features(x), scales)
         added, shown = out.vq + out.commit, {"vq": out.vq.detach()}
-        if teacher is not None:
-            sem = semantic_loss(meaning(out.f), teacher(x))
+        if taught is not None:
+            sem = semantic_loss(meaning(out.f), taught(x))
             added, shown["sem"] = added + sem, sem.detach()
         return Attempt(picture(out.f), added, shown, torch.cat([own.flatten() for own in out.ids]))
 
     return _train(vae, cache, attempt, (vae.image, vae.image), seed=seed, name="tokenflow",
-                  carried={"scales": plan}, **numbers)  # fmt: skip
+                  compiled=compiled, carried={"scales": plan}, **numbers)  # fmt: skip

@@ -60,7 +60,8 @@ def train_tokenizer(
     size = tuple(n * vae.stride for n in sizes[-1])
     return tokenizers.train_tokenizer(vae, cached(cache, size), attempt, count=len(cache),
                                       token_parts=vae.token_parts, device=cache.images.device,
-                                      seed=seed, carried={"scales": plan, **(carried or {})},
+                                      seed=seed, compiled=compiled,
+                                      carried={"scales": plan, **(carried or {})},
                                       last_layer=last_weight(vae.decoder), **numbers)  # fmt: skip
 
 

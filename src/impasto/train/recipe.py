@@ -72,6 +72,7 @@ class Recipe:
     start: bool = True
     model: Mapping[str, Any] = field(default_factory=dict)
     save_every: int = 0
+    features: str | None = None
     checkpoint_every: int = 1000
     weights: Mapping[str, float] = field(default_factory=dict)
 

@@ -144,13 +144,16 @@ class _Losses:
     """The picture's losses of an objective."""
 
     def __init__(
-        self, objective: Objective, lr: float, device: torch.device, seed: int = 0
-    ) -> None:
+        self, objective: Objective, lr: float, device: torch.device, seed: int = 0, *,
+        compiled: bool = False,
+    ) -> None:  # fmt: skip
         self.objective, self.device = objective, device
         self.reconstruction = RECONSTRUCTION[objective.reconstruction]
         self.perceptual: Any = None
         if objective.perceptual and objective.perceptual_weight:
-            self.perceptual = PERCEPTUAL.create(objective.perceptual, device=str(device))
+            near = PERCEPTUAL.create(objective.perceptual, device=str(device)).distance
+            # By itself it is hundreds of small kernels, for which a GPU waits.
+            self.perceptual = torch.compile(near) if compiled else near
         self.adversary: Adversary | None = None
         if objective.adversarial_weight:
             self.adversary = Adversary(objective.filters, objective.layers, lr, BETAS, device,
@@ -166,7 +169,7 @@ class _Losses:
         loss, shown = self.reconstruction(x, y), {}
         if self.perceptual is not None:
             with torch.autocast(self.device.type, torch.bfloat16):
-                near = self.perceptual.distance(x / 2 + 0.5, y / 2 + 0.5).mean()
+                near = self.perceptual(x / 2 + 0.5, y / 2 + 0.5).mean()
             loss, shown["perceptual"] = loss + self.objective.perceptual_weight * near, near
         if self.adversary is not None and self.begun(loop):
             with torch.autocast(self.device.type, torch.bfloat16):
@@ -184,7 +187,7 @@ def train_tokenizer(
     lr: float = 6e-4, minutes: float | None = None, seed: int = 0, freeze_encoder: float = 1.0,
     on_freeze: Callable[[], None] | None = None, on_save: Callable[[], str] | None = None,
     save_every: int = 0, objective: Objective | None = None, vocabulary: int | None = None,
-    last_layer: Tensor | None = None, name: str = "tokenizer",
+    last_layer: Tensor | None = None, name: str = "tokenizer", compiled: bool = False,
     checkpoint: Checkpoint | None = None, carried: Mapping[str, Carried] | None = None,
 ) -> Loop:  # fmt: skip
     """Train `model`; it ends with its moving-average weights, in evaluation mode.
@@ -194,7 +197,8 @@ def train_tokenizer(
     `token_parts`, set to their average, stay as they are and only the rest learns on; on_freeze:
     called then. on_save: saves the averaged weights every `save_every` steps and says where.
     vocabulary: of the codebook whose use is watched. last_layer: the decoder's weights that an
-    adaptive objective measures by. carried: what `attempt` changes from step to step.
+    adaptive objective measures by. compiled: whether the perceptual distance is. carried: what
+    `attempt` changes from step to step.
 
     Raises CodebookCollapse, NonFiniteLoss; ValueError for an adaptive objective and no last_layer.
     """
@@ -206,7 +210,7 @@ def train_tokenizer(
     model.to(device, memory_format=torch.channels_last).train()
     loop = Loop(model, steps, lr, weight_decay=0.0, minutes=minutes, name=name,
                 checkpoint=checkpoint)  # fmt: skip
-    losses = _Losses(objective, lr, device, seed)
+    losses = _Losses(objective, lr, device, seed, compiled=compiled)
     usage = None if vocabulary is None else _Usage(vocabulary, device)
     frozen = torch.tensor(False)
     loop.carried = _carried(frozen, usage, losses.adversary) | dict(carried or {})

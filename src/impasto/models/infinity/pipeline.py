@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -129,10 +129,11 @@ class InfinityGenerator(NextScaleGenerator):
             temperature=per_scale("temperature", self.defaults.temperature, len(plan.sizes)),
         )  # fmt: skip
 
-    def _add_tokens(self, state: TextState, logits: Tensor) -> Tensor:
+    def _add_tokens(self, state: TextState, logits: Tensor) -> TextState:
         bits = draw_bits(logits, state.seeds, state.step,
                          top_k=self.defaults.top_k, top_p=self.defaults.top_p)  # fmt: skip
-        return self.vae.add_codes(state.f_hat, bits, state.sizes[state.step])
+        f_hat = self.vae.add_codes(state.f_hat, bits, state.sizes[state.step])
+        return replace(state, f_hat=f_hat)
 
     # ---------------------------------------------------------------- settings, cost
 

@@ -1,4 +1,6 @@
-"""Parts of next-scale transformers: cosine attention, modulated norms, feed-forward.
+"""Parts of next-scale transformers: attention over a cache, modulated norms, feed-forward.
+
+Cosine attention:
 
     q, k <- q / |q|, k / |k|;   q <- q exp(min(s, ln 100)), s learned a head;   softmax scale 1
 
@@ -18,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["EPS", "CosineAttention", "FeedForward", "HeadNorm", "KeysValues", "StretchedBlock",
-           "drop_paths", "full_precision", "join_heads", "normalised",
+__all__ = ["EPS", "CachedAttention", "CosineAttention", "FeedForward", "HeadNorm", "KeysValues",
+           "StretchedBlock", "drop_paths", "full_precision", "join_heads", "normalised",
            "split_heads"]  # fmt: skip
 
 EPS = 1e-6
@@ -57,15 +59,50 @@ def drop_paths(most: float, depth: int) -> list[float]:
     return [most * i / max(depth - 1, 1) for i in range(depth)]
 
 
-class CosineAttention(nn.Module):
-    """Self-attention of tokens to those of their scale and of earlier ones: `split`, then the
-    call, then `proj`.
+class CachedAttention(nn.Module):
+    """Attention of tokens to themselves and to earlier ones, of queries, keys and values that a
+    family makes.
 
-    backends: kernels for many tokens at once, the first that can; None leaves it to torch.
+    scale: of the products before softmax; None for d_head^-1/2. backends: kernels for many tokens
+    at once, the first that can; None leaves it to torch.
     """
 
-    zero_k_bias: Tensor
+    scale: float | None = None
     backends: Sequence[SDPBackend] | None = None
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None,
+        past: KeysValues | None = None, into: KeysValues | None = None,
+    ) -> Tensor:  # fmt: skip
+        """What tokens hear of each other: (B, L, C). q, k, v: (B, heads, L, d_head).
+
+        mask: bool, True may see; (L, L), or broadcastable to (B, heads, L, all keys). past: keys
+        and values of earlier tokens, which all may see. into: those and, behind them, places that
+        k and v are written to; stands for `past`.
+        """
+        if into is not None:
+            new = k.shape[2]
+            into[0][:, :, -new:], into[1][:, :, -new:] = k, v
+            k, v = into
+        elif past is not None:
+            k, v = (torch.cat([a.transpose(1, 2), b.transpose(1, 2)], dim=1).transpose(1, 2)
+                    for a, b in ((past[0], k), (past[1], v)))  # fmt: skip
+        with self._kernels(q.shape[2]):
+            return join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask,
+                                                             scale=self.scale))  # fmt: skip
+
+    def _kernels(self, tokens: int) -> contextlib.AbstractContextManager[Any]:
+        if self.backends is None or tokens < MANY:
+            return contextlib.nullcontext()
+        return sdpa_kernel(list(self.backends), set_priority=True)
+
+
+class CosineAttention(CachedAttention):
+    """Self-attention of tokens to those of their scale and of earlier ones: `split`, then the
+    call, then `proj`."""
+
+    zero_k_bias: Tensor
+    scale = 1.0
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -91,30 +128,6 @@ class CosineAttention(nn.Module):
         q = self.placed(F.normalize(q.float(), dim=-1) * scale, *places).to(v.dtype)
         k = self.placed(F.normalize(k.float(), dim=-1), *places).to(v.dtype)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None,
-        past: KeysValues | None = None, into: KeysValues | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Tokens of `split` looked at by each other: (B, L, C) before `proj`.
-
-        mask: bool (L, L), True may see. past: keys and values of earlier tokens, which all may
-        see. into: those and, behind them, places that k and v are written to; stands for `past`.
-        """
-        if into is not None:
-            new = k.shape[2]
-            into[0][:, :, -new:], into[1][:, :, -new:] = k, v
-            k, v = into
-        elif past is not None:
-            k, v = (torch.cat([a.transpose(1, 2), b.transpose(1, 2)], dim=1).transpose(1, 2)
-                    for a, b in ((past[0], k), (past[1], v)))  # fmt: skip
-        with self._kernels(q.shape[2]):
-            return join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0))
-
-    def _kernels(self, tokens: int) -> contextlib.AbstractContextManager[Any]:
-        if self.backends is None or tokens < MANY:
-            return contextlib.nullcontext()
-        return sdpa_kernel(list(self.backends), set_priority=True)
 
 
 class FeedForward(nn.Module):

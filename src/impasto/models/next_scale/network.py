@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from impasto.models.next_scale.blocks import CosineAttention
+from impasto.models.next_scale.blocks import CachedAttention
 from impasto.models.next_scale.cache import Cache, fresh
 from impasto.models.next_scale.graphs import Captured, Recycled
 from impasto.models.next_scale.maps import tokens
@@ -33,7 +33,12 @@ LAUNCH_BOUND = 2048
 
 
 class ScaleNetwork(ABC):
-    """A family says how logits come about."""
+    """A family says how logits come about.
+
+    prefix: places of the cache that are filled before the first scale, with a text.
+    """
+
+    prefix = 0
 
     def __init__(self, transformer: Any, vae: Any) -> None:
         self.transformer, self.vae = transformer, vae
@@ -60,7 +65,7 @@ class ScaleNetwork(ABC):
         self.vae.decoder.to(memory_format=torch.channels_last)
         if torch.cuda.get_device_capability(device) >= (9, 0):
             for module in self.transformer.modules():
-                if isinstance(module, CosineAttention):
+                if isinstance(module, CachedAttention):
                     module.backends = HOPPER
 
     def use_graphs(self, on: bool) -> None:
@@ -70,7 +75,7 @@ class ScaleNetwork(ABC):
         """Room for the state's next scale behind the earlier ones."""
         new = tokens(state.sizes[state.step : state.step + 1])
         take = self._recycled if self._recycled and self._captures(state) else fresh
-        return past.extended(new, tokens(state.sizes[:-1]), take)
+        return past.extended(new, self.prefix + tokens(state.sizes[:-1]), take)
 
     def _captures(self, state: ScaleState) -> bool:
         new = len(state.seeds) * (1 + state.paired) * math.prod(state.sizes[state.step])

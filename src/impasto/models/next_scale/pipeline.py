@@ -18,6 +18,7 @@ from torch import Tensor
 
 from impasto.images import quantise
 from impasto.models.networks import NetworkGenerator
+from impasto.models.next_scale.cache import Cache
 from impasto.models.next_scale.maps import Sizes
 from impasto.models.next_scale.network import ScaleNetwork
 from impasto.models.next_scale.state import ScaleState, select_rows
@@ -33,7 +34,8 @@ S = TypeVar("S", bound=ScaleState)
 
 class NextScaleGenerator(NetworkGenerator):
     """A family says how logits of a scale's tokens come about (`_scale`), how tokens are drawn and
-    added to f^ (`_add_tokens`), and what is computed for it (`_scale_flops`)."""
+    added to f^ (`_add_tokens`), and what is computed for it (`_scale_flops`); one that goes
+    through its network several times a scale, how often (`_passes`)."""
 
     vae: Any
     """The tokenizer: `decode`, and `factor`, pixels a side of a place of f^."""
@@ -45,12 +47,14 @@ class NextScaleGenerator(NetworkGenerator):
         """Sizes of the scales of a square picture, as it is drawn by default."""
 
     @abstractmethod
-    def _add_tokens(self, state: Any, logits: Tensor) -> Tensor:
-        """f^ with the next scale's tokens, drawn from the logits of all rows."""
+    def _add_tokens(self, state: Any, logits: Tensor) -> Any:
+        """The state with the next scale's tokens in its sums, drawn from the logits of all
+        rows."""
 
     @abstractmethod
     def _scale_flops(self, state: Any, row: int) -> int:
-        """FLOPs of the next scale of one row, of both branches where there are two."""
+        """FLOPs of the next scale of one row, of all passes and of both branches where there are
+        two."""
 
     @abstractmethod
     def _decoder_flops(self, state: Any) -> int:
@@ -90,16 +94,12 @@ class NextScaleGenerator(NetworkGenerator):
         """Draw the next scale's tokens of all rows. Raises ValueError when the state is done."""
         if state.done:
             raise ValueError(f"all {state.steps} scales are drawn; call finish")
-        n = len(state.seeds)
-        size, last = self.rows_at_once or n, state.step + 1 == state.steps
+        n, last = len(state.seeds), state.step + 1 == state.steps
         past = state.cache or self.transformer.no_past(n * (1 + state.paired))
         into = None if last else self._scale.extended(state, past)
-        logits = [self._scale.logits(state, range(i, min(i + size, n)), past, into)
-                  for i in range(0, n, size)]  # fmt: skip
         after = replace(
-            state,
+            self._add_tokens(state, self._logits(state, past, into)),
             step=state.step + 1,
-            f_hat=self._add_tokens(state, torch.cat(logits)),
             cache=into,
             costs=state.charged(self._step_costs(state)),
         )
@@ -107,6 +107,17 @@ class NextScaleGenerator(NetworkGenerator):
             with_prompt = torch.arange(0, 2 * n, 2, device=self.device)
             return replace(after, cache=into.selected(with_prompt))
         return after
+
+    def _logits(self, state: Any, past: Cache, into: Cache | None) -> Tensor:
+        """What the next scale's tokens of all rows are drawn from; see `ScaleNetwork.logits`."""
+        n = len(state.seeds)
+        size = self.rows_at_once or n
+        return torch.cat([self._scale.logits(state, range(i, min(i + size, n)), past, into)
+                          for i in range(0, n, size)])  # fmt: skip
+
+    def _passes(self, state: Any) -> int:
+        """How often the next scale goes through the network."""
+        return 1
 
     @torch.inference_mode()
     def preview(self, state: ScaleState) -> Tensor:
@@ -141,7 +152,7 @@ class NextScaleGenerator(NetworkGenerator):
 
         What is computed once a prompt is left out: its share depends on how many rows share it.
         """
-        new = math.prod(state.sizes[state.step])
+        new = self._passes(state) * math.prod(state.sizes[state.step])
         after = self.preview_cost(state) if state.step + 1 == state.steps else Cost()
         return [Cost(flops=float(self._scale_flops(state, row)), row_steps=1, tokens=new) + after
                 for row in range(len(state.seeds))]  # fmt: skip

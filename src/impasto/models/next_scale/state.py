@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,9 +29,10 @@ class ScaleState(State):
     f_hat: (B, d, H, W) codes summed so far, float32; zero before the first scale. cache: keys and
     values of all scales so far in every block, None once nothing follows; rows in pairs (with the
     prompt, without) where `paired`, else one a row. prompt_of: for each row its prompt. sizes: of
-    all scales. guidance: one a scale.
+    all scales. guidance: one a scale. per_row: the names of all tensors that have a row each.
     """
 
+    per_row: ClassVar[tuple[str, ...]] = ("f_hat",)
     f_hat: Tensor
     cache: Cache | None
     prompt_of: tuple[int, ...]
@@ -47,9 +48,10 @@ class ScaleState(State):
 S = TypeVar("S", bound=ScaleState)
 
 
-def scale_seed(seed: int, scale: int) -> int:
-    """The seed of one row's tokens at one scale."""
-    digest = hashlib.sha256(f"{seed}\0scale\0{scale}".encode()).digest()
+def scale_seed(seed: int, scale: int, refinement: int = 0) -> int:
+    """The seed of one row's tokens at one scale, where it is drawn again of that refinement."""
+    again = f"\0again\0{refinement}" if refinement else ""
+    digest = hashlib.sha256(f"{seed}\0scale\0{scale}{again}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
@@ -68,10 +70,11 @@ def select_rows(state: S, rows: Sequence[int]) -> S:
     """The state whose row i is row `rows[i]`: sums and both halves of every cache."""
     branches, device = 1 + state.paired, state.f_hat.device
     held = [branches * i + j for i in rows for j in range(branches)]
-    cache = state.cache
+    at, cache = upload(torch.tensor(rows), device), state.cache
+    own: dict[str, Any] = {name: getattr(state, name)[at] for name in state.per_row}
     return replace(
         state,
-        f_hat=state.f_hat[upload(torch.tensor(rows), device)],
+        **own,
         cache=None if cache is None else cache.selected(upload(torch.tensor(held), device)),
         prompt_of=tuple(state.prompt_of[i] for i in rows),
         seeds=tuple(state.seeds[i] for i in rows),

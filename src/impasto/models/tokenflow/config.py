@@ -1,6 +1,9 @@
 """Sizes of the "tokenflow" family, by the names of the paper's models.
 
-    tokenizer   semantic tower, pixel convolutions, codebooks, scales     `TOKENIZERS`
+    tokenizer     semantic tower, pixel convolutions, codebooks, scales   `TOKENIZERS`
+    transformer   the language model that draws                           `TRANSFORMERS`
+    whole         both                                                    `PRESETS`: sticker, tiny
+    reader        the language model that answers                         `READERS`
 
 TokenFlow-B, -L and -XL differ in the teacher (CLIP ViT-B/16 at 224 px, ViTamin-XL at 256,
 SigLIP-so400m at 384) and so in size and grid; "b-256" is B with interpolated positions and one
@@ -15,7 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "TOKENIZERS", "TokenizerConfig"]
+__all__ = ["CLIP_MEAN", "CLIP_STD", "PRESETS", "READERS", "TOKENIZERS", "TRANSFORMERS",
+           "ReaderConfig", "TokenFlowConfig", "TokenizerConfig", "TransformerConfig"]  # fmt: skip
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -123,3 +127,116 @@ def tiny() -> TokenizerConfig:
 
 TOKENIZERS = {"b": b, "b-enhanced": b_enhanced, "b-256": b_256, "l": large, "xl": extra_large,
               "sticker": sticker, "tiny": tiny}  # fmt: skip
+
+
+# ---------------------------------------------------------------- what draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """depth: blocks. width: C. inside: of the gated feed-forward network. text_vocabulary: ids
+    below the picture's. vocabulary, channels, patches: the tokenizer's K, channels of a code and
+    sides of the maps. text: slots for the prompt and its BOS. embedded: rows of the embedding,
+    None for one for every id; pictures' ids are never looked up in it. eps: of the norms of width
+    C. theta: of rotary positions.
+    """
+
+    depth: int
+    width: int
+    heads: int
+    inside: int
+    text_vocabulary: int
+    vocabulary: int
+    channels: int
+    patches: tuple[int, ...]
+    text: int = 128
+    embedded: int | None = None
+    eps: float = 1e-5
+    theta: float = 10000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenFlowConfig:
+    """A whole generator."""
+
+    tokenizer: TokenizerConfig
+    transformer: TransformerConfig
+
+
+def _of(tokenizer: TokenizerConfig, **sizes: Any) -> TransformerConfig:
+    """A transformer for the ids of a tokenizer."""
+    return TransformerConfig(vocabulary=tokenizer.vocabulary, patches=tokenizer.scales,
+                             channels=tokenizer.semantic_channels + tokenizer.pixel_channels,
+                             **sizes)  # fmt: skip
+
+
+def t2i_7b() -> TransformerConfig:
+    """Published: `TokenFlow-t2i`, Llama-2-7B with 32,000 words, [PAD] and 32,768 codes."""
+    return _of(b_256(), depth=32, width=4096, heads=32, inside=11008, text_vocabulary=32001)
+
+
+WORDS = 1024
+"""Of the sticker world's tokenizer; BOS, <img> and </img> come on top."""
+
+
+def t2i_sticker() -> TransformerConfig:
+    """8 blocks of width 384: 17 million parameters."""
+    return _of(sticker(), depth=8, width=384, heads=6, inside=1024, text_vocabulary=WORDS + 3,
+               embedded=WORDS + 3, text=48)  # fmt: skip
+
+
+def t2i_tiny() -> TransformerConfig:
+    """For tests: 2 blocks of width 32, 8 slots for text."""
+    return _of(tiny(), depth=2, width=32, heads=2, inside=48, text_vocabulary=323, text=8)
+
+
+TRANSFORMERS = {"7b": t2i_7b, "sticker": t2i_sticker, "tiny": t2i_tiny}
+PRESETS = {"sticker": lambda: TokenFlowConfig(tokenizer=sticker(), transformer=t2i_sticker()),
+           "tiny": lambda: TokenFlowConfig(tokenizer=tiny(), transformer=t2i_tiny())}  # fmt: skip
+
+
+# ---------------------------------------------------------------- what reads
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderConfig:
+    """channels: of the features. lm: transformers' name of a kind of language model. sizes: its
+    config's values. chat: a name of `reader.CHATS`."""
+
+    channels: int
+    lm: str
+    sizes: Mapping[str, Any] = field(hash=False)
+    chat: str = "plain"
+
+
+def reads_14b() -> ReaderConfig:
+    """Published: Qwen2.5-14B-Instruct over TokenFlow-XL's 729 places."""
+    return ReaderConfig(channels=40, lm="qwen2", chat="qwen_2_5", sizes={
+        "vocab_size": 152064, "hidden_size": 5120, "intermediate_size": 13824,
+        "num_hidden_layers": 48, "num_attention_heads": 40, "num_key_value_heads": 8,
+        "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+        "tie_word_embeddings": False,
+    })  # fmt: skip
+
+
+def _llama(words: int, width: int, depth: int, heads: int, channels: int) -> ReaderConfig:
+    """A small Llama over the learnt words, whose 0 and 1 are padding and the end."""
+    return ReaderConfig(channels=channels, lm="llama", sizes={
+        "vocab_size": words, "hidden_size": width, "intermediate_size": 8 * width // 3,
+        "num_hidden_layers": depth, "num_attention_heads": heads, "num_key_value_heads": heads,
+        "max_position_embeddings": 1024, "tie_word_embeddings": True, "pad_token_id": 0,
+        "bos_token_id": WORDS, "eos_token_id": 1,
+    })  # fmt: skip
+
+
+def reads_sticker() -> ReaderConfig:
+    """8 blocks of width 384 over the sticker tokenizer's 256 places."""
+    return _llama(WORDS + 3, 384, 8, 6, 32)
+
+
+def reads_tiny() -> ReaderConfig:
+    """For tests: 2 blocks of width 24 over the tiny tokenizer's 16 places."""
+    return _llama(WORDS + 3, 24, 2, 2, 10)
+
+
+READERS = {"xl-qwen-14b": reads_14b, "sticker": reads_sticker, "tiny": reads_tiny}

@@ -9,6 +9,9 @@ Dropped, and made again on the way back:
 
     quantize.codebook_used (131072)     ids lately used, of the training
     scaling_layer.{shift, scale}        the tower's mean and deviation
+
+The transformer's names are ours; dropped of it are image_token_start and image_token_end, the ends
+of the pictures' ids.
 """
 
 from __future__ import annotations
@@ -25,17 +28,21 @@ from transformers import CLIPConfig
 
 from impasto.models.conversion import shape_of, write_network
 from impasto.models.llamagen import from_llamagen, llamagen_sizes, to_llamagen
-from impasto.models.tokenflow.config import TOKENIZERS, TokenizerConfig
+from impasto.models.tokenflow.config import TOKENIZERS, TRANSFORMERS, TokenizerConfig
+from impasto.models.tokenflow.model import TokenFlowTransformer
 from impasto.models.tokenflow.tokenizer import TokenFlowTokenizer
 from impasto.score.preference.names import Row, clip_rows
 from impasto.zoo.convert import CONVERTERS, PARTS, ConversionReport
 
-__all__ = ["official_tokenizer", "ours_of", "tokenflow_tokenizer", "tokenizer_sizes"]
+__all__ = ["official_tokenizer", "official_transformer", "ours_of", "tokenflow_t2i",
+           "tokenflow_tokenizer", "tokenizer_sizes", "transformer_sizes"]  # fmt: skip
 
 SOURCE = "TokenFlow's official code"
 USED, USED_LENGTH = "quantize.codebook_used", 131072
 SCALING = ("scaling_layer.shift", "scaling_layer.scale")
 TOWER = "encoder_vqkd."
+FIRST, LAST = "image_token_start", "image_token_end"
+LAYER = "model.layers."
 PARTS |= {"tokenflow-tokenizer": "ema"}
 
 
@@ -164,3 +171,60 @@ def tokenflow_tokenizer(tensors: Mapping[str, Tensor], folder: Path) -> Conversi
     _check_scaling(tensors, sizes)
     return write_network(TokenFlowTokenizer, sizes, state, folder, source=SOURCE, names=names,
                          dropped=dropped)  # fmt: skip
+
+
+# ---------------------------------------------------------------- what draws
+
+
+def _patches(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Sides of the maps, of a known tokenizer with as many scales and places."""
+    scales = shape_of(tensors, "model.lvl_embed.weight")[0] - 1
+    places = shape_of(tensors, "model.pos_1LC")[0]
+    known = {(len(c.scales), sum(side**2 for side in c.scales)): c.scales
+             for c in (make() for make in TOKENIZERS.values())}  # fmt: skip
+    if (scales, places) not in known:
+        raise ValueError(f"it has {scales} scales of {places} places together, and no tokenizer "
+                         f"here has such")  # fmt: skip
+    return known[scales, places]
+
+
+def _vocabularies(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """(words, codes): pictures' ids come last; of the published number where none is told."""
+    every = shape_of(tensors, "lm_head.weight")[0]
+    words = int(tensors[FIRST]) if FIRST in tensors else every - TRANSFORMERS["7b"]().vocabulary
+    last = int(tensors[LAST]) if LAST in tensors else every - 1
+    if words < 1 or last != every - 1:
+        raise ValueError(f"its head has {every} rows, and its pictures' ids are {words} to {last};"
+                         f" they must be the last")  # fmt: skip
+    return words, every - words
+
+
+def transformer_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """`TransformerConfig`'s values: what shapes do not tell (slots, eps, theta) is the published
+    model's. Raises ValueError for another model's tensors."""
+    words, codes = _vocabularies(tensors)
+    width, channels = shape_of(tensors, "model.mm_projector.0.weight")
+    embedded = shape_of(tensors, "model.embed_tokens.weight")[0]
+    return asdict(TRANSFORMERS["7b"]()) | {
+        "depth": _depth(tensors, LAYER), "width": width,
+        "heads": width // shape_of(tensors, f"{LAYER}0.self_attn.qknorm.query_norm.weight")[0],
+        "inside": shape_of(tensors, f"{LAYER}0.mlp.gate_proj.weight")[0],
+        "text_vocabulary": words, "vocabulary": codes, "channels": channels,
+        "patches": _patches(tensors), "embedded": None if embedded == words + codes else embedded,
+    }  # fmt: skip
+
+
+def official_transformer(model: TokenFlowTransformer) -> dict[str, Tensor]:
+    """The published file's tensors, and the ends of the pictures' ids: the way back."""
+    ends = {FIRST: model.words, LAST: model.words + model.config["vocabulary"] - 1}
+    return {**model.state_dict(), **{key: torch.tensor(value) for key, value in ends.items()}}
+
+
+@CONVERTERS.register("tokenflow-t2i")
+def tokenflow_t2i(tensors: Mapping[str, Tensor], folder: Path) -> ConversionReport:
+    """TokenFlow's text-to-image model. Raises ValueError for another model's tensors."""
+    dropped = [key for key in (FIRST, LAST) if key in tensors]
+    state = {key: tensor for key, tensor in tensors.items() if key not in dropped}
+    return write_network(TokenFlowTransformer, transformer_sizes(tensors), state, folder,
+                         source=SOURCE, names={key: key for key in state}, dropped=dropped
+                         )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
@@ -97,14 +97,14 @@ class VARGenerator(NextScaleGenerator):
                  for label in labels]  # fmt: skip
         return Condition(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
-    def _add_tokens(self, state: ClassState, logits: Tensor) -> Tensor:
+    def _add_tokens(self, state: ClassState, logits: Tensor) -> ClassState:
         def added(at: slice) -> Tensor:
             ids = draw_tokens(logits[at], state.seeds[at], state.step,
                               top_k=self.defaults.top_k, top_p=self.defaults.top_p)  # fmt: skip
             return self.vae.add_codes(state.f_hat[at], ids, state.step, self.transformer.sizes)
 
         at_once = self.rows_at_once or max(1, NUMBERS // logits[0].numel())
-        return in_rows(added, len(logits), at_once)
+        return replace(state, f_hat=in_rows(added, len(logits), at_once))
 
     # ---------------------------------------------------------------- settings, cost
 

@@ -92,10 +92,12 @@ def truncated(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def draw_tokens(
-    logits: Tensor, seeds: Sequence[int], scale: int, *, top_k: int = 0, top_p: float = 0.0
-) -> Tensor:
+    logits: Tensor, seeds: Sequence[int], scale: int, *, top_k: int = 0, top_p: float = 0.0,
+    refinement: int = 0,
+) -> Tensor:  # fmt: skip
     """Tokens (B, L), int64, of guided logits (B, L, V). One number a token."""
-    u = row_uniforms([scale_seed(seed, scale) for seed in seeds], logits.shape[1], logits.device)
+    own = [scale_seed(seed, scale, refinement) for seed in seeds]
+    u = row_uniforms(own, logits.shape[1], logits.device)
     total = truncated(logits.double(), top_k, top_p).cumsum(-1)
     drawn = torch.searchsorted(total, u[..., None] * total[..., -1:], right=True)[..., 0]
     # u times the sum may round up to the sum: the last token with any probability, then.

@@ -12,6 +12,7 @@ antialiased, without a crop.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -135,12 +136,13 @@ class InceptionPatches(Patches):
 
 
 @PATCHES.register("clip-patches")
-def clip_patches(*, device: str = "cpu") -> ClipPatches:
-    """The sticker CLIP's patches (64 places).
+def clip_patches(*, folder: str | None = None, device: str = "cpu") -> ClipPatches:
+    """The sticker CLIP's patches (64 places), or those of the CLIP in a folder.
 
-    Raises FileNotFoundError when the weights are not in this installation.
+    Raises FileNotFoundError when the weights are not in this installation or the folder.
     """
-    model, sha256 = load_clip_model(shipped_folder("sticker-clip"), device)
+    found = Path(folder) if folder is not None else shipped_folder("sticker-clip")
+    model, sha256 = load_clip_model(found, device)
     return ClipPatches(model.vision_model, sha256)
 
 

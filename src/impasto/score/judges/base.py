@@ -9,6 +9,7 @@ Source: Kamath et al. 2025, arXiv 2512.16853 (Soft-TIFA).
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from impasto.spec import NUMBER_WORDS
 
-__all__ = ["Judge", "NoProbabilities", "Question", "Unanswered", "variants_of"]
+__all__ = ["Judge", "LocalWords", "NoProbabilities", "Question", "Unanswered", "variants_of"]
 
 
 class NoProbabilities(RuntimeError):
@@ -76,3 +77,36 @@ class Judge(ABC):
     @abstractmethod
     def provenance(self) -> dict[str, Any]:
         """Id, sha256 of the weights where they are here, and how pictures reach the model."""
+
+
+class LocalWords(Judge):
+    """A judge whose first step can be looked at. name: for messages and the record."""
+
+    name: str
+
+    @property
+    @abstractmethod
+    def words(self) -> Any:
+        """A tokenizer of transformers."""
+
+    @abstractmethod
+    def first_token(self, question: Question) -> Tensor:
+        """(V,) float32 probabilities of the answer's first token, on the CPU."""
+
+    def first_ids(self, variants: Sequence[str]) -> list[int]:
+        """The first token of each variant, encoded without special tokens."""
+        rows = [self.words(v, add_special_tokens=False).input_ids for v in variants]
+        if not rows or not all(rows):
+            raise ValueError(f"{list(variants)!r} must be texts of at least one token each")
+        return [row[0] for row in rows]
+
+    def probability(
+        self, question: Question, variants: Sequence[str], deduplicate: bool = True
+    ) -> float:
+        ids = self.first_ids(variants)
+        if deduplicate:
+            ids = list(dict.fromkeys(ids))
+        value = float(self.first_token(question)[ids].double().sum())
+        if math.isnan(value):
+            raise NoProbabilities(f"{self.name} gives probabilities that are not numbers")
+        return value

@@ -8,8 +8,6 @@ whole vocabulary at the first step, as in Soft-TIFA (Kamath et al. 2025, arXiv 2
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from impasto.files import sha256_file
 from impasto.images import to_pil
-from impasto.score.judges.base import Judge, NoProbabilities, Question, Unanswered
+from impasto.score.judges.base import LocalWords, Question, Unanswered
 from impasto.score.judges.prompts import defused
 from impasto.score.trained import check_keys
 from impasto.zoo.weights import without_bars
@@ -33,7 +31,7 @@ def _folder_sha256(folder: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-class LocalJudge(Judge):
+class LocalJudge(LocalWords):
     """model, processor: of one checkpoint. name, sha256: for the record."""
 
     def __init__(self, model: Any, processor: Any, *, name: str, sha256: str = "") -> None:
@@ -58,6 +56,10 @@ class LocalJudge(Judge):
             processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
         check_keys(found, folder, harmless=lambda key: key.endswith(".position_ids"))
         return cls(model.to(device), processor, name=folder.name, sha256=_folder_sha256(folder))
+
+    @property
+    def words(self) -> Any:
+        return self.processor.tokenizer
 
     def _inputs(self, question: Question) -> Any:
         specials = self.processor.tokenizer.all_special_tokens
@@ -89,24 +91,6 @@ class LocalJudge(Judge):
         new = ids[0, inputs["input_ids"].shape[1] :]
         text: str = self.processor.tokenizer.decode(new, skip_special_tokens=True)
         return text
-
-    def first_ids(self, variants: Sequence[str]) -> list[int]:
-        """The first token of each variant, encoded without special tokens."""
-        rows = [self.processor.tokenizer(v, add_special_tokens=False).input_ids for v in variants]
-        if not rows or not all(rows):
-            raise ValueError(f"{list(variants)!r} must be texts of at least one token each")
-        return [row[0] for row in rows]
-
-    def probability(
-        self, question: Question, variants: Sequence[str], deduplicate: bool = True
-    ) -> float:
-        ids = self.first_ids(variants)
-        if deduplicate:
-            ids = list(dict.fromkeys(ids))
-        value = float(self.first_token(question)[ids].double().sum())
-        if math.isnan(value):
-            raise NoProbabilities(f"{self.name} gives probabilities that are not numbers")
-        return value
 
     def provenance(self) -> dict[str, Any]:
         return {"id": self.name, "sha256": self.sha256, "kind": "transformers",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import ModelMixin
@@ -22,13 +23,16 @@ from impasto.train.data import (
 )
 from impasto.train.recipe import Recipe
 from impasto.world import Renderer, Sprites
+from impasto.zoo.registry import nearest
 from impasto.zoo.weights import save_weights
 
-__all__ = ["FILE", "Captions", "numbers", "one_start", "pictures", "save_plain", "unseen"]
+__all__ = ["FILE", "Captions", "changed", "numbers", "one_start", "pictures", "save_plain",
+           "unseen"]  # fmt: skip
 
 FILE = "diffusion_pytorch_model.safetensors"
 UNSEEN_SEED = 4040
 Captions = list[tuple[str, str, str]]
+Config = TypeVar("Config")
 
 
 def pictures(recipe: Recipe, device: torch.device) -> tuple[Any, Captions, list[str]]:
@@ -52,6 +56,17 @@ def numbers(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, Any]:
     return {"steps": recipe.steps, "batch": batch, "lr": recipe.lr, "seed": recipe.seed,
             "minutes": recipe.minutes, "compiled": recipe.compiled,
             "checkpoint": checkpoint}  # fmt: skip
+
+
+def changed(config: Config, recipe: Recipe) -> Config:
+    """A preset with the recipe's `model`. Raises ValueError for an unknown key."""
+    known = [field.name for field in fields(config)]  # type: ignore[arg-type]
+    for key in recipe.model:
+        if key not in known:
+            raise ValueError(f"model has no {key!r}: {nearest(key, known)}")
+    values = {key: tuple(value) if isinstance(value, list) else value
+              for key, value in recipe.model.items()}  # fmt: skip
+    return replace(config, **values)  # type: ignore[type-var]
 
 
 def unseen(device: torch.device) -> PictureCache:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from diffusers import ModelMixin
@@ -19,19 +19,17 @@ from impasto.train.checkpoint import Checkpoint
 from impasto.train.codebooks import clip_teacher, start_from_teacher, train_tokenflow, train_vq
 from impasto.train.data import PictureCache
 from impasto.train.infinity import scale_report, train_tokenizer
-from impasto.train.kinds.common import FILE, numbers, pictures, save_plain, unseen
+from impasto.train.kinds.common import FILE, changed, numbers, pictures, save_plain, unseen
 from impasto.train.loop import Loop
 from impasto.train.next_scale import codebook_report
 from impasto.train.recipe import Recipe, kind
 from impasto.train.tokenizers import Objective, cached
 from impasto.train.var import train_var_tokenizer
-from impasto.zoo.registry import nearest
 from impasto.zoo.weights import load_weights
 
 __all__: list[str] = []
 
 SHARED = ("objective", "save_every")
-Config = TypeVar("Config")
 
 
 def _learning(
@@ -46,17 +44,6 @@ def _learning(
             "save_every": recipe.save_every,
             "objective": Objective.from_dict(recipe.objective),
             **numbers(recipe, checkpoint)}  # fmt: skip
-
-
-def _changed(config: Config, recipe: Recipe) -> Config:
-    """A preset with the recipe's `model`. Raises ValueError for an unknown key."""
-    known = [field.name for field in fields(config)]  # type: ignore[arg-type]
-    for key in recipe.model:
-        if key not in known:
-            raise ValueError(f"model has no {key!r}: {nearest(key, known)}")
-    values = {key: tuple(value) if isinstance(value, list) else value
-              for key, value in recipe.model.items()}  # fmt: skip
-    return replace(config, **values)  # type: ignore[type-var]
 
 
 def _report(model: Any, sizes: Sizes, vocabulary: int, device: torch.device, out: Path) -> None:
@@ -136,7 +123,7 @@ def _var_tokenizer(
 def _vq_tokenizer(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
     cache, _, _ = pictures(recipe, device)
     torch.manual_seed(recipe.seed)
-    model = vq.VQTokenizer(**asdict(_changed(vq.PRESETS[recipe.preset](), recipe)))
+    model = vq.VQTokenizer(**asdict(changed(vq.PRESETS[recipe.preset](), recipe)))
     if recipe.initial:
         load_weights(model, Path(recipe.initial) / FILE)
     loop = train_vq(model, cache, **_learning(recipe, model, out, checkpoint))
@@ -156,7 +143,7 @@ def _tokenflow_tokenizer(
                          "recipes/sticker/tokenflow-teacher.yaml made; without one only a decoder "
                          "can be trained further (initial, freeze_encoder: 0)")  # fmt: skip
     torch.manual_seed(recipe.seed)
-    config = _changed(tokenflow.TOKENIZERS[recipe.preset](), recipe)
+    config = changed(tokenflow.TOKENIZERS[recipe.preset](), recipe)
     model = tokenflow.TokenFlowTokenizer(**asdict(config))
     teacher = None if recipe.teacher is None else clip_teacher(recipe.teacher, model)
     if recipe.initial:

@@ -1,0 +1,82 @@
+"""The tables of the step `tokenizers`: what each keeps, differences, what a probe reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from impasto.report.sheet import Sheet, Values, changed, numbered, scored
+from impasto.report.words import DASH
+
+__all__ = ["tokenizers"]
+
+
+def _interval(values: Values | None, decimals: int = 3) -> str:
+    if not values or "low" not in values:
+        return DASH
+    return scored([values[key] for key in ("value", "low", "high")], decimals)
+
+
+def _perceptual(key: str) -> str:
+    """"perceptual_sticker_clip" as a column."""
+    return key.removeprefix("perceptual_").replace("_", " ")
+
+
+def tokenizers(table: Values) -> list[Sheet]:
+    found = [_kept(table)]
+    if any(row["differences"] for row in table["rows"]):
+        found.append(_kept_differences(table))
+    if any(row["probe"] for row in table["rows"]):
+        found.append(_probes(table))
+    return found
+
+
+def _near(rows: Sequence[Values]) -> list[str]:
+    """Measures of a picture that are distances."""
+    means = rows[0]["summary"]["means"]
+    return [key for key in means if key.startswith(("perceptual_", "lpips_"))]
+
+
+def _kept(table: Values) -> Sheet:
+    rows, near = table["rows"], _near(table["rows"])
+    apart = [key for key in rows[0]["summary"]["distances"] if key.startswith(("fd_", "rfid_"))]
+    lines = []
+    for row in rows:
+        summary, use = row["summary"], row["summary"].get("codebook")
+        lines.append((
+            row["name"], _interval(summary["means"]["psnr"], 2),
+            *(_interval(summary["means"].get(key), 4) for key in near),
+            *(numbered(summary["distances"].get(key, {}).get("value")) for key in apart),
+            _interval(summary.get("verdicts", {}).get("overall")),
+            DASH if use is None else f"{use['share']:.1%}",
+            DASH if use is None else f"{use['perplexity']:,.0f} of {use['size']:,}",
+        ))  # fmt: skip
+    columns = ("tokenizer", "PSNR", *map(_perceptual, near), *(f"r{key}".replace("_", " ")
+               for key in apart), "verdicts kept", "codes used", "perplexity")  # fmt: skip
+    return Sheet(table["title"], columns, tuple(lines), (
+        f"{table['pictures']}; 95 % intervals over pictures. Distances between a picture and its "
+        f"reconstruction in the features of the named network, from 0 to 4; rfd: Fréchet distance "
+        f"between both sets. Verdicts by {table['scorer']}: of the originals that it accepts, the "
+        f"share whose reconstruction it accepts.",
+    ))  # fmt: skip
+
+
+def _kept_differences(table: Values) -> Sheet:
+    rows = [row for row in table["rows"] if row["differences"]]
+    keys = list(rows[0]["differences"])
+    lines = tuple((row["name"], *(changed(row["differences"].get(key), 4) for key in keys))
+                  for row in rows)  # fmt: skip
+    return Sheet(f"{table['title']}: difference from {table['base']}",
+                 ("tokenizer", *map(_perceptual, keys)), lines,
+                 ("Picture by picture; * the interval excludes zero.",))  # fmt: skip
+
+
+def _probes(table: Values) -> Sheet:
+    lines = [(f"{row['name']}, {part} codes" if len(row["probe"]) > 1 else row["name"],
+              str(found["channels"]), _interval(found["class"]), _interval(found["color"]))
+             for row in table["rows"] for part, found in row["probe"].items()]  # fmt: skip
+    asked = next(found for row in table["rows"] for found in row["probe"].values())
+    return Sheet(f"{table['title']}: what a linear probe reads off the codes",
+                 ("tokenizer", "channels", "class of the object", "its colour"), tuple(lines),
+                 (f"Share of the places with an object that ridge regression on the decoders' "
+                  f"input tells, learnt from {asked['learnt_from']:,} scenes and asked about "
+                  f"{asked['asked']:,} others.",))  # fmt: skip

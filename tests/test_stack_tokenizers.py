@@ -1,0 +1,119 @@
+"""The step `tokenizers`, and what trains them in a stack."""
+
+import json
+
+import pytest
+import torch
+
+from impasto.cli import build
+from impasto.report.sheets import sheets
+from impasto.report.stack import markdown
+from impasto.run import probe
+from impasto.stack import Tools, load_stack, run_stack
+from impasto.stack.tokenized import Tokenizers, _differences
+from impasto.train import data
+from tests import tiny_vq
+
+ROWS = [{"name": "a", "psnr": 20.0, "perceptual_x": 0.5, "image": "1"},
+        {"name": "b", "psnr": 22.0, "perceptual_x": 0.25, "image": "2"}]  # fmt: skip
+
+
+def recipe(tmp_path, **changes):
+    models = {"first": tmp_path / "first", "second": tmp_path / "second",
+              "latents": "sticker-mmdit"} | changes  # fmt: skip
+    path = tmp_path / "stack.yaml"
+    path.write_text(json.dumps({"steps": [{"tokenizers": {
+        "name": "beside", "base": "first", "pictures": "world:scenes=12", "features": [],
+        "models": {name: str(folder) for name, folder in models.items()}}}]}))  # fmt: skip
+    return path
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "CHUNK", 4)
+    for name, seed in (("first", 0), ("second", 1)):
+        tiny_vq.tokenizer(seed=seed).save_pretrained(tmp_path / name)
+    ask = probe.probe
+    monkeypatch.setattr(probe, "probe", lambda one, part: ask(one, part=part, learn=4, ask=4))
+    monkeypatch.setattr(probe, "CHUNK", 4)
+    return recipe(tmp_path)
+
+
+def test_tokenizers_are_put_beside_each_other(made, tmp_path):
+    done = run_stack(load_stack(made), Tools(tmp_path / "out", build, batch_size=4))
+    table = done["beside"].table
+    rows = {row["name"]: row for row in table["rows"]}
+    assert list(rows) == ["first", "second", "latents"]
+    assert rows["first"]["differences"] == {}
+    for name in ("second", "latents"):
+        for key, (value, low, high) in rows[name]["differences"].items():
+            means = [rows[one]["summary"]["means"][key]["value"] for one in ("first", name)]
+            assert value == pytest.approx(means[1] - means[0], abs=1e-6)
+            assert low <= value <= high
+    assert rows["latents"]["probe"] == {} and rows["second"]["probe"]["all"]["channels"] == 4
+    assert rows["latents"]["summary"]["verdicts"]["overall"]["value"] == 1.0
+    text = markdown(sheets([table]))
+    assert "verdicts kept" in text and "class of the object" in text
+
+
+def test_differences_are_of_pairs_of_pictures():
+    other = [row | {"psnr": row["psnr"] + 1, "perceptual_x": row["perceptual_x"]} for row in ROWS]
+    found = _differences(ROWS, other)
+    assert found["psnr"][0] == 1 and found["perceptual_x"][0] == 0
+    assert set(found) == {"psnr", "perceptual_x"}
+    exact = [ROWS[0] | {"psnr": None}, ROWS[1]]
+    assert set(_differences(ROWS, exact)) == {"perceptual_x"}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [({"models": {"a": "x"}, "base": "a"}, "two tokenizers at least"),
+     ({"models": {"a": "x", "b": "y"}, "base": "c"}, "base 'c' is none of the models")],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_refused(values, words):
+    with pytest.raises(ValueError, match=words):
+        Tokenizers(name="t", **values)
+
+
+def test_a_training_names_earlier_models(tmp_path):
+    stack = load_stack("recipes/tokenflow/design.yaml")
+    tokenizer = next(step for step in stack.steps if step.name == "shared")
+    assert tokenizer.uses == {"teacher": "model"}
+    table = next(step for step in stack.steps if step.name == "design")
+    assert table.uses["semantic"] == "model" and len(table.uses) == 6
+
+
+# ------------------------------------------------------------------------------ the probe
+
+
+def test_the_probe_reads_what_is_linear_in_the_features():
+    torch.manual_seed(0)
+    labels = torch.randint(0, 3, (600,))
+    features = torch.eye(3)[labels] @ torch.randn(3, 5) + 0.01 * torch.randn(600, 5) + 4
+    ridge = probe.Ridge(3)
+    for part, own in zip(features[:400].split(70), labels[:400].split(70), strict=True):
+        ridge.add(part, own)
+    assert torch.equal(ridge.said(features[400:]), labels[400:])
+    noise = probe.Ridge(3)
+    noise.add(torch.randn(400, 5), labels[:400])
+    assert (noise.said(torch.randn(200, 5)) == labels[400:]).float().mean() < 0.5
+
+
+def test_the_probe_is_ridge_regression():
+    torch.manual_seed(1)
+    f, labels = torch.randn(50, 4).double(), torch.randint(0, 3, (50,))
+    ridge = probe.Ridge(3, shrink=0.5)
+    ridge.add(f, labels)
+    one = torch.cat([f, torch.ones(50, 1)], 1)
+    y = torch.nn.functional.one_hot(labels, 3).double()
+    penalty = torch.diag(torch.cat([0.5 * 50 * f.var(0, correction=0), torch.zeros(1)]))
+    assert torch.allclose(ridge.weights(), torch.linalg.inv(one.T @ one + penalty) @ one.T @ y)
+    with pytest.raises(ValueError, match="needs places to learn from"):
+        probe.Ridge(3).weights()
+
+
+def test_parts_that_codes_do_not_have_are_refused(made):
+    model = tiny_vq.tokenizer()
+    assert probe.parts_of(model) == ("all",)
+    with pytest.raises(ValueError, match="no part 'semantic'; allowed: all"):
+        probe._channels(model, "semantic")
