@@ -60,6 +60,8 @@ def here(tmp_path, monkeypatch):
 
 def commands(group, path="impasto"):
     for name, command in group.commands.items():
+        yield from ((f"{path} {name} {word}", own)
+                    for word, own in getattr(command, "inner", {}).items())
         if hasattr(command, "commands"):
             yield from commands(command, f"{path} {name}")
         else:
@@ -349,16 +351,75 @@ def test_measure_reconstruction(greys):
     shown = done.stdout.splitlines()
     assert shown[0].startswith("psnr (dB)") and "[" in shown[0]
     names = [line.split()[0] for line in shown[1:7]]
-    assert names == ["ssim_skimage_dr2", "ssim_skimage_dr1", "ssim_gaussian", "fd_red",
-                     "precision_red", "recall_red"]  # fmt: skip
+    assert names == ["ssim_skimage_dr2", "ssim_skimage_dr1", "ssim_gaussian", "mean_color_error",
+                     "fd_red", "precision_red"]  # fmt: skip
+    assert shown[-1] == "report: x/report.html" and (greys / "x/report.html").is_file()
     assert "sticker-mmdit on 3 pictures, 16 x 16" in shown
     assert (greys / "x/images/00000002.png").is_file()
     assert call("measure", *command).stdout == done.stdout
     done = call("measure", "distance", "x", "a", "--features", "red", "--json")
     again = json.loads(done.stdout)["summary"]["distances"]  # the same distance, from its pictures
     assert again == json.loads((greys / "x/summary.json").read_text())["distances"]
-    done = call("compare", "x", "x")
-    assert done.exit_code == 2 and "x holds a run of kind 'reconstruction'" in done.stderr
+
+
+def test_eval_reconstruction_is_the_same(greys):
+    """The same folder goes on from one command to the other."""
+    call("measure", "reconstruction", "sticker-mmdit", "a", "--features", "red", "--out", "x")
+    record = (greys / "x/run.json").read_bytes()
+    command = ["eval", "reconstruction", "a", "--tokenizer", "sticker-mmdit", "--features", "red"]
+    done = call(*command, "--out", "x", "--json")
+    assert done.exit_code == 0, done.output
+    values = json.loads(done.stdout)
+    assert (values["run"], values["page"]) == ("x", "x/report.html")
+    assert values["summary"] == json.loads((greys / "x/summary.json").read_text())
+    assert values["cost"]["pictures_per_second"] is None  # seconds mean something on a GPU only
+    assert (greys / "x/run.json").read_bytes() == record
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["reconstruction", "a"], "Missing option '--tokenizer'"),
+    (["reconstruction", "--tokenizer", "sticker-mmdot", "a"], "did you mean 'sticker-mmdit'"),
+    (["reconstruction", "--tokenizer", "sticker-infinity", "a"], "--size PIXELS cuts them"),
+    (["reconstruction", "--model", "x"], "--model"),
+    (["--model", "fake", "reconstruction"], "reconstruction comes first: impasto eval rec"),
+])  # fmt: skip
+def test_eval_reconstruction_refuses(greys, arguments, message):
+    done = call("eval", *arguments)
+    assert done.exit_code == 2 and message in re.sub(r"[\s│]+", " ", done.stderr), done.output
+    assert not Path("runs").exists()
+
+
+def test_eval_helps_with_both():
+    text = re.sub(r"[\s│]+", " ", call("eval", "reconstruction", "--help").output)
+    assert "impasto eval reconstruction" in text.replace("root eval", "impasto eval")
+    assert "--tokenizer" in text and "world:scenes=500,split=held-out" in text
+    assert "'impasto eval reconstruction --help'" in re.sub(r"[\s│]+", " ",
+                                                            call("eval", "--help").output)
+
+
+def test_tokenizers_are_compared_on_one_page(greys):
+    for name, number in (("x", "sticker-mmdit"), ("y", "sticker-infinity")):
+        call("eval", "reconstruction", "a", "--tokenizer", number, "--features", "red", "--size",
+             128, "--out", name)  # fmt: skip
+    done = call("compare", "x", "y", "--json")
+    assert done.exit_code == 0, done.output
+    values = json.loads(done.stdout)
+    (difference,) = values["differences"]
+    means = [json.loads((greys / name / "summary.json").read_text())["means"] for name in "xy"]
+    gap = means[1]["psnr"]["value"] - means[0]["psnr"]["value"]
+    assert difference["measures"]["psnr"]["value"] == pytest.approx(gap)
+    assert values["page"].endswith("compare-x-y.html") and Path(values["page"]).is_file()
+    assert "sticker-infinity − sticker-mmdit" in call("compare", "x", "y").stdout
+    done = call("compare", "x", "y", "--power", 0.1)
+    assert done.exit_code == 2 and "--power is about prompts" in done.stderr
+    call("eval", "reconstruction", "b", "--tokenizer", "sticker-mmdit", "--features", "red",
+         "--size", 128, "--out", "z")  # fmt: skip
+    done = call("compare", "x", "z")
+    assert done.exit_code == 2 and "z and x differ in pictures" in done.stderr
+    call(*EVAL, "--out", "judged")
+    for runs in (["judged", "x"], ["x", "judged"]):
+        done = call("compare", *runs)
+        assert done.exit_code == 2 and "judged holds a run of kind 'eval'" in done.stderr
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -369,7 +430,7 @@ def test_measure_reconstruction(greys):
     (["distance", "a", "b", "--features", "clean:weights=a/0.png"], "not the published file"),
     (["distance", "a", "b", "--features", "sticker-clip:measures=fid"], "no measure 'fid'"),
     (["distance", "a", "b", "--features", "red", "--size", "4"], "--size"),
-    (["reconstruction", "nothing", "a"], "'nothing' is neither a folder nor weights"),
+    (["reconstruction", "nothing", "a"], "unknown tokenizer 'nothing', and no folder either"),
     (["reconstruction", "sticker-mmdit", "a", "--size", "20"], "multiples of 8 pixels"),
     (["reconstruction", "sticker-mmdit", "a", "--scorer", "fake"], "truth is known"),
     (["reconstruction", "sticker-mmdit", "a", "--perceptual", "lpips"], "did you mean"),

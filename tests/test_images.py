@@ -14,6 +14,7 @@ from PIL import Image
 
 from impasto.images import (
     ImageError,
+    centre_crop,
     from_pil,
     image_size,
     quantise,
@@ -110,6 +111,26 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     assert picture.shape == (3, 4, 6)
     expected = 255 if mode == "1" else 200
     assert abs(picture.max().item() * 255 - expected) <= 6
+
+
+def test_sixteen_bits_of_colour_keep_their_high_byte(tmp_path):
+    """Pillow writes no such file, so it is put together here: RGB, and RGBA's colours alone."""
+    values = np.array([[[0x1234, 0xC8FF, 0xFFFF], [0x00FF, 0x0100, 0x8000]]], ">u2")
+    for kind, extra in ((2, None), (6, 0x4000)):
+        pixels = values if extra is None else np.concatenate(
+            [values, np.full((1, 2, 1), extra, ">u2")], axis=2)
+        head = struct.pack(">IIBBBBB", 2, 1, 16, kind, 0, 0, 0)
+        data = zlib.compress(b"\0" + pixels.astype(">u2").tobytes())
+        (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head)
+                                         + chunk(b"IDAT", data) + chunk(b"IEND", b""))
+        levels = (255 * read_image(tmp_path / "x.png")).round().permute(1, 2, 0)[0]
+        assert levels.tolist() == [[0x12, 0xC8, 0xFF], [0x00, 0x01, 0x80]]
+
+
+def test_a_strip_is_not_enlarged_to_gigapixels():
+    assert centre_crop(torch.zeros(3, 1, 100), 8).shape == (3, 8, 8)
+    with pytest.raises(ValueError, match="100000 x 1 pixels is too narrow"):
+        centre_crop(torch.zeros(3, 1, 100_000), 256)
 
 
 def test_from_pil_inverts_to_pil():

@@ -9,15 +9,20 @@ import pytest
 
 from impasto.bench import Bench
 from impasto.bench.export import export_bench
+from impasto.images import write_png
 from impasto.report import write_report
+from impasto.report.reconstruction import write_reconstruction_report
 from impasto.run.compare import compare
 from impasto.run.evaluate import evaluate, evaluate_images
+from impasto.run.pictures import open_pictures
+from impasto.run.reconstruction import ReconstructionSettings, measure_reconstruction
 from impasto.score.base import Score
 from impasto.search import BestOfN, NoSearch
 from impasto.spec import Item, Spec
 from impasto.zoo.registry import BENCHES
 from tests import tiny
 from tests.fakes import FakeGenerator, FakeScorer, FakeSecond
+from tests.test_run_measure import Lighter, grey
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 support = pytest.importorskip("selenium.webdriver.support.select")
@@ -310,3 +315,40 @@ def test_given_pictures_stand_above_the_results_and_cover_nothing(driver, tmp_pa
     driver.get(write_report([run], tmp_path / "page.html", []).as_uri())
     assert driver.execute_script("return document.querySelectorAll('.sources img').length") == 5
     assert driver.execute_script(OVERLAP) == 0
+
+
+@pytest.fixture
+def tokenizers(tmp_path):
+    """The page of two tokenizers' runs over six pictures."""
+    for i, light in enumerate((0, 40, 80, 120, 160, 200)):
+        write_png(tmp_path / "in" / f"{i}.png", grey(light))
+    runs = []
+    for name, codes in (("latents", None), ("codes", [[7], [0, 0, 1, 1]])):
+        model = Lighter(51 if codes is None else 5, codes=codes)
+        model.name = name
+        settings = ReconstructionSettings(model=model, pictures=open_pictures(tmp_path / "in"))
+        runs.append(measure_reconstruction(settings, tmp_path / name).path)
+    return write_reconstruction_report(runs, tmp_path / "page.html")
+
+
+def test_the_page_of_tokenizers_works_and_is_quiet(driver, tokenizers):
+    driver.get("about:blank")
+    console(driver)
+    driver.get(tokenizers.as_uri())
+    assert len(shown(driver)) == 6
+    assert find(driver, "form.filter output").text == "6 originals, 30 pictures"
+    kinds = {}
+    for kind in ("worst", "best", "random"):
+        driver.execute_script("document.querySelector(arguments[0]).click()", f"[value={kind}]")
+        kinds[kind] = shown(driver)
+    assert sorted(sum(kinds.values(), [])) == [f"{i}.png" for i in range(6)]
+    assert all(kinds.values())
+    click(driver, "article:not([hidden]) .enlarge")
+    assert find(driver, "dialog.large").is_displayed()
+    driver.switch_to.active_element.send_keys("\ue00c")
+    for width in (400, 1400):
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+            "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})  # fmt: skip
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert console(driver) == []

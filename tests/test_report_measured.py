@@ -10,7 +10,14 @@ RECONSTRUCTION = {
               "lpips_alex_v0.1": {"value": 0.012345}},
     "distances": {"rfid_clean": {"value": 0.87654}, "rkid_x": {"value": -0.000123, "std": 0.02}},
     "verdicts": {"tasks": {"colors": {"kept": 2, "of": 3} | SHARE}, "overall": SHARE},
-    "codebook": {"size": 16384, "share": 0.5, "perplexity": 8000.4},
+    "tokens": {"per_picture": 256, "ids": 320, "bits": 4480.0},
+    "codebook": {"size": 16384, "ids": 90000, "distinct": 8192, "share": 0.5,
+                 "perplexity": 8000.4},
+    "maps": [{"size": [8, 8], "ids": 18000, "distinct": 70, "share": 70 / 16384,
+              "perplexity": 60.4},
+             {"size": [16, 16], "ids": 72000, "distinct": 8192, "share": 0.5,
+              "perplexity": 7999.6}],
+    "meaning": {"repeated": 0.9, "color_left": 0.0625, "same_class": 0.75, "chance": 0.5},
 }  # fmt: skip
 
 DISTANCE = {
@@ -22,20 +29,34 @@ DISTANCE = {
 
 def test_reconstruction_in_words():
     assert measured_text(RECONSTRUCTION) == """\
-psnr (dB)                  33.39  [32.92, 33.86]
-lpips_alex_v0.1          0.01235
-rfid_clean                0.8765
-rkid_x                 -0.000123  ± 0.02
-verdicts kept, colors     0.6667  [0.2, 0.9] 2 of 3
-verdicts kept             0.6667  [0.2, 0.9]
-share of codes used          0.5  of 16,384
-perplexity of codes        8,000
+psnr (dB)                           33.39  [32.92, 33.86]
+lpips_alex_v0.1                   0.01235
+rfid_clean                         0.8765
+rkid_x                          -0.000123  ± 0.02
+verdicts kept, colors              0.6667  [0.2, 0.9] 2 of 3
+verdicts kept                      0.6667  [0.2, 0.9]
+tokens a picture                      256
+bits a picture                      4,480  0.0547 a pixel
+codes used, map 8 x 8                  70  of 16,384, for 18,000 ids; perplexity 60.4
+codes used, map 16 x 16             8,192  of 16,384, for 72,000 ids; perplexity 8,000
+codes used                          8,192  of 16,384, for 90,000 ids; perplexity 8,000
+same class within a code             0.75  by chance 0.5
+colour variance left in a code     0.0625
 
 vae on 5,000 pictures, 320 x 256
 2 came back exactly; PSNR is the mean of the others
 [ ]: 95 %, over pictures
 resized for their features; clean: bicubic
 compared at 128 x 128"""
+
+
+def test_speed_is_said_with_its_gpu():
+    speed = {"encode": 1234.5, "decode": 99.94, "batch": 8, "device": "Some GPU"}
+    lines = measured_text(RECONSTRUCTION, speed).splitlines()
+    assert [line.split() for line in lines if "a second" in line] == [
+        ["pictures", "encoded", "a", "second", "1,234", "8", "at", "once", "on", "Some", "GPU"],
+        ["pictures", "decoded", "a", "second", "99.94", "8", "at", "once", "on", "Some", "GPU"],
+    ]  # fmt: skip
 
 
 def test_distance_in_words():

@@ -112,11 +112,17 @@ def centre_crop(image: Tensor, size: int) -> Tensor:
     """(3, H, W) to (3, size, size) as ADM prepares ImageNet (guided-diffusion, Dhariwal & Nichol
     2021): halved by means of 2 x 2 while the short side is at least twice `size`, bicubic to a
     short side of `size`, cut in the middle. On the 8-bit grid after each step.
+
+    Raises ValueError for a picture so narrow that it would be enlarged beyond MAX_PIXELS
+    (or, where that is more, four times `size` long).
     """
     picture = to_pil(image)
     while min(picture.size) >= 2 * size:
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
     scale = size / min(picture.size)
+    if scale**2 * picture.width * picture.height > max(MAX_PIXELS, 4 * size**2):
+        raise ValueError(f"a picture of {picture.width} x {picture.height} pixels is too narrow "
+                         f"to be scaled to a short side of {size}: cut it first")  # fmt: skip
     picture = picture.resize((round(picture.width * scale), round(picture.height * scale)),
                              Image.Resampling.BICUBIC)  # fmt: skip
     left, top = (picture.width - size) // 2, (picture.height - size) // 2

@@ -63,7 +63,7 @@ def place_colors(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def place_classes(classes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, h w) int16: the class that most pixels of a place show. classes: (B, H, W), of pixels."""
+    """(B, h w) int16: the class that most pixels of a place show. classes: (B, H, W)."""
     there = classes.unique()
     shares = torch.stack([F.adaptive_avg_pool2d((classes == one).float(), size)
                           for one in there])  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from impasto.report.sheets import Sheet
+from impasto.report.sheet import Sheet
 from impasto.report.stack import terminal
 from impasto.report.words import DASH, size
 from impasto.run.reconstructions import Reconstructed

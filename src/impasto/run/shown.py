@@ -6,9 +6,9 @@
     OUT/codes.json                 {"map", "patch" (pixels high and wide), "cover", "codes":
                                    [{"id", "count", "why", "patches", "class", "class_share"}]}
 
-Codes are those of the last map: the most used, and some at random of the rest, of those that occur
-at least twice where there are any. Which patches are shown of a code is drawn from a fixed seed:
-every place that has it is as likely.
+Codes are those of the last map: the most used, where the truth is known those most used for
+objects, and some at random of the rest, of those that occur at least twice where there are any.
+Which patches are shown of a code is drawn from a fixed seed: every place that has it is as likely.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["CODES", "PATCHES", "image_name", "keep_codes", "keep_pictures"]
 EXTREMES, RANDOM = 12, 24
 """Pictures on either end, and at random of the rest."""
 CODES, PATCHES = 12, 12
-"""Codes of either kind, and patches a code."""
+"""Codes of each kind, and patches a code."""
 
 
 def image_name(i: int) -> str:
@@ -59,16 +59,22 @@ def keep_pictures(run: RunDirectory, pictures: Pictures, frame: Frame, mse: Tens
     write_json(run.path / "shown.json", chosen)
 
 
-def _codes(ids: Tensor) -> list[tuple[int, int, str]]:
-    """(id, count, why) of the codes to show, the most used first. ids: (N, n)."""
-    values, counts = torch.unique(ids, return_counts=True)
+def _codes(ids: Tensor, classes: Tensor | None) -> list[tuple[int, int, str]]:
+    """(id, count, why) of the codes to show, the most used first. ids, classes: (N, n)."""
+    values, places, counts = torch.unique(ids, return_inverse=True, return_counts=True)
     order = counts.argsort(descending=True, stable=True).tolist()
-    rest = [k for k in order[CODES:] if counts[k] > 1] or order[CODES:]
-    rng = np.random.default_rng(0)
-    some = sorted(rng.choice(rest, min(CODES, len(rest)), replace=False).tolist()) if rest else []
-    some.sort(key=lambda k: -int(counts[k]))
-    return [(int(values[k]), int(counts[k]), why)
-            for why, keys in (("most used", order[:CODES]), ("random", some)) for k in keys]
+    groups = {"most used": order[:CODES]}
+    if classes is not None:
+        on = torch.bincount(places[classes != NOTHING], minlength=len(values))
+        far = [k for k in on.argsort(descending=True, stable=True).tolist()
+               if on[k] and k not in groups["most used"]]  # fmt: skip
+        groups["objects"] = far[:CODES]
+    taken = {k for keys in groups.values() for k in keys}
+    left = [k for k in order if k not in taken]
+    rest = [k for k in left if counts[k] > 1] or left
+    some = np.random.default_rng(0).permutation(rest)[:CODES].tolist()
+    groups["random"] = sorted(map(int, some), key=lambda k: -int(counts[k]))
+    return [(int(values[k]), int(counts[k]), why) for why, keys in groups.items() for k in keys]
 
 
 def _commonest(classes: Tensor) -> dict[str, Any]:
@@ -114,7 +120,7 @@ def keep_codes(
     h, w = size
     ids, classes = found["codes"][:, -h * w :], found.get("place_class")
     cutter, rng, lines, rows = _Cutter(pictures, frame, size), np.random.default_rng(1), [], []
-    for code, count, why in _codes(ids):
+    for code, count, why in _codes(ids, classes):
         places = (ids == code).nonzero()
         picked = rng.choice(len(places), min(PATCHES, len(places)), replace=False)
         lines.append([(n, k // w, k % w) for n, k in places[np.sort(picked)].tolist()])
