@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import torch
+import torch.nn.functional as F
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
 
 from impasto.models.layton import TOKENIZERS, LaytonTokenizer
@@ -80,3 +81,18 @@ def pictures(count: int = 2, side: int = 32) -> torch.Tensor:
     """In [0, 1]: the sine of 7 t, t from -1 to 1 over all values."""
     x = torch.linspace(-1, 1, count * 3 * side * side).reshape(count, 3, side, side).mul(7).sin()
     return (x + 1) / 2
+
+
+def codes(count=2, channels=4, side=2, seed=0) -> torch.Tensor:
+    """Unit vectors (B, channels, side, side)."""
+    z = torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(seed))
+    return F.normalize(z, dim=1)
+
+
+def latents(count=2, side=4, seed=1) -> torch.Tensor:
+    return torch.randn(count, 4, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Stands for a perceptual distance: differences of neighbours."""
+    return (x.diff(dim=-1) - y.diff(dim=-1)).square().flatten(1).mean(1)

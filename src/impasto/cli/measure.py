@@ -35,7 +35,8 @@ def measure_reconstruction(
     *,
     model: Annotated[
         str, typer.Argument(help="Autoencoder: a diffusers folder (AutoencoderKL, VQModel), a "
-                            "generator with a vae/, or the name of one that ships."),
+                            "generator with a vae/, the name of one that ships, or "
+                            "layton:folder=DIR,decoding=ddim,steps=25."),
     ],
     pictures: Annotated[str, typer.Argument(help=f"Originals: {SOURCES}.")],
     size: Size = None,

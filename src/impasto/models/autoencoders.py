@@ -9,6 +9,7 @@ vector-quantised one (VQModel) also tells its codes. The tokenizer of a next-sca
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,21 +20,24 @@ from torch import Tensor, nn
 from impasto.files import sha256_file
 from impasto.models import FAMILIES
 from impasto.models.discrete import DiscreteTokenizer
+from impasto.models.layton import DECODINGS, LaytonTokenizer
 from impasto.models.next_scale.pipeline import NextScaleGenerator
-from impasto.models.storage import network_from, read_json
+from impasto.models.storage import network_from, read_json, weights_digest
 from impasto.models.tokenflow import TokenFlowTokenizer
 from impasto.models.vq import VQTokenizer
 from impasto.sample.rowwise import in_rows
 from impasto.score.trained import check_keys
 from impasto.zoo.hub import fetched
+from impasto.zoo.registry import Registry, nearest
 from impasto.zoo.weights import holds_int8, load_weights, shipped_folder
 
-__all__ = ["CLASSES", "OWN", "Autoencoder", "CodeAutoencoder", "Reconstruction",
+__all__ = ["CLASSES", "OWN", "WITH_SETTINGS", "Autoencoder", "CodeAutoencoder", "Reconstruction",
            "ScaleAutoencoder", "load_autoencoder"]  # fmt: skip
 
 CLASSES: Mapping[str, Any] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
 """Classes of diffusers that a folder's config may name."""
-OWN: Mapping[str, Any] = {"TokenFlowTokenizer": TokenFlowTokenizer, "VQTokenizer": VQTokenizer}
+OWN: Mapping[str, Any] = {"LaytonTokenizer": LaytonTokenizer, "VQTokenizer": VQTokenizer,
+                          "TokenFlowTokenizer": TokenFlowTokenizer}  # fmt: skip
 """Our own."""
 FILE = "diffusion_pytorch_model.safetensors"
 PARTS = ("vae", "vqvae")
@@ -123,7 +127,8 @@ class CodeAutoencoder(Autoencoder):
     def provenance(self) -> dict[str, Any]:
         return {"name": self.name, "class": type(self.model).__name__, "sha256": self.sha256,
                 "factor": self.model.factor, "codebook_size": self.codebook_size,
-                "tokens": self.model.token_digest(), "latent": "codes of all maps"}  # fmt: skip
+                "tokens": self.model.token_digest(), "latent": "codes of all maps",
+                **self.model.settings}  # fmt: skip
 
 
 class ScaleAutoencoder(Autoencoder):
@@ -158,6 +163,40 @@ class ScaleAutoencoder(Autoencoder):
                 "latent": "tokens of all scales"}  # fmt: skip
 
 
+WITH_SETTINGS: Registry[CodeAutoencoder] = Registry("autoencoder with settings")
+"""Asked for as layton:folder=DIR,decoding=ddim."""
+
+
+@WITH_SETTINGS.register("layton")
+def layton(
+    *, folder: str, device: str | torch.device, decoding: str = "tlcm", steps: int | None = None,
+    first: int | None = None, accelerated: bool | None = None, scale: float | None = None,
+    tokens_side: int | None = None, image: int | None = None,
+) -> CodeAutoencoder:  # fmt: skip
+    """Layton's tokenizer, decoded in one of its ways.
+
+    decoding: a name of `layton.DECODINGS`, of which steps, first, accelerated and scale change
+    what they name. tokens_side, image: see `LaytonTokenizer.settle`. Raises ValueError.
+    """
+    if decoding not in DECODINGS:
+        raise ValueError(f"decoding {decoding!r}: {nearest(decoding, list(DECODINGS))}")
+    given = {"steps": steps, "first": first, "accelerated": accelerated, "scale": scale}
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    made = _own(LaytonTokenizer, Path(folder), folder, device)
+    made.model.settle(decoding=replace(DECODINGS[decoding], **changes), image=image,
+                      tokens_side=tokens_side)  # fmt: skip
+    return made
+
+
+def _own(kind: Any, folder: Path, name: str, device: str | torch.device) -> CodeAutoencoder:
+    """A tokenizer of one file of weights, or of several networks."""
+    model: Any = network_from(kind, folder)
+    nn.Module.to(model, device=device, dtype=torch.float32)
+    weights = folder / FILE
+    sha256 = sha256_file(weights) if weights.is_file() else weights_digest({"": model})
+    return CodeAutoencoder(model, name, sha256)
+
+
 def _next_scale(name_or_path: str, device: str | torch.device) -> ScaleAutoencoder | None:
     """The tokenizer of a folder or name that holds a next-scale generator; None of another."""
     folder = Path(name_or_path)
@@ -182,6 +221,9 @@ def _found(name_or_path: str) -> Path:
             folder = shipped_folder(name_or_path)
         except FileNotFoundError as error:
             folder = _download(name_or_path, error)
+    config = folder / "config.json"
+    if config.is_file() and read_json(config).get("_class_name") in OWN:
+        return folder  # which may hold an autoencoder among its parts
     inner = [folder / part for part in PARTS if (folder / part / "config.json").is_file()]
     return inner[0] if inner else folder
 
@@ -200,11 +242,13 @@ def load_autoencoder(
     name_or_path: str | Path, *, device: str | torch.device = "cpu"
 ) -> Autoencoder:
     """The autoencoder in a folder of diffusers', in a generator's `vae/` (a folder, or the name of
-    what ships), or of a hub id; float32.
+    what ships), of a hub id, or one of `WITH_SETTINGS`; float32.
 
     Raises ValueError or FileNotFoundError for what is none, for another class than `CLASSES`, and
     for weights that are missing or do not fit.
     """
+    if str(name_or_path).partition(":")[0] in WITH_SETTINGS:
+        return WITH_SETTINGS.create(str(name_or_path), device=device)
     if (tokenizer := _next_scale(str(name_or_path), device)) is not None:
         return tokenizer
     folder = _found(str(name_or_path))
@@ -214,11 +258,10 @@ def load_autoencoder(
         raise ValueError(f"{folder} holds a {kind}; autoencoders that can be measured: "
                          f"{', '.join([*CLASSES, *OWN])}")  # fmt: skip
     weights = folder / FILE
-    if not weights.is_file():
+    if not weights.is_file() and kind != "LaytonTokenizer":
         raise FileNotFoundError(f"{weights} is missing; weights are read from safetensors only")
     if kind in OWN:
-        own: Any = network_from(OWN[kind], folder).to(device=device, dtype=torch.float32)
-        return CodeAutoencoder(own, str(name_or_path), sha256_file(weights))
+        return _own(OWN[kind], folder, str(name_or_path), device)
     if holds_int8(weights):
         model = CLASSES[kind].from_config(config)
         load_weights(model, weights)

@@ -86,9 +86,10 @@ def _unet_sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Read off the copy, whose names are those of a plain UNet."""
     levels = list(_levels(state, f"{COPY}down_blocks"))
     widths = tuple(width for width, _ in levels)
-    depths = [_run(state, f"{COPY}down_blocks.{i}.attentions.0.transformer_blocks.{{}}.norm1.weight")
+    blocks = "attentions.0.transformer_blocks"
+    depths = [_run(state, f"{COPY}down_blocks.{i}.{blocks}.{{}}.norm1.weight")
               for i in range(len(levels))]  # fmt: skip
-    words = shape_of(state, f"{COPY}mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight")
+    words = shape_of(state, f"{COPY}mid_block.{blocks}.0.attn2.to_k.weight")
     latent = shape_of(state, f"{COPY}conv_in.weight")[1]
     return SDXL_UNET | {
         "in_channels": latent, "out_channels": latent, "block_out_channels": widths,

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -44,7 +45,7 @@ class Stem(nn.Module):
         super().__init__()
         self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList()
-        for inside, following in zip(widths, widths[1:], strict=False):
+        for inside, following in pairwise(widths):
             self.blocks += [nn.Conv2d(inside, inside, 3, padding=1),
                             nn.Conv2d(inside, following, 3, padding=1)]  # fmt: skip
         self.conv_out = nn.Conv2d(widths[-1], outside, 3, padding=1)
@@ -118,10 +119,6 @@ class Condition(NamedTuple):
     C: Tensor
     time_ids: Tensor
     once: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def rows(self, at: slice) -> Condition:
-        once = None if self.once is None else (self.once[0][at], self.once[1][at], self.once[2][at])
-        return Condition(self.C[at], self.time_ids[at], once)
 
 
 class LADD(nn.Module):
@@ -223,7 +220,8 @@ class LADD(nn.Module):
 
     def condition(self, C: Tensor, time_ids: Tensor, size: tuple[int, int]) -> Condition:
         """Of codes (B, c, h, w) and sizes (1 or B, 6), for latents of `size`."""
-        large = F.interpolate(C.float(), size, mode="nearest").to(self.unet.dtype)
+        # In one layout: convolutions round differently in another, and a row must not.
+        large = F.interpolate(C.float().contiguous(), size, mode="nearest").to(self.unet.dtype)
         ids = time_ids.to(large.device).expand(len(C), -1)
         if not self.lean:
             return Condition(large, ids)

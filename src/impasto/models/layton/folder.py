@@ -94,7 +94,7 @@ def _own(config: Mapping[str, Any]) -> dict[str, Any]:
 def load_parts(tokenizer: Any, folder: Path) -> None:
     """Raises FileNotFoundError for a missing file, ValueError for keys or shapes that do not
     fit."""
-    wanted, state = tokenizer.state_dict(), {}
+    state: dict[str, Tensor] = {}
     for part, names in _names(tokenizer).items():
         path = folder / PARTS[part]
         if not path.is_file():
@@ -104,7 +104,7 @@ def load_parts(tokenizer: Any, folder: Path) -> None:
             raise ValueError(f"{path} does not fit: missing keys {sorted(set(names) - set(found))}"
                              f", unexpected keys {sorted(set(found) - set(names))}")  # fmt: skip
         state |= {names[own]: tensor for own, tensor in found.items()}
-    _check_shapes(state, wanted, folder)
+    _check_shapes(state, tokenizer.state_dict(), folder)
     tokenizer.load_state_dict(state)
 
 

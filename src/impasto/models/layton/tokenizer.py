@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -46,7 +47,12 @@ def ids_seed(ids: Tensor) -> int:
 
 class LaytonTokenizer(DiscreteTokenizer):
     """Pictures of `images` pixels a side <-> ids of one map; see `config.TokenizerConfig` for the
-    arguments. vq, vae: the frozen parts. decoder: a `LADD`."""
+    arguments. vq, vae: the frozen parts. decoder: a `LADD`. image, tokens_side, decoding: see
+    `settle`."""
+
+    image: int
+    tokens_side: int
+    decoding: Decoding
 
     ignore_for_config = ("vq", "unet", "vae", "stem", "lora_rank", "lora_alpha")
     """Are in the parts' own configs (`folder`)."""
@@ -66,32 +72,26 @@ class LaytonTokenizer(DiscreteTokenizer):
         self.decoder = LADD(UNet2DConditionModel(**unet), self.channels, stem, lora_rank,
                             lora_alpha)  # fmt: skip
         self.latent_factor = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
-        self._check(image, images, tokens_side, sides, latent_mean, latent_std)
-        self.image, self.tokens_side = image, tokens_side
+        self._check()
         self.images, self.sides = tuple(images), tuple(sides)
-        self.factor = image * self.vq.factor // tokens_side
-        self.decoding = DECODINGS["tlcm"]
+        self.settle(image=image, tokens_side=tokens_side, decoding=DECODINGS["tlcm"])
         self.requires_grad_(False)
 
-    def _check(
-        self, image: int, images: Sequence[int], side: int, sides: Sequence[int],
-        mean: Sequence[float] | None, std: Sequence[float] | None,
-    ) -> None:  # fmt: skip
+    def _check(self) -> None:
         """Raises ValueError for sizes and moments that do not go together."""
-        halvings = len(self.decoder.unet.config["block_out_channels"]) - 1
-        for name, own, every, unit in (
-            ("image", image, images, self.latent_factor * 2**halvings),
-            ("tokens_side", side, sides, self.vq.factor),
+        halvings, own = len(self.decoder.unet.config["block_out_channels"]) - 1, self.config
+        for name, every, unit in (
+            ("image", own["images"], self.latent_factor * 2**halvings),
+            ("tokens_side", own["sides"], self.vq.factor),
         ):
-            if own not in every or any(value % unit or value < unit for value in every):
+            if own[name] not in every or any(side % unit or side < unit for side in every):
                 raise ValueError(f"{name} must be one of {list(every)} pixels, all multiples of "
-                                 f"{unit}, given {own}")  # fmt: skip
+                                 f"{unit}, given {own[name]}")  # fmt: skip
         channels = self.vae.config["latent_channels"]
-        if (mean is None) != (std is None) or any(
-            value is not None and len(value) != channels for value in (mean, std)
-        ):
+        moments = [own["latent_mean"], own["latent_std"]]
+        if moments != [None, None] and any(v is None or len(v) != channels for v in moments):
             raise ValueError(f"latent_mean and latent_std have {channels} values each, or neither "
-                             f"is given; given {mean!r} and {std!r}")  # fmt: skip
+                             f"is given; given {moments}")  # fmt: skip
 
     @classmethod
     def assemble(
@@ -129,6 +129,27 @@ class LaytonTokenizer(DiscreteTokenizer):
     @property
     def token_parts(self) -> tuple[nn.Module, ...]:
         return self.vq.token_parts
+
+    def settle(
+        self, *, image: int | None = None, tokens_side: int | None = None,
+        decoding: Decoding | None = None,
+    ) -> None:  # fmt: skip
+        """Set what is used where a call names nothing else. Raises ValueError for sizes that are
+        not among `images` and `sides`."""
+        if image is not None:
+            self.latent_size(image, image)
+            self.image = image
+        if tokens_side is not None:
+            self.sizes_of_side(tokens_side)
+            self.tokens_side = tokens_side
+        self.decoding = decoding or self.decoding
+        # Whole pixels of it: 1024 px by 18 x 18 places have 56.9.
+        self.factor = self.image * self.vq.factor // self.tokens_side
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"image": self.image, "tokens_side": self.tokens_side,
+                "decoding": asdict(self.decoding)}  # fmt: skip
 
     def use_lean(self, on: bool) -> None:
         """See `LADD.use_lean`: on unless it is switched off, and of no effect on any bit."""

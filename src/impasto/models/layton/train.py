@@ -97,7 +97,7 @@ def min_snr_weights(t: Tensor, gamma: float) -> Tensor:
 
 
 def ldm_loss(
-    unet: UNet2DConditionModel, z_0: Tensor, t: Tensor, eps: Tensor, image: int,
+    unet: UNet2DConditionModel, z_0: Tensor, t: Tensor, eps: Tensor, *, image: int,
     min_snr: float | None = None,
 ) -> Tensor:  # fmt: skip
     """Mean squared error of a UNet's eps without text, a scalar. z_0, eps: (B, C, h, w) latents of
@@ -108,11 +108,11 @@ def ldm_loss(
 
 
 def alignment_loss(
-    tokenizer: LaytonTokenizer, z_0: Tensor, C: Tensor, t: Tensor, eps: Tensor,
+    tokenizer: LaytonTokenizer, z_0: Tensor, C: Tensor, t: Tensor, eps: Tensor, *,
     image: int | None = None, scale: float = 1.0,
 ) -> Tensor:  # fmt: skip
-    """Stage 1: mean squared error of the decoder's eps, a scalar. z_0, eps: (B, C, h, w); C: (B, c,
-    h', w'); t: (B,). image: pixels a side of the pictures whose latents they are."""
+    """Stage 1: mean squared error of the decoder's eps, a scalar. z_0, eps: (B, C, h, w); C: codes
+    (B, c, h', w'); t: (B,). image: pixels a side of the pictures whose latents they are."""
     condition = tokenizer.condition(C, image=image)
     with tokenizer.decoder.accelerated(False):
         found = tokenizer.decoder(renoised(z_0, eps, t), t, condition, scale)
@@ -144,7 +144,7 @@ def few_steps(
 
 def pixel_loss(
     tokenizer: LaytonTokenizer, images: Tensor, C: Tensor, noise: Noise, perceptual: Perceptual,
-    decoding: Decoding | None = None, *, l1: float = 0.0, l2: float = 0.0,
+    *, decoding: Decoding | None = None, l1: float = 0.0, l2: float = 0.0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Stage 2: (loss, pictures (B, 3, H, W) about [0, 1] without gradient).
 
@@ -199,7 +199,7 @@ class Distillation:
         places = torch.randint(TIMES // self.skip, (n,), device=device, generator=generator)
         return (places + 1) * self.skip - 1
 
-    def loss(self, z_0: Tensor, t: Tensor, eps: Tensor, image: int) -> Tensor:
+    def loss(self, z_0: Tensor, t: Tensor, eps: Tensor, *, image: int) -> Tensor:
         """A scalar with the accelerator's gradient. z_0, eps: (B, C, h, w); t: (B,), of `times`;
         image: pixels a side of the pictures whose latents they are."""
         unet, ids = self.decoder.unet, square(image, z_0.device)
