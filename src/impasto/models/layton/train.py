@@ -131,11 +131,7 @@ def few_steps(
     condition = tokenizer.condition(C, decoding, image)
 
     def network(z: Tensor, t: int) -> Tensor:
-        last = t == times[-2]
-        if last:
-            # autocast keeps weights that it cast, and those of the steps before have no gradient.
-            torch.clear_autocast_cache()
-        with torch.set_grad_enabled(last and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(t == times[-2] and torch.is_grad_enabled()):
             return tokenizer.decoder(z, t, condition, decoding.scale)
 
     with tokenizer.decoder.accelerated(decoding.with_accelerator):
