@@ -224,6 +224,16 @@ def test_an_accelerator_does_something_and_can_be_switched_off():
     assert not torch.allclose(off, on, atol=1e-3)
 
 
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("on", [True, False])
+def test_switching_the_accelerator_does_not_say_what_learns(learns, on):
+    model = tiny_layton.fresh()
+    learning(model, "accelerator" if learns else "copy")
+    with model.decoder.accelerated(on):
+        assert {p.requires_grad for p in model.decoder.adapters} == {learns}
+    assert {p.requires_grad for p in model.decoder.adapters} == {learns}
+
+
 def test_another_unet_s_weights_are_refused():
     own = tiny_layton.parts()
     state = own["unet"].state_dict()
