@@ -11,6 +11,7 @@ What it then offers: `models.reconstruct`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import nn
 
 from impasto.files import sha256_file
 from impasto.models import FAMILIES
+from impasto.models.layton import DECODINGS, LaytonTokenizer
 from impasto.models.next_scale.pipeline import NextScaleGenerator
 from impasto.models.reconstruct import (
     Autoencoder,
@@ -30,7 +32,7 @@ from impasto.models.reconstruct import (
     Reconstruction,
     ScaleAutoencoder,
 )
-from impasto.models.storage import network_from, read_json
+from impasto.models.storage import network_from, read_json, weights_digest
 from impasto.models.tokenflow import TokenFlowTokenizer
 from impasto.models.vq import VQTokenizer
 from impasto.score.trained import check_keys
@@ -42,10 +44,13 @@ __all__ = ["CLASSES", "OWN", "Autoencoder", "Reconstruction", "load_autoencoder"
 
 CLASSES: Mapping[str, Any] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
 """Classes of diffusers that a folder's config may name."""
-OWN: Mapping[str, Any] = {"TokenFlowTokenizer": TokenFlowTokenizer, "VQTokenizer": VQTokenizer}
+OWN: Mapping[str, Any] = {"LaytonTokenizer": LaytonTokenizer, "VQTokenizer": VQTokenizer,
+                          "TokenFlowTokenizer": TokenFlowTokenizer}  # fmt: skip
 """Our own, each a `models.discrete.DiscreteTokenizer`."""
 SCALED = {"InfinityTokenizer": BitAutoencoder, "VARTokenizer": ScaleAutoencoder}
 """Classes of a next-scale generator's tokenizer, which without it do not know their scales."""
+SEVERAL = "LaytonTokenizer"
+"""Made of several networks, an autoencoder among them; it has no file of weights of its own."""
 FILE = "diffusion_pytorch_model.safetensors"
 PARTS = ("vae", "vqvae")
 """Where a generator's folder keeps its autoencoder."""
@@ -61,6 +66,38 @@ def _sticker_mmdit(*, device: str | torch.device = "cpu") -> Autoencoder:
 def _sticker_infinity(*, device: str | torch.device = "cpu") -> Autoencoder:
     """The world's bits, 24 a place, of several scales up to 8 px a place."""
     return _loaded(shipped_folder("sticker-infinity"), "sticker-infinity", device)
+
+
+@TOKENIZERS.register("layton")
+def layton(
+    *, folder: str, decoding: str = "tlcm", steps: int | None = None, first: int | None = None,
+    accelerated: bool | None = None, scale: float | None = None, tokens_side: int | None = None,
+    image: int | None = None, device: str | torch.device = "cpu",
+) -> CodeAutoencoder:  # fmt: skip
+    """Layton's, in one of its ways: layton:folder=DIR,decoding=ddim,steps=25.
+
+    decoding: a name of `layton.DECODINGS`, of which steps, first, accelerated and scale change
+    what they name. tokens_side, image: see `LaytonTokenizer.settle`. Raises ValueError.
+    """
+    if decoding not in DECODINGS:
+        raise ValueError(f"decoding {decoding!r}: {nearest(decoding, list(DECODINGS))}")
+    given = {"steps": steps, "first": first, "accelerated": accelerated, "scale": scale}
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    made = _own(LaytonTokenizer, Path(folder), folder, device)
+    model: Any = made.model
+    model.settle(decoding=replace(DECODINGS[decoding], **changes), image=image,
+                 tokens_side=tokens_side)  # fmt: skip
+    made.factor = model.factor
+    return made
+
+
+def _own(kind: Any, folder: Path, name: str, device: str | torch.device) -> CodeAutoencoder:
+    """A tokenizer of one file of weights, or of several networks."""
+    model: Any = network_from(kind, folder)
+    nn.Module.to(model, device=device, dtype=torch.float32)
+    weights = folder / FILE
+    sha256 = sha256_file(weights) if weights.is_file() else weights_digest({"": model})
+    return CodeAutoencoder(model, name, sha256)
 
 
 def _next_scale(folder: Path, name: str, device: str | torch.device) -> ScaleAutoencoder | None:
@@ -89,6 +126,12 @@ def _found(name: str) -> Path:
               for file in ("config.json", FILE)]  # fmt: skip
     return fetched(name, wanted, f"{name!r} is neither a folder nor a model that can be had from "
                                  f"the hub")  # fmt: skip
+
+
+def _class_of(folder: Path) -> str:
+    """What a folder's config names, "" where there is none."""
+    config = folder / "config.json"
+    return str(read_json(config).get("_class_name", "")) if config.is_file() else ""
 
 
 def _kind(folder: Path) -> str:
@@ -124,15 +167,18 @@ def _diffusers_model(kind: str, folder: Path, device: str | torch.device) -> Any
 def _loaded(folder: Path, name: str, device: str | torch.device) -> Autoencoder:
     if (tokenizer := _next_scale(folder, name, device)) is not None:
         return tokenizer
+    if (kind := _class_of(folder)) in OWN and (kind == SEVERAL or (folder / FILE).is_file()):
+        return _own(OWN[kind], folder, name, device)
     inner = [folder / part for part in PARTS if (folder / part / "config.json").is_file()]
     folder = inner[0] if inner else folder
     kind, weights = _kind(folder), folder / FILE
+    if kind == SEVERAL:
+        return _own(OWN[kind], folder, name, device)
     if not weights.is_file():
         raise FileNotFoundError(f"{weights} is missing; weights are read from safetensors only")
-    sha256 = sha256_file(weights)
     if kind in OWN:
-        own: Any = network_from(OWN[kind], folder)
-        return CodeAutoencoder(nn.Module.to(own, device=device, dtype=torch.float32), name, sha256)
+        return _own(OWN[kind], folder, name, device)
+    sha256 = sha256_file(weights)
     wrapped = LatentAutoencoder if kind == "AutoencoderKL" else QuantisedAutoencoder
     return wrapped(_diffusers_model(kind, folder, device), name, sha256)
 

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from impasto.models.storage import weights_file
+from impasto.models.storage import save_network
 from impasto.zoo.convert import ConversionReport
-from impasto.zoo.weights import save_weights
 
 __all__ = ["convolutional_sizes", "shape_of", "write_network"]
 
@@ -54,9 +53,9 @@ def _written(
             raise ValueError(f"its {key!r} has shape {tuple(state[key].shape)}, a model of these "
                              f"sizes {tuple(wanted[key].shape)}")  # fmt: skip
     if not missing and not left:
-        network.save_config(folder)  # type: ignore[operator]
         half = all(tensor.dtype == torch.bfloat16 for tensor in state.values())
-        save_weights(folder / weights_file(kind), dict(state), "bfloat16" if half else "float32")
+        network.load_state_dict(state, assign=True)
+        save_network(network, folder, "bfloat16" if half else "float32")
     return tuple(missing), tuple(left)
 
 

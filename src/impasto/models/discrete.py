@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
@@ -35,6 +36,11 @@ class DiscreteTokenizer(ModelMixin, ConfigMixin):
     def stride(self) -> int:
         """Pixels a side of a token of the last map."""
         return self.factor
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a picture depends on beside weights and ids, for records."""
+        return {}
 
     @property
     @abstractmethod

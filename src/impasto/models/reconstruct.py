@@ -224,6 +224,10 @@ class CodeAutoencoder(Autoencoder):
     def decode(self, code: Any, height: int, width: int) -> Tensor:
         return self.model.decode_tokens(code, self.sizes_of(height, width))
 
+    def _more(self) -> dict[str, Any]:
+        return super()._more() | self.model.settings
+
+
 class ScaleAutoencoder(Autoencoder):
     """The tokenizer of a next-scale generator, whose one picture size it takes. model: its vae,
     with ids: VAR's."""

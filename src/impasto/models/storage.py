@@ -98,10 +98,13 @@ def weights_file(kind: Any) -> str:
 
 
 def network_from(kind: Any, folder: Path) -> nn.Module:
-    """A network of class `kind` with the configuration and the weights in `folder`.
+    """A network of class `kind` with the configuration and the weights in `folder`; one made of
+    several networks has its own `from_parts` and `save_parts`.
 
     Raises FileNotFoundError for what is missing, ValueError for what does not fit.
     """
+    if hasattr(kind, "from_parts"):
+        return kind.from_parts(folder)
     config = read_json(folder / "config.json")
     if _like_diffusers(kind):
         network = kind.from_config(config)
@@ -113,6 +116,9 @@ def network_from(kind: Any, folder: Path) -> nn.Module:
 
 def save_network(network: Any, folder: Path, format: str) -> None:
     """Write a network's configuration and its weights in one of `impasto.zoo.weights.FORMATS`."""
+    if hasattr(network, "save_parts"):
+        network.save_parts(folder, format)
+        return
     if _like_diffusers(type(network)):
         network.save_config(folder)
     else:

@@ -90,8 +90,8 @@ def convert(foreign: str | Path, kind: str, out: str | Path) -> ConversionReport
     try:
         report = _converted(converter, tensors, folder, foreign)
         _write_record(folder, foreign, kind, report)
-        for path in folder.iterdir():
-            path.chmod(0o644)
+        for path in folder.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
         folder.chmod(0o755)
         os.replace(folder, out)
     except BaseException:
@@ -113,7 +113,8 @@ def _converted(
 
 def _write_record(folder: Path, foreign: Path, kind: str, report: ConversionReport) -> None:
     """`conversion.json`: hashes of source and result, library versions, and the keys."""
-    results = {path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    results = {path.relative_to(folder).as_posix(): sha256_file(path)
+               for path in sorted(folder.rglob("*.safetensors"))}  # fmt: skip
     write_json(folder / RECORD, {
         "kind": kind, "source": {"name": foreign.name, "sha256": sha256_file(foreign)},
         "result": results,
