@@ -21,8 +21,8 @@ def convert(
     kind: Annotated[str, typer.Option(help="What it is: mask2former (GenEval's detector), "
                                       "hps-v2.0, hps-v2.1, image-reward, openai-clip, "
                                       "infinity, infinity-vae, var, var-vae, vq "
-                                      "(LlamaGen's tokenizer), tokenflow-tokenizer or "
-                                      "tokenflow-t2i.")],
+                                      "(LlamaGen's tokenizer), tokenflow-tokenizer, "
+                                      "tokenflow-t2i or layton-gen.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not be there, "
                                                           "or be empty.")],
     as_json: options.Json = False,
@@ -32,6 +32,7 @@ def convert(
     OUT/conversion.json says what became of every key, with the sha256 of source and result.
     """
     import impasto.models.infinity.convert
+    import impasto.models.layton.convert
     import impasto.models.tokenflow.convert
     import impasto.models.var.convert
     import impasto.models.vq.convert

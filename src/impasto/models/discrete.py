@@ -18,6 +18,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from impasto.models.next_scale.maps import Sizes
+from impasto.sample.flops import count_flops
 
 __all__ = ["DiscreteTokenizer", "check_digest"]
 
@@ -69,13 +70,21 @@ class DiscreteTokenizer(ModelMixin, ConfigMixin):
         """Pictures (B, 3, H, W) in [0, 1] of codes (B, C, h, w)."""
         return (self.picture(z) / 2 + 0.5).clamp(0, 1)
 
-    def decode_tokens(self, ids: Sequence[Tensor], sizes: Sizes) -> Tensor:
+    def decode_tokens(
+        self, ids: Sequence[Tensor], sizes: Sizes, *, seeds: Sequence[int] | None = None
+    ) -> Tensor:
         """Pictures in [0, 1] of the ids of the first len(ids) of `sizes`.
 
-        Raises ValueError for ids out of range, or not as many as a map has places.
+        seeds: one a row, for decoders that leave something to chance; of no use to others. Raises
+        ValueError for ids out of range, or not as many as a map has places.
         """
         self.check_ids(ids, sizes)
         return self.decode(self.features_of(ids, sizes))
+
+    def decode_flops(self, sizes: Sizes) -> int:
+        """FLOPs of decoding the ids of one picture."""
+        z = torch.empty(1, self.channels, *sizes[-1], device="meta")
+        return count_flops(_Decoder(self), z)
 
     def check_ids(self, ids: Sequence[Tensor], sizes: Sizes) -> None:
         """Raises ValueError for ids that cannot be those of the first maps of `sizes`."""
@@ -115,6 +124,15 @@ class DiscreteTokenizer(ModelMixin, ConfigMixin):
                 digest.update(f"{i}.{key}\0".encode())
                 digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+class _Decoder(nn.Module):
+    def __init__(self, tokenizer: DiscreteTokenizer) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.tokenizer.picture(z)
 
 
 def check_digest(wanted: str | None, tokenizer: DiscreteTokenizer, model: str) -> None:

@@ -71,12 +71,15 @@ class Cache:
     def __iter__(self) -> Iterator[KeysValues]:
         return (self[block] for block in range(len(self)))
 
-    def extended(self, new: int, most: int, take: Take = fresh) -> Cache:
+    def extended(
+        self, new: int, most: int, take: Take = fresh, growth: int = GROWTH
+    ) -> Cache:
         """This cache and `new` places behind it, still to be written. most: places that the
-        schedule can ever fill. Claims them: whoever goes on from here later gets a copy."""
+        schedule can ever fill. growth: room of new buffers, in times of what they must hold.
+        Claims the places: whoever goes on from here later gets a copy."""
         need, buffers = self.length + new, self.buffers
         if need > buffers.room or buffers.written > self.length:
-            buffers = self._moved(max(need, min(most, GROWTH * need)), take)
+            buffers = self._moved(max(need, min(most, growth * need)), take)
         buffers.written = need
         return Cache(buffers, need)
 
