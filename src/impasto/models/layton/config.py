@@ -50,7 +50,8 @@ class GeneratorConfig:
 
 def xl() -> TransformerConfig:
     """Published: `LaCTokGen-T.pth`, LlamaGen's GPT-XL after flan-t5-xl."""
-    return TransformerConfig(depth=36, width=1280, heads=20, inside=3584, vocabulary=16384, side=16)
+    return TransformerConfig(depth=36, width=1280, heads=20, inside=3584, vocabulary=16384,
+                             side=16)  # fmt: skip
 
 
 def transformer_sticker() -> TransformerConfig:

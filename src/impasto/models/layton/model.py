@@ -86,7 +86,7 @@ class Attention(nn.Module):
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, at: Tensor, mask: Tensor,
+        self, q: Tensor, k: Tensor, v: Tensor, *, at: Tensor, mask: Tensor,
         held: KeysValues | None = None,
     ) -> Tensor:  # fmt: skip
         """What tokens hear of each other: (B, L, C).
@@ -137,12 +137,12 @@ class Block(StretchedBlock):
         return self._added(x, self.feed_forward(normed(x, self.ffn_norm).to(self.dtype)))
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, at: Tensor, mask: Tensor,
+        self, x: Tensor, cos: Tensor, sin: Tensor, *, at: Tensor, mask: Tensor,
         held: KeysValues | None = None,
     ) -> Tensor:  # fmt: skip
         """x: (B, L, C), float32. at, mask, held: see `Attention`."""
         q, k, v = self.opening(x, cos, sin)
-        return self.closing(x, self.attention(q, k, v, at, mask, held))
+        return self.closing(x, self.attention(q, k, v, at=at, mask=mask, held=held))
 
 
 class Projection(nn.Module):
@@ -220,7 +220,7 @@ class LaytonTransformer(ModelMixin, ConfigMixin):
         cos, sin = rotary(at, self.text, self.side, self.head_width, self.theta)
         x = F.dropout(x, self.dropout, self.training)
         for i, block in enumerate(self.layers):
-            x = block(x, cos, sin, at, mask, None if held is None else held[i])
+            x = block(x, cos, sin, at=at, mask=mask, held=None if held is None else held[i])
         return normed(x, self.norm)
 
     def logits(self, h: Tensor) -> Tensor:

@@ -113,8 +113,8 @@ def _untagged(text: str) -> str:
 
 def _fixed(text: str) -> str:
     """Fullwidth forms and ligatures as the letters that they are, no control characters, NFC."""
-    letters = [unicodedata.normalize("NFKC", c) if "\uff01" <= c <= "\uff5e"
-               or "\ufb00" <= c <= "\ufb06" else c for c in text]  # fmt: skip
+    letters = "".join(unicodedata.normalize("NFKC", c) if "\uff01" <= c <= "\uff5e"
+                      or "\ufb00" <= c <= "\ufb06" else c for c in text)  # fmt: skip
     kept = [c for c in letters if unicodedata.category(c) != "Cc" or c in "\t\n"]
     return unicodedata.normalize("NFC", "".join(kept))
 
