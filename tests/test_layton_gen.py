@@ -20,7 +20,9 @@ from impasto.models.layton.costs import id_flops
 from impasto.models.layton.initialise import initialise
 from impasto.models.layton.model import rotary, seen
 from impasto.models.layton.sampling import numbers
+from impasto.models.next_scale.graphs import Recycled
 from impasto.models.storage import save_network
+from impasto.models.vq import PRESETS
 from impasto.sample.protocol import Request, Sampling, generate
 from impasto.search import BestOfN, Draw, TTSVar
 from impasto.spec import Item, Spec
@@ -577,6 +579,63 @@ def test_graphs_need_a_gpu(pipe):
     with pytest.raises(ValueError, match="CUDA graphs need the model on a GPU; it is on cpu"):
         pipe.use_graphs()
     assert pipe.to("cpu") is pipe
+
+
+class Replayed:
+    """What a recorded graph does: the call as it came first, with other numbers in its inputs'
+    places."""
+
+    def __init__(self):
+        self.calls, self.count = {}, 0
+
+    def __call__(self, key, call, inputs):
+        key = (key, *((x.shape, x.dtype) for x in inputs))
+        call, places = self.calls.setdefault(key, (call, [x.clone() for x in inputs]))
+        for place, x in zip(places, inputs, strict=True):
+            place.copy_(x)
+        self.count += 1
+        return call(*places)
+
+
+def test_one_recorded_call_draws_all_ids_of_all_drawings(pipe, monkeypatch):
+    want = [through(pipe, start(pipe, [DOG, CUPS], [1, seed])).ids for seed in (2, 3)]
+    held = Replayed()
+    monkeypatch.setattr(LaytonGenerator, "rows_at_once", None)
+    monkeypatch.setattr(pipe._network, "_captured", held)
+    monkeypatch.setattr(pipe._network, "_recycled", Recycled())
+    for seed, ids in zip((2, 3), want, strict=True):
+        assert torch.equal(through(pipe, start(pipe, [DOG, CUPS], [1, seed])).ids, ids)
+    assert len(held.calls) == 1 and held.count == 2 * N
+    other = through(pipe, start(pipe, [DOG, CUPS], [1, 2], guidance=2.0)).ids
+    assert len(held.calls) == 2 and not torch.equal(other, want[0])
+
+
+def test_a_tokenizer_that_keeps_its_parts_itself(pipe, tmp_path, monkeypatch):
+    """Of another class than the rest, with folders of its own making."""
+    class Parted(type(pipe.vae)):
+        def save_parts(self, folder, formats):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "format").write_text(formats)
+            torch.save(self.state_dict(), folder / "parts")
+
+        @classmethod
+        def from_parts(cls, folder):
+            made = parted()
+            made.load_state_dict(torch.load(folder / "parts"))
+            return made
+
+    def parted():
+        return Parted(**asdict(PRESETS["tiny"]())).eval()
+
+    layout = LaytonGenerator.LAYOUT
+    kinds = {"networks": {**layout.networks, "vae": (*layout.networks["vae"], Parted)}}
+    monkeypatch.setattr(LaytonGenerator, "LAYOUT", replace(layout, **kinds))
+    made = LaytonGenerator(**pipe.components | {"vae": parted()},
+                           defaults=replace(pipe.defaults, tokens=None))  # fmt: skip
+    made.save_pretrained(tmp_path, "bfloat16")
+    again = load_generator(tmp_path)
+    assert type(again.vae) is Parted and (tmp_path / "vae" / "format").read_text() == "bfloat16"
+    assert again.vae.token_digest() == made.vae.token_digest()
 
 
 def test_put_together_from_folders(pipe, tmp_path):

@@ -16,7 +16,7 @@ from transformers import T5Config, T5EncoderModel
 
 from impasto.models.layton import Defaults, LaytonGenerator, LaytonTransformer
 from impasto.models.layton.text import cleaned
-from impasto.models.layton.train import next_id_loss
+from impasto.models.layton.train import TeacherForcing, next_id_loss
 from impasto.sample.protocol import Request, Sampling
 from tests import tiny_layton_gen, tiny_vq
 from tests.random_weights import named_random
@@ -78,7 +78,8 @@ def test_teacher_forcing_gives_the_official_logits_and_loss(drop, loss, logits, 
     kept, plain = [], LaytonTransformer.teacher_forced
     monkeypatch.setattr(LaytonTransformer, "teacher_forced",
                         lambda *a: kept.append(plain(*a)) or kept[-1])  # fmt: skip
-    found, _ = next_id_loss(transformer(), torch.tensor(IDS[4.0]), *captions(), drop=drop)
+    forced, ids = TeacherForcing(transformer()), torch.tensor(IDS[4.0])
+    found, _ = next_id_loss(forced, ids, *captions(), drop=drop)
     got = kept[0].flatten()[::101][: len(logits)]
     torch.testing.assert_close(got, torch.tensor(logits), atol=1e-4, rtol=1e-4)
     assert abs(float(found) - loss) < 1e-5

@@ -14,10 +14,12 @@ from impasto.models.layton.convert import official_transformer
 from impasto.models.layton.initialise import initialise
 from impasto.models.layton.sampling import guided
 from impasto.models.layton.text import left_padded, slots
-from impasto.models.layton.train import drop_captions, next_id_loss
+from impasto.models.layton.train import TeacherForcing, drop_captions, next_id_loss
 from impasto.models.mmdit.text import token_ids
 from impasto.models.storage import network_from
 from impasto.sample.protocol import Request, Sampling
+from impasto.train.data import PictureCache
+from impasto.train.layton_gen import cache_ids, train_ids
 from impasto.zoo.convert import convert
 from tests import tiny_layton_gen
 from tests.tiny_layton_gen import CAPTIONS, SIDE, TEXT
@@ -75,7 +77,7 @@ def test_teacher_forcing_tells_what_drawing_tells(pipe, monkeypatch):
 def test_the_loss_is_of_every_id_given_those_before(pipe):
     model = pipe.transformer
     ids, states, there = items(pipe)
-    loss, right = next_id_loss(model, ids, states, there, drop=0.0)
+    loss, right = next_id_loss(TeacherForcing(model), ids, states, there, drop=0.0)
     logits = model.teacher_forced(*left_padded(states, there), ids)
     each = -logits.log_softmax(-1).gather(-1, ids[..., None])
     torch.testing.assert_close(loss, each.mean())
@@ -102,7 +104,7 @@ def test_a_dropped_caption_keeps_its_empty_slots(pipe):
     """As in drawing, where the text for none stands behind those of the prompt."""
     model = pipe.transformer
     ids, states, there = items(pipe)
-    loss, _ = next_id_loss(model, ids, states, there, drop=1.0)
+    loss, _ = next_id_loss(TeacherForcing(model), ids, states, there, drop=1.0)
     null = model.null_text(TEXT).expand(4, -1, -1)
     logits = model.teacher_forced(null, there.flip(1), ids)
     torch.testing.assert_close(loss, F.cross_entropy(logits.flatten(0, 1), ids.flatten()))
@@ -117,12 +119,12 @@ def test_tokens_and_both_branches_are_dropped_in_training_alone(pipe, monkeypatc
                         or plain(x, p, training))  # fmt: skip
     model = copy.deepcopy(pipe.transformer).train()
     torch.manual_seed(0)
-    losses = {float(next_id_loss(model, ids, states, there, drop=0.0)[0].detach())
+    losses = {float(next_id_loss(TeacherForcing(model), ids, states, there, drop=0.0)[0].detach())
               for _ in range(2)}  # fmt: skip
     assert len(losses) == 2 and kept == [(0.1, True)] * 2 * (1 + 2 * 2)
     del kept[:]
     model.eval()
-    losses = {float(next_id_loss(model, ids, states, there, drop=0.0)[0].detach())
+    losses = {float(next_id_loss(TeacherForcing(model), ids, states, there, drop=0.0)[0].detach())
               for _ in range(2)}  # fmt: skip
     assert len(losses) == 1 and not any(training for _, training in kept)
 
@@ -133,11 +135,11 @@ def test_four_pictures_are_learnt_by_heart(pipe):
     torch.manual_seed(0)
     initialise(model)
     ids, states, there = items(pipe)
-    first, _ = next_id_loss(model, ids, states, there)
+    first, _ = next_id_loss(TeacherForcing(model), ids, states, there)
     assert float(first.detach()) == pytest.approx(math.log(32))  # all ids are as likely
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     for _ in range(150):
-        loss, right = next_id_loss(model, ids, states, there, drop=0.0)
+        loss, right = next_id_loss(TeacherForcing(model), ids, states, there, drop=0.0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -152,8 +154,30 @@ def test_four_pictures_are_learnt_by_heart(pipe):
 def test_everything_learns_the_text_for_none_among_it(pipe):
     model = copy.deepcopy(pipe.transformer).train()
     generator = torch.Generator().manual_seed(0)
-    next_id_loss(model, *items(pipe), drop=0.5, generator=generator)[0].backward()
+    next_id_loss(TeacherForcing(model), *items(pipe), drop=0.5, generator=generator)[0].backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_the_loop_trains_on_pictures_and_wordings(text):
+    """On a cache of two pictures with two wordings each; the text encoder only where it is told
+    to, the tokenizer never."""
+    pipe = tiny_layton_gen.generator()
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8,
+                           generator=torch.Generator().manual_seed(0))  # fmt: skip
+    captions = [(CAPTIONS[0], CAPTIONS[1]), (CAPTIONS[2], CAPTIONS[3])]
+    none = torch.zeros(2, 1, dtype=torch.long)
+    cache = cache_ids(pipe, PictureCache(images, none, none, none), captions)
+    small = F.interpolate(images.float() / 255, (32, 32), mode="bilinear", antialias=True)
+    assert torch.equal(cache.ids.long(), pipe.vae.encode(small)[0])
+    assert torch.equal(cache.words[1].long(), token_ids(pipe.tokenizer, CAPTIONS[1::2]))
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in pipe.networks.items()}
+    loop = train_ids(pipe, cache, steps=6, batch=4, seed=3, text=text)
+    assert loop.step == 6 and not any(part.training for part in pipe.networks.values())
+    changed = {name: any(not torch.equal(own, before[name][key])
+                         for key, own in part.state_dict().items())
+               for name, part in pipe.networks.items()}  # fmt: skip
+    assert changed == {"transformer": True, "vae": False, "text_encoder": text}
 
 
 # ------------------------------------------------------------------------------ the published file

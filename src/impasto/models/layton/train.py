@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from impasto.models.layton.model import LaytonTransformer
 from impasto.models.layton.text import left_padded
 
-__all__ = ["DROP_CAPTION", "drop_captions", "next_id_loss"]
+__all__ = ["DROP_CAPTION", "TeacherForcing", "drop_captions", "next_id_loss"]
 
 
 # ---------------------------------------------------------------- the transformer
@@ -37,18 +37,28 @@ def drop_captions(
     return torch.where(u < probability, transformer.null_text(transformer.text), states)
 
 
+class TeacherForcing(nn.Module):
+    """`transformer` over whole pictures at once, so that a compiled step holds nothing else."""
+
+    def __init__(self, transformer: LaytonTransformer) -> None:
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, states: Tensor, there: Tensor, ids: Tensor) -> Tensor:
+        return self.transformer.teacher_forced(states, there, ids)
+
+
 def next_id_loss(
-    transformer: LaytonTransformer, ids: Tensor, states: Tensor, there: Tensor, *,
+    forced: TeacherForcing, ids: Tensor, states: Tensor, there: Tensor, *,
     drop: float = DROP_CAPTION, generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(loss, share of right ids) of one training step.
 
-    transformer: compiled or not. ids: (B, N). states: (B, text, D) of the text encoder, padded
-    behind the captions; there: bool (B, text), where they are.
+    forced: compiled or not. ids: (B, N). states: (B, text, D) of the text encoder, padded behind
+    the captions; there: bool (B, text), where they are.
     """
     states, there = left_padded(states, there)
-    told = drop_captions(transformer, states, drop, generator)
-    logits = transformer.teacher_forced(told, there, ids)
+    logits = forced(drop_captions(forced.transformer, states, drop, generator), there, ids)
     loss = F.cross_entropy(logits.flatten(0, 1).float(), ids.flatten())
     with torch.no_grad():
         return loss, (logits.argmax(-1) == ids).float().mean()
