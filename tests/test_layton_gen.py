@@ -306,6 +306,20 @@ def test_a_prompt_is_read_once_whoever_draws_from_it(pipe, monkeypatch):
     assert len(asked) == 2 and state.prompt_of == (0, 1, 0, 0)
 
 
+def test_prompts_are_cleaned_where_the_folder_says_so(pipe):
+    """And read once where they come out the same."""
+    clean = tiny_layton_gen.changed(pipe, clean=True)
+    written = "\u201ctwo   RED cups\u201d *** www.cups.org"
+    state = start(clean, [written, "two red cups"], [1, 1])
+    assert state.prompt_of == (0, 0)
+    direct = through(pipe, start(pipe, [CUPS], [1]))
+    assert torch.equal(through(clean, state).ids[:1], direct.ids)
+    with pytest.warns(UserWarning, match="is cut to its first 15"):
+        assert start(pipe, [written, CUPS], [1, 1]).prompt_of == (0, 1)
+    with pytest.raises(ValueError, match=r"of the prompt '\.hidden' cleaning leaves nothing"):
+        start(clean, [".hidden"])
+
+
 def test_unwritten_places_have_no_say(pipe, monkeypatch):
     """Whatever numbers lie there before."""
     want = through(pipe, start(pipe)).ids
