@@ -1,8 +1,11 @@
 """TokenFlow as a generator: its transformer, the cache against drawing anew, the protocol."""
 
 import copy
+import importlib
 import json
+import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from impasto.models import load_generator
-from impasto.models.next_scale.maps import bicubic, from_tokens, to_tokens, tokens
+from impasto.models.next_scale.maps import bicubic, from_tokens, tokens
 from impasto.models.storage import save_network
 from impasto.models.tokenflow import (
     STRATEGIES,
@@ -32,6 +35,7 @@ from tests import tiny_tokenflow, tiny_tokenflow_lm
 from tests.fakes import FakeSecond
 from tests.tiny_tokenflow_lm import SIZES
 
+BENCHMARKS = str(Path(__file__).parent.parent / "benchmarks")
 DOG, CUPS, BENCH = "a photo of a dog", "two red cups", "a bench"
 PREFIX = 8  # slots, beside <img>, which is the first scale's token
 L = 21
@@ -244,42 +248,24 @@ def test_plain_words_spell_img_in_pieces():
 # ------------------------------------------------------------------------------ drawing
 
 
-@torch.no_grad()
-def anew(pipe, prompts, seeds, guidance):
-    """As the published code draws: for every scale and pass the whole sequence goes through the
-    network, text slots and all. Returns ids a scale, and how many places went through."""
-    model, vae, own = pipe.transformer, pipe.vae, pipe.defaults
-    words, there = slots(pipe.tokenizer, [*prompts, own.negative], PREFIX, model.words)
-    rows = [i for p in range(len(prompts)) for i in (p, len(prompts))]
-    words, there = words[rows], there[rows]
-    told, f, kept, count = [], torch.zeros(len(prompts), 10, 1, 1), [], 0
-    ids = torch.empty(0)
-    for k, (h, w) in enumerate(SIZES):
-        for j in range(own.passes if k else 1):
-            if k:
-                now = f if j == 0 else f + from_tokens(vae.codes(ids), (h, w))
-                inputs = [*told, to_tokens(now).repeat_interleave(2, 0)]
-            else:
-                inputs = []
-            x = torch.cat([model.embed_text(words[:, :-1]), model.embed(0, words[:, -1:]),
-                           *(model.embed(i + 1, part) for i, part in enumerate(inputs))], dim=1)
-            mask = seen(there, PREFIX, SIZES[: k + 1], 0)
-            logits = model.code_logits(model(x, 0, mask=mask))[:, -h * w :]
-            count += x.shape[1]
-            t = (guidance - 1) * k / 2
-            mixed = (1 + t) * logits[0::2] - t * logits[1::2]
-            ids = draw_tokens(mixed, seeds, k, refinement=j, top_k=own.top_k[j],
-                              top_p=own.top_p[j])  # fmt: skip
-        kept.append(ids)
-        if k:
-            told.append(to_tokens(f).repeat_interleave(2, 0))
-        if k + 1 < len(SIZES):
-            f = bicubic(f + from_tokens(vae.codes(ids), (h, w)), SIZES[k + 1])
-    return kept, count
+@pytest.fixture(scope="module")
+def official():
+    """The published ways, as the benchmark has them."""
+    sys.path.insert(0, BENCHMARKS)
+    try:
+        yield importlib.import_module("official_tokenflow")
+    finally:
+        sys.path.remove(BENCHMARKS)
+
+
+def test_the_published_quantiser_finds_the_same_ids(official):
+    vae, x = tiny_tokenflow.tokenizer(), torch.rand(2, 3, 32, 32)
+    theirs = official.official_encode(vae, x)
+    assert all(torch.equal(a, b) for a, b in zip(theirs, vae.encode(x), strict=True))
 
 
 @pytest.mark.parametrize("passes", [1, 2, 3])
-def test_cached_drawing_equals_drawing_anew(passes, monkeypatch):
+def test_cached_drawing_equals_drawing_anew(passes, monkeypatch, official):
     """The very same ids, of two prompts of different lengths, under guidance; and the places that
     go through the network are as many as `positions` says."""
     pipe = tiny_tokenflow_lm.generator(passes)
@@ -297,12 +283,12 @@ def test_cached_drawing_equals_drawing_anew(passes, monkeypatch):
     rows = sum(length for _, length in lengths) // 2
     assert all(n == 2 for n, _ in lengths)
     assert PREFIX + rows == positions(SIZES, PREFIX + 1, passes, cached=True)
-    ids, count = anew(pipe, [DOG, CUPS], [3, 4], 5.0)
+    ids, count = official.official_draw(pipe, [DOG, CUPS], [3, 4], 5.0)
     assert count == positions(SIZES, PREFIX + 1, passes, cached=False)
     assert torch.equal(drawn.f_hat, sum(pipe.vae.summand(own, size)
                                         for own, size in zip(ids, SIZES, strict=True)))
     torch.testing.assert_close(drawn.f_hat, pipe.vae.features_of(ids, SIZES))
-    other, _ = anew(pipe, [DOG, CUPS], [3, 9], 5.0)
+    other, _ = official.official_draw(pipe, [DOG, CUPS], [3, 9], 5.0)
     assert torch.equal(other[2][0], ids[2][0]) and not torch.equal(other[2][1], ids[2][1])
 
 
