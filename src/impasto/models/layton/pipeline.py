@@ -22,7 +22,7 @@ from impasto.models.layton.network import IdNetwork
 from impasto.models.layton.sampling import Defaults, IdState, branches, select_rows
 from impasto.models.layton.text import cleaned, slots
 from impasto.models.mmdit.text import token_ids
-from impasto.models.next_scale.cache import Buffers, Cache
+from impasto.models.next_scale.cache import Cache
 from impasto.models.next_scale.maps import Sizes
 from impasto.models.storage import Layout
 from impasto.models.vq import VQTokenizer
@@ -143,7 +143,7 @@ class LaytonGenerator(BoundGenerator):
             steps=self.transformer.side,
             seeds=own,
             ids=torch.zeros(len(own), 0, dtype=torch.long, device=self.device),
-            cache=_joined(caches).selected(upload(at, self.device)),
+            cache=Cache.joined(caches).selected(upload(at, self.device)),
             last=torch.cat(last),
             seen=upload(torch.stack(seen), self.device),
             prompt_of=prompt_of,
@@ -241,14 +241,6 @@ class LaytonGenerator(BoundGenerator):
         if self._decoder is None:
             self._decoder = self.vae.decode_flops(self.sizes)
         return self._decoder
-
-
-def _joined(caches: Sequence[Cache]) -> Cache:
-    """Caches of the same length as one, their rows one after another."""
-    keys, values = (torch.cat([getattr(own.buffers, name) for own in caches], dim=1)
-                    for name in ("keys", "values"))  # fmt: skip
-    length = caches[0].length
-    return Cache(Buffers(keys, values, length), length)
 
 
 def _check_parts(

@@ -59,11 +59,11 @@ class Defaults:
 
     def check(self) -> None:
         """Raises ValueError for a value out of range."""
-        for name in ("guidance", "temperature"):
-            value = getattr(self, name)
-            least = "> 0" if name == "temperature" else ">= 0"
-            if not (math.isfinite(value) and value >= 0 and (value or name == "guidance")):
-                raise ValueError(f"{name} must be a finite number {least}, given {value!r}")
+        if not (math.isfinite(self.guidance) and self.guidance >= 0):
+            raise ValueError(f"guidance must be a finite number >= 0, given {self.guidance!r}")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature must be a finite number > 0, given "
+                             f"{self.temperature!r}; top_k 1 takes the likeliest")  # fmt: skip
         if self.top_k < 0 or not 0 <= self.top_p <= 1:
             raise ValueError(f"top_k must be >= 0 and top_p 0 to 1, given {self.top_k!r} and "
                              f"{self.top_p!r}")  # fmt: skip

@@ -15,7 +15,7 @@ together are smaller than the cache at its end. The last scale is not stored: no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +59,14 @@ class Cache:
     @classmethod
     def empty(cls, depth: int, rows: int, heads: int, head_width: int, like: Tensor) -> Cache:
         return cls(fresh((depth, rows, 0, heads, head_width), like), 0)
+
+    @classmethod
+    def joined(cls, caches: Sequence[Cache]) -> Cache:
+        """Caches of one length, without room behind it, as one: their rows one after another."""
+        keys, values = (torch.cat([getattr(own.buffers, name) for own in caches], dim=1)
+                        for name in ("keys", "values"))  # fmt: skip
+        length = caches[0].length
+        return cls(Buffers(keys, values, length), length)
 
     def __len__(self) -> int:
         return len(self.buffers.keys)
