@@ -624,6 +624,15 @@ def test_one_recorded_call_draws_all_ids_of_all_drawings(pipe, monkeypatch):
     assert len(held.calls) == 2 and not torch.equal(other, want[0])
 
 
+def test_compiled_blocks_draw_the_same_ids(pipe):
+    torch._dynamo.reset()
+    own = tiny_layton_gen.generator()
+    assert own.compile(backend="eager") is own
+    drawn = [through(one, start(one, [DOG, CUPS])).ids for one in (own, pipe)]
+    assert torch.equal(*drawn)
+    torch._dynamo.reset()
+
+
 def test_a_tokenizer_that_keeps_its_parts_itself(pipe, tmp_path, monkeypatch):
     """Of another class than the rest, with folders of its own making."""
     class Parted(type(pipe.vae)):

@@ -129,6 +129,18 @@ def test_tokens_and_both_branches_are_dropped_in_training_alone(pipe, monkeypatc
     assert len(losses) == 1 and not any(training for _, training in kept)
 
 
+def test_a_step_compiles_whole(pipe):
+    torch._dynamo.reset()
+    forced, given = TeacherForcing(copy.deepcopy(pipe.transformer).train()), items(pipe)
+    whole = torch.compile(forced, backend="eager", fullgraph=True)
+    losses = []
+    for one in (forced, whole):
+        torch.manual_seed(0)
+        losses.append(next_id_loss(one, *given)[0])
+    torch.testing.assert_close(*losses)
+    torch._dynamo.reset()
+
+
 def test_four_pictures_are_learnt_by_heart(pipe):
     """And then drawn from their captions."""
     model = copy.deepcopy(pipe.transformer)
