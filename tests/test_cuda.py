@@ -21,7 +21,7 @@ from impasto.score.switches import has_kernels
 from impasto.spec import CLASSES
 from impasto.world import Renderer, Sprites, compose, pack, sample_spec
 from impasto.world.tasks import GENEVAL_TASKS
-from tests import tiny_infinity, tiny_mmdit, tiny_tokenflow_lm, tiny_var
+from tests import tiny_infinity, tiny_layton_gen, tiny_mmdit, tiny_tokenflow_lm, tiny_var
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -298,6 +298,38 @@ def test_tokenflow_draws_the_same_tokens_alone_in_threes_and_by_graphs(guidance)
 def test_tokenflow_compiled_in_half_precision_draws_pictures():
     pipe = tiny_tokenflow_lm.generator().cast_to(torch.bfloat16, DEVICE).compile()
     requests = [Request.of(text) for text in tiny_tokenflow_lm.CAPTIONS[:3]]
+    image, _ = generate(pipe, requests, [1, 2, 3])
+    again, _ = generate(pipe, requests, [1, 2, 3])
+    assert torch.isfinite(image).all() and torch.equal(image, again)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_layton_draws_the_same_ids_alone_in_threes_and_by_graphs(guidance):
+    """One graph for all ids of all drawings of so many rows; other rows get one of their own."""
+    texts, others = list(tiny_layton_gen.CAPTIONS[:3]), [tiny_layton_gen.CAPTIONS[3]] * 3
+    settings = Sampling(guidance=guidance)
+
+    def ids(pipe, prompts, seeds):
+        state = pipe.start([Request.of(text) for text in prompts], seeds, settings)
+        while not state.done:
+            state = pipe.advance(state)
+        return state.ids.cpu()
+
+    pipe = tiny_layton_gen.generator().to(DEVICE)
+    three = ids(pipe, texts, [1, 2, 3])
+    assert apart(ids(tiny_layton_gen.generator(), texts, [1, 2, 3]), three) < 0.02
+    for i, text in enumerate(texts):
+        assert apart(ids(pipe, [text], [i + 1])[0], three[i]) < 0.02
+    graphs = tiny_layton_gen.generator().to(DEVICE).use_graphs()
+    for _ in range(3):
+        assert apart(ids(graphs, texts, [1, 2, 3]), three) < 0.02
+    assert apart(ids(graphs, others, [4, 5, 6]), ids(pipe, others, [4, 5, 6])) < 0.02
+    assert apart(ids(graphs, texts[:1], [1])[0], three[0]) < 0.02
+
+
+def test_layton_compiled_in_half_precision_by_graphs_draws_pictures():
+    pipe = tiny_layton_gen.generator().cast_to(torch.bfloat16, DEVICE).compile().use_graphs()
+    requests = [Request.of(text) for text in tiny_layton_gen.CAPTIONS[:3]]
     image, _ = generate(pipe, requests, [1, 2, 3])
     again, _ = generate(pipe, requests, [1, 2, 3])
     assert torch.isfinite(image).all() and torch.equal(image, again)

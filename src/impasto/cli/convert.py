@@ -22,7 +22,8 @@ def convert(
                                       "hps-v2.0, hps-v2.1, image-reward, openai-clip, "
                                       "infinity, infinity-vae, var, var-vae, vq "
                                       "(LlamaGen's tokenizer), tokenflow-tokenizer, "
-                                      "tokenflow-t2i or layton (its tokenizer).")],
+                                      "tokenflow-t2i, layton (Layton's tokenizer) or "
+                                      "layton-gen.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not be there, "
                                                           "or be empty.")],
     as_json: options.Json = False,

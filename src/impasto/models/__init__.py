@@ -14,6 +14,7 @@ from impasto.models.foreign import (
     JanusGenerator,
 )
 from impasto.models.infinity import InfinityGenerator
+from impasto.models.layton import LaytonGenerator
 from impasto.models.mmdit import MMDiTGenerator
 from impasto.models.storage import read_json
 from impasto.models.tokenflow import TokenFlowGenerator
@@ -22,11 +23,12 @@ from impasto.sample.protocol import Generator
 from impasto.zoo.registry import MODELS, nearest
 
 __all__ = ["FAMILIES", "DiffusersGenerator", "Emu3Generator", "ImageAPI", "InfinityGenerator",
-           "JanusGenerator", "MMDiTGenerator", "TokenFlowGenerator", "VARGenerator",
-           "load_generator"]  # fmt: skip
+           "JanusGenerator", "LaytonGenerator", "MMDiTGenerator", "TokenFlowGenerator",
+           "VARGenerator", "load_generator"]  # fmt: skip
 
-FAMILIES = {"InfinityGenerator": InfinityGenerator, "MMDiTGenerator": MMDiTGenerator,
-            "TokenFlowGenerator": TokenFlowGenerator, "VARGenerator": VARGenerator}  # fmt: skip
+FAMILIES = {"InfinityGenerator": InfinityGenerator, "LaytonGenerator": LaytonGenerator,
+            "MMDiTGenerator": MMDiTGenerator, "TokenFlowGenerator": TokenFlowGenerator,
+            "VARGenerator": VARGenerator}  # fmt: skip
 """Classes that a model folder's index may name."""
 
 

@@ -167,14 +167,11 @@ def _diffusers_model(kind: str, folder: Path, device: str | torch.device) -> Any
 def _loaded(folder: Path, name: str, device: str | torch.device) -> Autoencoder:
     if (tokenizer := _next_scale(folder, name, device)) is not None:
         return tokenizer
-    if (kind := _class_of(folder)) in OWN and (kind == SEVERAL or (folder / FILE).is_file()):
-        return _own(OWN[kind], folder, name, device)
     inner = [folder / part for part in PARTS if (folder / part / "config.json").is_file()]
-    folder = inner[0] if inner else folder
+    if inner and _class_of(folder) not in OWN:
+        folder = inner[0]
     kind, weights = _kind(folder), folder / FILE
-    if kind == SEVERAL:
-        return _own(OWN[kind], folder, name, device)
-    if not weights.is_file():
+    if kind != SEVERAL and not weights.is_file():
         raise FileNotFoundError(f"{weights} is missing; weights are read from safetensors only")
     if kind in OWN:
         return _own(OWN[kind], folder, name, device)

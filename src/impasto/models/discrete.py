@@ -19,6 +19,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from impasto.models.next_scale.maps import Sizes
+from impasto.sample.flops import count_flops
 
 __all__ = ["DiscreteTokenizer", "check_digest", "check_ids", "digest_of", "encode_in_parts"]
 
@@ -36,6 +37,10 @@ class DiscreteTokenizer(ModelMixin, ConfigMixin):
     def stride(self) -> int:
         """Pixels a side of a token of the last map."""
         return self.factor
+
+    def pixels_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the picture whose last map has this size."""
+        return size[0] * self.stride, size[1] * self.stride
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -75,13 +80,21 @@ class DiscreteTokenizer(ModelMixin, ConfigMixin):
         """Pictures (B, 3, H, W) in [0, 1] of codes (B, C, h, w)."""
         return (self.picture(z) / 2 + 0.5).clamp(0, 1)
 
-    def decode_tokens(self, ids: Sequence[Tensor], sizes: Sizes) -> Tensor:
+    def decode_tokens(
+        self, ids: Sequence[Tensor], sizes: Sizes, *, seeds: Sequence[int] | None = None
+    ) -> Tensor:
         """Pictures in [0, 1] of the ids of the first len(ids) of `sizes`.
 
-        Raises ValueError for ids out of range, or not as many as a map has places.
+        seeds: one a row, for decoders that leave something to chance; of no use to others. Raises
+        ValueError for ids out of range, or not as many as a map has places.
         """
         self.check_ids(ids, sizes)
         return self.decode(self.features_of(ids, sizes))
+
+    def decode_flops(self, sizes: Sizes) -> int:
+        """FLOPs of decoding the ids of one picture."""
+        z = torch.empty(1, self.channels, *sizes[-1], device="meta")
+        return count_flops(_Decoder(self), z)
 
     def check_ids(self, ids: Sequence[Tensor], sizes: Sizes) -> None:
         """Raises ValueError for ids that cannot be those of the first maps of `sizes`."""
@@ -131,6 +144,15 @@ def digest_of(parts: Sequence[nn.Module]) -> str:
             digest.update(f"{i}.{key}\0".encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+class _Decoder(nn.Module):
+    def __init__(self, tokenizer: DiscreteTokenizer) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.tokenizer.picture(z)
 
 
 def check_digest(wanted: str | None, tokenizer: DiscreteTokenizer, model: str) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 @dataclass(frozen=True)
 class Layout:
     """What a family's folder holds. family: the generator's class name. networks: folder -> class
-    of diffusers' kind or transformers'. tokenizer: whether it reads text by one."""
+    of diffusers' kind or transformers', or several of which it may be any (a tuple). tokenizer:
+    whether it reads text by one."""
 
     family: str
     networks: Mapping[str, Any]
@@ -46,12 +47,39 @@ class Layout:
     @property
     def index(self) -> dict[str, list[str]]:
         """Component -> [library, class], as in model_index.json."""
-        networks = {name: [kind.__module__.partition(".")[0], kind.__name__]
-                    for name, kind in self.networks.items()}  # fmt: skip
+        networks = {name: _index_of(kind) for name, kind in self.networks.items()}
         if not self.tokenizer:
             return networks
         # By its public name: the class calls itself otherwise in some versions of transformers.
         return networks | {"tokenizer": ["transformers", "PreTrainedTokenizerFast"]}
+
+    def of(self, components: Mapping[str, Any]) -> Layout:
+        """With the classes that these components have, where there are several."""
+        return replace(self, networks={
+            name: type(components[name]) if isinstance(kinds, tuple) else kinds
+            for name, kinds in self.networks.items()})  # fmt: skip
+
+    def read_from(self, folder: Path) -> Layout:
+        """With the classes that a folder's index names. Raises ValueError for any others."""
+        index = read_json(folder / "model_index.json")
+        chosen: dict[str, Any] = {}
+        for name, kinds in self.networks.items():
+            known = kinds if isinstance(kinds, tuple) else (kinds,)
+            chosen[name] = next((k for k in known if _index_of(k) == index.get(name)), None)
+            if chosen[name] is None:
+                allowed = " or ".join(str(_index_of(kind)) for kind in known)
+                raise ValueError(f"{folder / 'model_index.json'}: {name!r} must be {allowed}, not "
+                                 f"{index.get(name)}")  # fmt: skip
+        found = replace(self, networks=chosen)
+        if self.tokenizer and index.get("tokenizer") != found.index["tokenizer"]:
+            raise ValueError(f"{folder / 'model_index.json'}: 'tokenizer' must be "
+                             f"{found.index['tokenizer']}, not {index.get('tokenizer')}"
+                             )  # fmt: skip
+        return found
+
+
+def _index_of(kind: Any) -> list[str]:
+    return [kind.__module__.partition(".")[0], kind.__name__]
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -98,10 +126,10 @@ def weights_file(kind: Any) -> str:
 
 
 def network_from(kind: Any, folder: Path) -> nn.Module:
-    """A network of class `kind` with the configuration and the weights in `folder`; one made of
-    several networks has its own `from_parts` and `save_parts`.
+    """A network of class `kind` with the configuration and the weights in `folder`.
 
-    Raises FileNotFoundError for what is missing, ValueError for what does not fit.
+    A class that has `from_parts` reads them itself. Raises FileNotFoundError for what is missing,
+    ValueError for what does not fit.
     """
     if hasattr(kind, "from_parts"):
         return kind.from_parts(folder)
@@ -115,7 +143,8 @@ def network_from(kind: Any, folder: Path) -> nn.Module:
 
 
 def save_network(network: Any, folder: Path, format: str) -> None:
-    """Write a network's configuration and its weights in one of `impasto.zoo.weights.FORMATS`."""
+    """Write a network's configuration and its weights in one of `impasto.zoo.weights.FORMATS`; one
+    that has `save_parts` writes them itself."""
     if hasattr(network, "save_parts"):
         network.save_parts(folder, format)
         return
@@ -136,15 +165,8 @@ def save_components(
     if layout.tokenizer:
         components["tokenizer"].save_pretrained(folder / "tokenizer")
     files.write_json(folder / "config.json", dict(defaults))
-    files.write_json(folder / "model_index.json", {"_class_name": layout.family} | layout.index)
-
-
-def _check_index(folder: Path, layout: Layout) -> None:
-    index = read_json(folder / "model_index.json")
-    for name, cls in layout.index.items():
-        if index.get(name) != cls:
-            raise ValueError(f"{folder / 'model_index.json'}: {name!r} must be {cls}, "
-                             f"not {index.get(name)}")  # fmt: skip
+    index = layout.of(components).index
+    files.write_json(folder / "model_index.json", {"_class_name": layout.family} | index)
 
 
 def load_components(
@@ -152,7 +174,7 @@ def load_components(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The components, in evaluation mode, and what config.json says. Raises ValueError on any
     misfit."""
-    _check_index(folder, layout)
+    layout = layout.read_from(folder)
     components: dict[str, Any] = {}
     for name, kind in layout.networks.items():
         network = network_from(kind, folder / name)

@@ -18,7 +18,7 @@ from impasto.zoo.hub import model_folder
 from impasto.zoo.registry import MODELS
 from impasto.zoo.weights import without_bars
 
-__all__ = ["infinity"]
+__all__ = ["infinity", "t5_encoder"]
 
 MOST_TOKENS = 512
 """Of a prompt, in the published models' training."""
@@ -26,7 +26,8 @@ DECODERS = ("decoder.", "lm_head.")
 """What a whole T5 has beside its encoder."""
 
 
-def _text_encoder(text: str) -> tuple[Any, PreTrainedTokenizerFast]:
+def t5_encoder(text: str) -> tuple[Any, PreTrainedTokenizerFast]:
+    """A T5's encoder, float32, and its words, by folder or hub id. Raises ValueError."""
     folder = model_folder(text, "text")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     with without_bars():
@@ -50,7 +51,7 @@ def infinity(
     belong together.
     """
     dtype = as_dtype(torch_dtype)
-    encoder, tokenizer = _text_encoder(text)
+    encoder, tokenizer = t5_encoder(text)
     networks: dict[str, Any] = {
         "transformer": network_from(InfinityTransformer, model_folder(transformer, "transformer")),
         "vae": network_from(InfinityTokenizer, model_folder(vae, "vae")),

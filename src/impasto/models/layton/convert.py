@@ -12,11 +12,16 @@
 Dropped, and made again on the way back:
 
     quantize.codebook_used (65536)     ids lately used, of the training
+
+The transformer (`LaCTokGen-T.pth`): names are the published ones.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -25,14 +30,16 @@ import torch
 from torch import Tensor
 
 from impasto.models.conversion import shape_of, write_network
-from impasto.models.layton.config import SDXL_UNET, SDXL_VAE, published
+from impasto.models.layton.config import SDXL_UNET, SDXL_VAE, TRANSFORMERS, published
+from impasto.models.layton.model import LaytonTransformer
 from impasto.models.layton.tokenizer import LaytonTokenizer
 from impasto.models.llamagen import from_llamagen, to_llamagen
 from impasto.models.vq.convert import USED, USED_LENGTH
 from impasto.models.vq.convert import tokenizer_sizes as front_sizes
 from impasto.zoo.convert import CONVERTERS, PARTS, ConversionReport
 
-__all__ = ["layton", "official_tokenizer", "tokenizer_sizes"]
+__all__ = ["layton", "layton_gen", "official_tokenizer", "official_transformer", "tokenizer_sizes",
+           "transformer_sizes"]  # fmt: skip
 
 # ---------------------------------------------------------------- the tokenizer
 
@@ -40,7 +47,7 @@ SOURCE = "LaCToK's official code"
 WRAPPED, UNET = "decoder.unet.base_model.model.", "decoder.unet."
 COPY, STEM = "decoder.controlnet.", "decoder.controlnet.controlnet_cond_embedding."
 HEAD = 64
-"""SDXL's heads are so wide; shapes do not tell."""
+"""Width of a head in SDXL, and in LlamaGen's models up to 1B; no tensor tells it."""
 PARTS |= {"layton": "model"}
 
 
@@ -140,3 +147,34 @@ def layton(tensors: Mapping[str, Tensor], folder: Path) -> ConversionReport:
     state, names = ours_of({key: x for key, x in tensors.items() if key != USED})
     return write_network(LaytonTokenizer, tokenizer_sizes(state), state, folder, source=SOURCE,
                          names=names, dropped=[USED] if USED in tensors else [])  # fmt: skip
+
+
+# ---------------------------------------------------------------- the transformer
+
+PARTS |= {"layton-gen": "model"}
+
+
+def transformer_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """`TransformerConfig`'s values; what shapes do not tell (heads, side, eps, theta, dropout) is
+    the published model's. Raises ValueError for another model's tensors."""
+    vocabulary, width = shape_of(tensors, "tok_embeddings.weight")
+    text, text_width = shape_of(tensors, "cls_embedding.uncond_embedding")
+    depths = [int(found[1]) for key in tensors if (found := re.match(r"layers\.(\d+)\.", key))]
+    return asdict(TRANSFORMERS["xl"]()) | {
+        "depth": 1 + max(depths, default=-1), "width": width, "heads": math.ceil(width / HEAD),
+        "inside": shape_of(tensors, "layers.0.feed_forward.w1.weight")[0],
+        "vocabulary": vocabulary, "text": text, "text_width": text_width,
+    }  # fmt: skip
+
+
+def official_transformer(model: LaytonTransformer) -> dict[str, Tensor]:
+    """The published file's tensors: the way back."""
+    return dict(model.state_dict())
+
+
+@CONVERTERS.register("layton-gen")
+def layton_gen(tensors: Mapping[str, Tensor], folder: Path) -> ConversionReport:
+    """LaytonGen's transformer. Raises ValueError for another model's tensors."""
+    return write_network(LaytonTransformer, transformer_sizes(tensors), tensors, folder,
+                         source=SOURCE, names={key: key for key in tensors}, dropped=[]
+                         )  # fmt: skip

@@ -27,6 +27,8 @@ import torch.nn.functional as F
 from diffusers.models import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 
+from impasto.sample.flops import count_flops
+
 __all__ = ["LADD", "TARGETS", "Condition", "Stem", "ZeroText", "noise_of", "size_ids",
            "unet_inputs"]  # fmt: skip
 
@@ -68,8 +70,9 @@ class ZeroText:
     ) -> Tensor:  # fmt: skip
         last = attn.to_out[0]
         bias = getattr(last, "base_layer", last).bias
-        if torch.is_autocast_enabled(hidden_states.device.type):
-            bias = bias.to(torch.get_autocast_dtype(hidden_states.device.type))
+        where = hidden_states.device.type
+        if where != "meta" and torch.is_autocast_enabled(where):  # the meta device knows none
+            bias = bias.to(torch.get_autocast_dtype(where))
         return bias.expand(*hidden_states.shape[:-1], -1)
 
 
@@ -227,6 +230,17 @@ class LADD(nn.Module):
             return Condition(large, ids)
         hint = self.controlnet.controlnet_cond_embedding(large)
         return Condition(large, ids, (hint, told(self.unet, ids), told(self.controlnet, ids)))
+
+    def once_flops(self, C: Tensor) -> tuple[int, Condition]:
+        """FLOPs of `condition` for codes (1, c, h, w) at the latents' size on the meta device, and
+        what it would give, without values."""
+        ids = C.new_empty(1, 6, dtype=torch.float32)
+        if not self.lean:
+            return 0, Condition(C, ids)
+        first = self.controlnet.conv_in.out_channels
+        told = C.new_empty(1, self.unet.time_embedding.linear_2.out_features)
+        stem = count_flops(self.controlnet.controlnet_cond_embedding, C)
+        return stem, Condition(C, ids, (C.new_empty(1, first, *C.shape[2:]), told, told))
 
     def forward(
         self, z: Tensor, t: Tensor | int, condition: Condition, scale: float = 0.8

@@ -33,6 +33,7 @@ from impasto.models.layton.folder import load_parts, read_config, save_parts
 from impasto.models.layton.sampler import DECODINGS, Decoding, Noise, drawn, own_noise
 from impasto.models.next_scale.maps import Sizes, from_tokens
 from impasto.models.vq import VQTokenizer
+from impasto.sample.flops import count_flops
 from impasto.sample.rowwise import in_rows
 from impasto.sample.seeds import check_seeds
 
@@ -145,6 +146,10 @@ class LaytonTokenizer(DiscreteTokenizer):
         self.decoding = decoding or self.decoding
         # Whole pixels of it: 1024 px by 18 x 18 places have 56.9.
         self.factor = self.image * self.vq.factor // self.tokens_side
+
+    def pixels_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Of any map: as large as it is asked to decode."""
+        return self.image, self.image
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -285,6 +290,16 @@ class LaytonTokenizer(DiscreteTokenizer):
             return self.decoder(z, t, condition, decoding.scale)
 
         return drawn(network, decoding, lambda step: noise(step)[at])
+
+    def decode_flops(self, sizes: Sizes) -> int:
+        """As `DiscreteTokenizer.decode_flops`, of the steps of `self.decoding`."""
+        side, channels = self.image, self.decoder.unet.config["in_channels"]
+        latent = self.latent_size(side, side)
+        z = torch.empty(1, channels, *latent, device="meta", dtype=self.dtype)
+        C = torch.empty(1, self.channels, *latent, device="meta", dtype=self.dtype)
+        once, condition = self.decoder.once_flops(C)
+        step = count_flops(self.decoder, z, 0, condition)
+        return once + self.decoding.steps * step + count_flops(self.vae.decoder, z)
 
     @property
     def _rows(self) -> int | None:

@@ -18,8 +18,17 @@ LCM-LoRA, arXiv 2311.05556), k steps of the teacher's schedule at once, no guida
     z^        = DDIM step of the teacher from (z_t, t) to t - k
     loss      = d(f_student(z_t, t), f_target(z^, t - k)),   d = sqrt(x^2 + c^2) - c, or x^2
 
+Transformer, of the frozen tokenizer's ids, all at once under the causal mask:
+
+    loss = mean over the picture's ids of CE(logits of the place before, id)
+
+A caption is replaced by the learned text with probability 0.1, which guidance needs, behind the
+caption's own empty slots. Tokens and what attentions and feed-forward networks add are dropped
+with 0.1 (`config.TransformerConfig`).
+
 Source: Xie et al. 2025 (arXiv 2503.08377); no training code is published, and neither loss weights
-nor whether 1's loss stays in 2.
+nor whether 1's loss stays in 2; LlamaGen's text-conditional trainer for what the paper does not
+say of the transformer.
 """
 
 from __future__ import annotations
@@ -28,11 +37,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.models import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from impasto.models.layton.decoder import LADD, noise_of, size_ids, unet_inputs
+from impasto.models.layton.model import LaytonTransformer
 from impasto.models.layton.sampler import (
     TIMES,
     Decoding,
@@ -43,11 +54,12 @@ from impasto.models.layton.sampler import (
     renoised,
     timesteps,
 )
+from impasto.models.layton.text import left_padded
 from impasto.models.layton.tokenizer import LaytonTokenizer
 
-__all__ = ["Distillation", "Perceptual", "alignment_loss", "boundary", "codes_of", "few_steps",
-           "ldm_loss", "learning", "min_snr_weights", "pixel_loss", "sample_times",
-           "square"]  # fmt: skip
+__all__ = ["DROP_CAPTION", "Distillation", "Perceptual", "TeacherForcing", "alignment_loss",
+           "boundary", "codes_of", "drop_captions", "few_steps", "ldm_loss", "learning",
+           "min_snr_weights", "next_id_loss", "pixel_loss", "sample_times", "square"]  # fmt: skip
 
 # ---------------------------------------------------------------- the tokenizer
 
@@ -237,3 +249,45 @@ def consistent(z: Tensor, eps: Tensor, t: Tensor) -> Tensor:
     """f(z, t), of the network's eps."""
     c_skip, c_out = boundary(t)
     return c_skip * z + c_out * predict_x_0(z, eps, t)
+
+
+# ---------------------------------------------------------------- the transformer
+
+DROP_CAPTION = 0.1
+
+
+def drop_captions(
+    transformer: LaytonTransformer, states: Tensor, probability: float = DROP_CAPTION,
+    generator: torch.Generator | None = None,
+) -> Tensor:  # fmt: skip
+    """States (B, text, D) with each row replaced by the learned text with the probability, to
+    which gradients reach."""
+    u = torch.rand(len(states), 1, 1, device=states.device, generator=generator)
+    return torch.where(u < probability, transformer.null_text(transformer.text), states)
+
+
+class TeacherForcing(nn.Module):
+    """`transformer` over whole pictures at once, so that a compiled step holds nothing else."""
+
+    def __init__(self, transformer: LaytonTransformer) -> None:
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, states: Tensor, there: Tensor, ids: Tensor) -> Tensor:
+        return self.transformer.teacher_forced(states, there, ids)
+
+
+def next_id_loss(
+    forced: TeacherForcing, ids: Tensor, states: Tensor, there: Tensor, *,
+    drop: float = DROP_CAPTION, generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(loss, share of right ids) of one training step.
+
+    forced: compiled or not. ids: (B, N). states: (B, text, D) of the text encoder, padded behind
+    the captions; there: bool (B, text), where they are.
+    """
+    states, there = left_padded(states, there)
+    logits = forced(drop_captions(forced.transformer, states, drop, generator), there, ids)
+    loss = F.cross_entropy(logits.flatten(0, 1).float(), ids.flatten())
+    with torch.no_grad():
+        return loss, (logits.argmax(-1) == ids).float().mean()

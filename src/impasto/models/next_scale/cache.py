@@ -15,7 +15,7 @@ together are smaller than the cache at its end. The last scale is not stored: no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +60,14 @@ class Cache:
     def empty(cls, depth: int, rows: int, heads: int, head_width: int, like: Tensor) -> Cache:
         return cls(fresh((depth, rows, 0, heads, head_width), like), 0)
 
+    @classmethod
+    def joined(cls, caches: Sequence[Cache]) -> Cache:
+        """Caches of one length, without room behind it, as one: their rows one after another."""
+        keys, values = (torch.cat([getattr(own.buffers, name) for own in caches], dim=1)
+                        for name in ("keys", "values"))  # fmt: skip
+        length = caches[0].length
+        return cls(Buffers(keys, values, length), length)
+
     def __len__(self) -> int:
         return len(self.buffers.keys)
 
@@ -71,12 +79,15 @@ class Cache:
     def __iter__(self) -> Iterator[KeysValues]:
         return (self[block] for block in range(len(self)))
 
-    def extended(self, new: int, most: int, take: Take = fresh) -> Cache:
+    def extended(
+        self, new: int, most: int, take: Take = fresh, growth: int = GROWTH
+    ) -> Cache:
         """This cache and `new` places behind it, still to be written. most: places that the
-        schedule can ever fill. Claims them: whoever goes on from here later gets a copy."""
+        schedule can ever fill. growth: room of new buffers, in times of what they must hold.
+        Claims the places: whoever goes on from here later gets a copy."""
         need, buffers = self.length + new, self.buffers
         if need > buffers.room or buffers.written > self.length:
-            buffers = self._moved(max(need, min(most, GROWTH * need)), take)
+            buffers = self._moved(max(need, min(most, growth * need)), take)
         buffers.written = need
         return Cache(buffers, need)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from impasto.models.next_scale.cache import Buffers, Cache
+from impasto.models.next_scale.cache import Cache
 from impasto.models.next_scale.maps import to_tokens, tokens
 from impasto.models.next_scale.network import ScaleNetwork, parts
 from impasto.models.tokenflow.model import TokenFlowTransformer
@@ -38,11 +38,9 @@ class PromptNetwork(ScaleNetwork):
         device, caches, seen = self.transformer.device, [], []
         for text in texts:
             ids = torch.tensor([*text, *self.opening[:-1]], device=device)
-            caches.append(self.transformer.read(ids, self.prefix).buffers)
+            caches.append(self.transformer.read(ids, self.prefix))
             seen.append(torch.arange(self.prefix, device=device) >= self.prefix - len(ids))
-        keys, values = (torch.cat([getattr(own, name) for own in caches], dim=1)
-                        for name in ("keys", "values"))  # fmt: skip
-        return Cache(Buffers(keys, values, self.prefix), self.prefix), torch.stack(seen)
+        return Cache.joined(caches), torch.stack(seen)
 
     def logits(self, state: PromptState, rows: range, past: Cache, into: Cache | None) -> Tensor:
         """Guided logits (B, L, K) of the codes of the next scale of some rows."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from impasto.models import storage
+from impasto.models.bound import BoundGenerator
 from impasto.models.discrete import check_digest
 from impasto.models.next_scale.cache import Cache
 from impasto.models.next_scale.maps import Sizes, bicubic, from_tokens
 from impasto.models.next_scale.pipeline import NextScaleGenerator, check_sampling
+from impasto.models.storage import Layout
 from impasto.models.tokenflow.config import TokenFlowConfig
 from impasto.models.tokenflow.costs import decoder_flops, scale_flops
 from impasto.models.tokenflow.initialise import initialise
@@ -35,15 +34,15 @@ NUMBERS = 2**25
 """Logits that are sorted at once: a quarter of a gigabyte in float64, and a few times as much."""
 
 
-class TokenFlowGenerator(NextScaleGenerator):
+class TokenFlowGenerator(BoundGenerator, NextScaleGenerator):
     """Text to pictures scale by scale, by the shared index of two codebooks.
 
     A prompt is read once, whoever draws from it; its keys and values are where each row's cache
     begins. The model is bound to its tokenizer by `Defaults.tokens`.
     """
 
-    LAYOUT = storage.Layout("TokenFlowGenerator", {"transformer": TokenFlowTransformer,
-                                                   "vae": TokenFlowTokenizer})  # fmt: skip
+    LAYOUT = Layout("TokenFlowGenerator", {"transformer": TokenFlowTransformer,
+                                           "vae": TokenFlowTokenizer})  # fmt: skip
     DEFAULTS = Defaults
     sampler = "next scale, one uniform number a token and pass"
     _scale: PromptNetwork
@@ -78,35 +77,6 @@ class TokenFlowGenerator(NextScaleGenerator):
                 vae=TokenFlowTokenizer(**asdict(config.tokenizer)).eval(),
                 tokenizer=tokenizer, defaults=Defaults(),
             )  # fmt: skip
-
-    @classmethod
-    def from_pretrained(
-        cls, name_or_path: str | Path, *, torch_dtype: torch.dtype | str = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> Self:  # fmt: skip
-        """See `NetworkGenerator`. The tokenizer is recognised before it is cast."""
-        dtype = storage.as_dtype(torch_dtype)
-        return super().from_pretrained(name_or_path).cast_to(dtype, device)
-
-    def cast_to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
-        """The networks with other numbers and elsewhere; returns the generator itself."""
-        for network in self.networks.values():
-            nn.Module.to(network, device=device, dtype=dtype)
-        return self
-
-    def save_pretrained(
-        self, folder: str | Path, formats: Mapping[str, str] | str = "bfloat16"
-    ) -> None:
-        """See `NetworkGenerator`. What is recorded is the tokenizer as it was written."""
-        given = formats if isinstance(formats, str) else formats["vae"]
-        storage.save_network(self.vae, Path(folder) / "vae", given)
-        written: Any = storage.network_from(TokenFlowTokenizer, Path(folder) / "vae")
-        before = self.defaults
-        self.defaults = replace(before, tokens=written.token_digest())
-        try:
-            super().save_pretrained(folder, formats)
-        finally:
-            self.defaults = before
 
     # ---------------------------------------------------------------- the sampling protocol
 

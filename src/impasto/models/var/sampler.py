@@ -25,7 +25,7 @@ from impasto.models.storage import checked_fields
 from impasto.models.var.model import Condition
 from impasto.sample.seeds import row_uniforms
 
-__all__ = ["ClassState", "Defaults", "draw_tokens", "ramp", "truncated"]
+__all__ = ["ClassState", "Defaults", "draw_tokens", "drawn_by", "ramp", "truncated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +98,11 @@ def draw_tokens(
     """Tokens (B, L), int64, of guided logits (B, L, V). One number a token."""
     own = [scale_seed(seed, scale, refinement) for seed in seeds]
     u = row_uniforms(own, logits.shape[1], logits.device)
+    return drawn_by(u, logits, top_k=top_k, top_p=top_p)
+
+
+def drawn_by(u: Tensor, logits: Tensor, *, top_k: int = 0, top_p: float = 0.0) -> Tensor:
+    """Tokens (...), int64, of logits (..., V) by uniform numbers (...), float64."""
     total = truncated(logits.double(), top_k, top_p).cumsum(-1)
     drawn = torch.searchsorted(total, u[..., None] * total[..., -1:], right=True)[..., 0]
     # u times the sum may round up to the sum: the last token with any probability, then.
