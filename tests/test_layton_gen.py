@@ -683,14 +683,14 @@ def test_ids_are_decoded_by_laytons_own_tokenizer(tmp_path):
     vae = tiny_layton.tokenizer(tokens_side=32)
     pipe = tiny_layton_gen.generator(vae, clean=False)
     asked, seeds = requests(DOG, CUPS), [3, 4]
-    images, costs = generate(pipe, asked, seeds)
+    images, cost = generate(pipe, asked, seeds)
     assert images.shape == (2, 3, vae.image, vae.image)
     assert torch.equal(generate(pipe, asked[1:], seeds[1:])[0], images[1:])
     assert not torch.equal(generate(pipe, asked[:1], [5])[0], images[:1])
     vae.settle(decoding=replace(vae.decoding, steps=vae.decoding.steps - 1))
     fewer = vae.decode_flops(vae.sizes_of(vae.image, vae.image))
     vae.settle(decoding=replace(vae.decoding, steps=vae.decoding.steps + 1))
-    assert fewer < vae.decode_flops(vae.sizes_of(vae.image, vae.image)) < costs[0].flops
+    assert fewer < vae.decode_flops(vae.sizes_of(vae.image, vae.image)) < cost.flops / 2
     pipe.save_pretrained(tmp_path / "model", "float32")
     again = LaytonGenerator.from_pretrained(tmp_path / "model")
     assert torch.equal(generate(again, asked, seeds)[0], images)
