@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from impasto.run.directory import RunDirectory
 from impasto.sample.protocol import Generator
 from impasto.search.engine import TreeSearch
-from impasto.stack.base import STEPS, Done, Step, Tools, filled_in
-from impasto.stack.drawing import Drawing, as_option, slug, whole
+from impasto.stack.base import STEPS, Done, Step, Tools, as_option, filled_in
+from impasto.stack.drawing import Drawing, slug, whole
 
 __all__ = ["Eval", "PoolStep"]
 

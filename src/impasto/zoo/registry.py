@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Generic, TypeVar
 
 import yaml
@@ -68,6 +68,13 @@ class Registry(Generic[T]):
         Raises ValueError for an unknown name, an unknown key, one given twice or one that is
         needed and not given.
         """
+        factory, options = self.parsed(text, context)
+        return factory(**context, **options)
+
+    def parsed(
+        self, text: str, context: Collection[str] = ()
+    ) -> tuple[Callable[..., T], dict[str, Any]]:
+        """What `create` would call and by which options, with its errors; context: keys."""
         name, _, rest = text.partition(":")
         factory = self.factory(name)
         options = parse_options(rest, where=f"{self.kind} {name!r}")
@@ -80,7 +87,7 @@ class Registry(Generic[T]):
         for key in allowed:
             if _required(parameters[key]) and key not in options:
                 raise ValueError(f"{self.kind} {name!r} needs {key!r}: {name}:{key}=…")
-        return factory(**context, **options)
+        return factory, options
 
 
 def _required(parameter: inspect.Parameter) -> bool:

@@ -1,0 +1,91 @@
+"""Models of earlier steps in a stack: as a whole and inside the options of other names."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from impasto.cli import build
+from impasto.stack import Done, Tools, load_stack, run_stack
+from impasto.stack.base import of_step
+from impasto.stack.tokenized import Tokenizers
+from impasto.stack.trained import Train
+
+TRAIN = [{"train": {"name": "no start", "recipe": "clip.yaml"}}]
+CLIP = "kind: clip\nscenes: 1000\nsteps: 2\nbatch: 4\nlr: 0.1\n"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("clip.yaml").write_text(CLIP)
+    return tmp_path
+
+
+def stack(*steps):
+    Path("stack.yaml").write_text(json.dumps({"steps": [*TRAIN, *steps]}))
+    return load_stack("stack.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "filled"),
+    [("step:no start", ["no start"], "out/no start"),
+     ("tokenflow:folder=step:no start,passes=1", ["no start"],
+      "tokenflow:folder=out/no start,passes=1"),
+     ("reader:path=step:w 0.1,features=(clip-patches:folder=step:no start)",
+      ["w 0.1", "no start"], "reader:path=b,features=(clip-patches:folder=out/no start)"),
+     ("a:b=(c:d=(step:no start),e=1)", ["no start"], "a:b=(c:d=(out/no start),e=1)"),
+     ("tts-var:laststep:x", [], "tts-var:laststep:x"), ("folder/step:x", [], "folder/step:x"),
+     ("sticker-mmdit", [], "sticker-mmdit")],
+)  # fmt: skip
+def test_names_of_steps_end_where_options_do(text, names, filled):
+    assert list(of_step(text)) == names
+    done = {"no start": Done(model=Path("out/no start")), "w 0.1": Done(model=Path("b"))}
+    assert Tools(Path("out"), build, done=done).model_name(text) == filled
+
+
+def test_a_folder_with_a_comma_is_still_one_option(tmp_path):
+    tools = Tools(tmp_path, build, done={"a": Done(model=Path("x,y/a"))})
+    assert tools.model_name("tokenflow:folder=step:a,passes=1") == (
+        "tokenflow:folder=(x,y/a),passes=1")  # fmt: skip
+    assert tools.model_name("step:a") == "x,y/a"
+
+
+def test_values_of_a_training_name_steps_however_deep(here):
+    given = {"teacher": "step:no start", "model": {"parts": ["f:folder=step:w 0.1", 3]},
+             "lr": 0.1}  # fmt: skip
+    assert Train(name="t", recipe="clip.yaml", set=given).uses == {
+        "no start": "model", "w 0.1": "model"}  # fmt: skip
+    done = {"no start": Done(model=Path("a")), "w 0.1": Done(model=Path("b"))}
+    assert Tools(Path("out"), build, done=done).named(given) == {
+        "teacher": "a", "model": {"parts": ["f:folder=b", 3]}, "lr": 0.1}  # fmt: skip
+
+
+def test_tokenizers_name_steps_in_options():
+    models = {"a": "step:pixels", "b": "layton:folder=step:no start,decoding=ddim,steps=25"}
+    step = Tokenizers(name="t", base="a", models=models)
+    assert step.uses == {"pixels": "model", "no start": "model"}
+
+
+def test_the_option_of_an_unknown_step_is_refused(here):
+    with pytest.raises(ValueError, match="uses the model of a step 'no star', and no step before "
+                                         "it makes that: did you mean 'no start'"):  # fmt: skip
+        stack({"eval": {"model": "layton:folder=step:no star,top_k=1"}})
+    with pytest.raises(ValueError, match="uses the model of a step ''"):
+        stack({"eval": {"model": "step:"}})
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [({"eval": {"model": "tokenflw:transformer=step:no start", "limit": 1}},
+      "unknown model 'tokenflw': did you mean 'tokenflow'"),
+     ({"eval": {"model": "diffusers:idd=step:no start", "limit": 1}},
+      "unknown key 'idd' for model 'diffusers'"),
+     ({"tokenizers": {"base": "a", "models": {
+         "a": "step:no start", "b": "layton:folder=step:no start,decodin=ddim"}}},
+      "unknown key 'decodin' for tokenizer 'layton': did you mean 'decoding'")],
+)  # fmt: skip
+def test_options_are_checked_before_there_is_the_model(here, step, words):
+    with pytest.raises(ValueError, match=words):
+        run_stack(stack(step), Tools(Path("out"), build))
+    assert not Path("out").exists()
