@@ -2,6 +2,7 @@
 
 Options in a name follow a colon: "best-of-n:n=4,reward=sticker-clip". A value that is a name with
 several options of its own stands in parentheses: "best-of-n:reward=(geneval:detector=A,clip=B)".
+Several numbers have / between them: "tts-var:schedule=8/4/2/1".
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import Any, Generic, TypeVar
 import yaml
 
 __all__ = ["BENCHES", "FEATURES", "JUDGES", "MODELS", "PATCHES", "PERCEPTUAL", "SCORERS",
-           "SEARCHES", "TOKENIZERS", "Registry", "nearest", "parse_options"]  # fmt: skip
+           "SEARCHES", "TOKENIZERS", "Registry", "nearest", "numbers",
+           "parse_options"]  # fmt: skip
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 
 def nearest(given: str, allowed: list[str]) -> str:
@@ -125,6 +128,20 @@ def _in_parentheses(text: str, where: str) -> tuple[str, str]:
                                  f"a comma")  # fmt: skip
             return inside, rest
     raise ValueError(f"{where}: the parenthesis of {text[:40]!r} is not closed")
+
+
+def numbers(name: str, given: Any, kind: type[N]) -> tuple[N, ...]:
+    """"8/6/4", 8 or a list as numbers; "none" as (). Raises ValueError for anything else."""
+    parts = given
+    if isinstance(given, str):
+        parts = [] if given == "none" else given.split("/")
+    elif isinstance(given, int | float):
+        parts = [given]
+    try:
+        return tuple(kind(str(part)) for part in parts)
+    except (TypeError, ValueError):
+        of = "integers" if kind is int else "numbers"
+        raise ValueError(f"{name} must be {of} with / between them, given {given!r}") from None
 
 
 MODELS: Registry[Any] = Registry("model")
