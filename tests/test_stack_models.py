@@ -1,15 +1,21 @@
-"""Models of earlier steps in a stack: as a whole and inside the options of other names."""
+"""Models in a stack: of earlier steps, as a whole or in options of names; several side by side."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from impasto.bench import read_results
 from impasto.cli import build
+from impasto.report.sheets import sheets
+from impasto.report.stack import markdown
+from impasto.run.directory import RunDirectory
+from impasto.run.provenance import SettingsDiffer
 from impasto.stack import Done, Tools, load_stack, run_stack
 from impasto.stack.base import of_step
 from impasto.stack.tokenized import Tokenizers
 from impasto.stack.trained import Train
+from tests.tiny_stack import FACTORIES, Noisy
 
 TRAIN = [{"train": {"name": "no start", "recipe": "clip.yaml"}}]
 CLIP = "kind: clip\nscenes: 1000\nsteps: 2\nbatch: 4\nlr: 0.1\n"
@@ -88,4 +94,88 @@ def test_the_option_of_an_unknown_step_is_refused(here):
 def test_options_are_checked_before_there_is_the_model(here, step, words):
     with pytest.raises(ValueError, match=words):
         run_stack(stack(step), Tools(Path("out"), build))
+    assert not Path("out").exists()
+
+
+# ------------------------------------------------------------------------------ several models
+
+
+MODELS_RECIPE = """\
+bench: fake
+scorer: fake
+second: fake-second
+seeds: [0, 1]
+limit: 2
+steps:
+  - eval: {name: beside, models: {plain: fake, other: "fake:name=two"}}
+  - compare: {base: plain, pairs: [[other, plain]]}
+"""
+
+
+@pytest.fixture
+def fakes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for registry, name, factory in FACTORIES:
+        monkeypatch.setitem(registry._factories, name, factory)
+    monkeypatch.setattr("os.fsync", lambda handle: None)  # nobody cuts the power
+    Path("stack.yaml").write_text(MODELS_RECIPE)
+
+
+def test_models_are_compared_as_searches_are(fakes):
+    done = run_stack(load_stack("stack.yaml"), Tools(Path("out"), build))
+    table = done["compare"].table
+    assert [(row["name"], row["model"]) for row in table["rows"]] == [
+        ("plain", "fake"), ("other", "fake:name=two")]  # fmt: skip
+    for name, model in (("plain", "fake"), ("other", "fake:name=two")):
+        for seed in (0, 1):
+            record = RunDirectory(f"out/beside/{name}/seed-{seed}").record
+            assert (record["model"]["name"], record["seed"]) == (model, seed)
+            assert record["search"]["name"] == "none"
+    right = {name: [r.correct for path in done["beside"].runs[name]
+                    for r in read_results(RunDirectory(path).results)]
+             for name in ("plain", "other")}  # fmt: skip
+    difference = (sum(right["other"]) - sum(right["plain"])) / 4
+    assert table["rows"][1]["difference"][0] == pytest.approx(difference) and difference != 0
+    assert table["pairs"][0]["difference"] == table["rows"][1]["difference"]
+    text = markdown(sheets([table]))
+    assert "| model | score | difference from plain" in text and "fake on" not in text
+
+
+def test_a_model_more_is_drawn_beside_the_others(fakes):
+    def run(**overrides):
+        Noisy.drawn = 0
+        run_stack(load_stack("stack.yaml", overrides), Tools(Path("out"), build))
+        return Noisy.drawn
+
+    assert run() == 2 * 2 * 2
+    assert run() == 0
+    more = {"plain": "fake", "other": "fake:name=two", "third": "fake:name=three"}
+    assert run(**{"beside.models": more}) == 2 * 2
+    with pytest.raises(SettingsDiffer, match=r"beside\.model other: .*two.* in the folder"):
+        run(**{"beside.models": more | {"other": "fake:name=2"}})
+
+
+def test_models_may_be_of_earlier_steps_and_of_a_grid(here):
+    made = stack({"eval": {"grid": {"j": [1, 3]}, "models": {
+        "{j} passes": "tokenflow:folder=step:no start,passes={j}", "saved": "step:no start"}}})
+    name = "tokenflow:folder=step:no start,passes="
+    assert made.steps[1].named == {
+        "1 passes": f"{name}1", "3 passes": f"{name}3", "saved": "step:no start"}  # fmt: skip
+    assert made.steps[1].uses == {"no start": "model"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [("models: {plain: fake, other: \"fake:name=two\"}", "limit: 2", "give a model, or models by"),
+     ("bench: fake", "model: fake\nbench: fake", "with models say model: null"),
+     ("{name: beside,", "{name: beside, searches: [\"best-of-n:n=2\"],",
+      "give a step of its own to what has searches or a pool"),
+     ("other:", "\"plain!\":", "models are called the same, plain"),
+     ("fake:name=two", "fale", "unknown model 'fale'")],
+)  # fmt: skip
+def test_models_that_cannot_be_drawn_with_are_refused(fakes, old, new, words):
+    assert old in MODELS_RECIPE
+    Path("stack.yaml").write_text(MODELS_RECIPE.replace(old, new))
+    with pytest.raises(ValueError, match=words):
+        run_stack(load_stack("stack.yaml"), Tools(Path("out"), build))
     assert not Path("out").exists()
