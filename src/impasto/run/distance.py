@@ -25,8 +25,8 @@ from impasto.run.pictures import Frame, Pictures
 from impasto.run.provenance import default_folder, normal, versions
 from impasto.score.features import Extractor
 
-__all__ = ["check_extractors", "feature_sets", "features_of", "measure_distance",
-           "resizing"]  # fmt: skip
+__all__ = ["WHOLE", "check_extractors", "common_size", "feature_sets", "features_of",
+           "measure_distance", "resizing"]  # fmt: skip
 
 Progress = Callable[[str, int, int], None]
 
@@ -81,7 +81,7 @@ def feature_sets(
     }  # fmt: skip
 
 
-def _frames(samples: Pictures, reference: Pictures, frame: Frame) -> list[int]:
+def common_size(samples: Pictures, reference: Pictures, frame: Frame) -> list[int]:
     """The common height and width. Raises ValueError when the sets differ in it."""
     sizes = [side.framed(frame) for side in (samples, reference) if len(side)]
     if len(set(sizes)) > 1:
@@ -110,7 +110,7 @@ def measure_distance(
         raise ValueError(f"{samples.name} holds moments and no pictures; it can be the reference, "
                          f"not the samples")  # fmt: skip
     check_extractors(extractors, len(samples), len(reference), reference.given)
-    size = _frames(samples, reference, frame)
+    size = common_size(samples, reference, frame)
     record = normal({
         "kind": "distance", "samples": samples.provenance(), "reference": reference.provenance(),
         "frame": frame.record(), "features": [e.provenance() for e in extractors],

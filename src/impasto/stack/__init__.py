@@ -1,6 +1,13 @@
 """Stacks: several steps, one recipe. Importing this registers the kinds of steps by name."""
 
-from impasto.stack import compared, drawn, studied, tokenized, trained  # noqa: F401
+from impasto.stack import (  # noqa: F401
+    compared,
+    drawn,
+    measured,
+    studied,
+    tokenized,
+    trained,
+)
 from impasto.stack.base import STEPS, Done, Step, Tools
 from impasto.stack.recipe import Stack, load_stack
 from impasto.stack.run import run_stack

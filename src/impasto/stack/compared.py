@@ -21,7 +21,7 @@ from impasto.stack.drawing import Drawing
 from impasto.stack.drawn import Eval, PoolStep
 from impasto.zoo.registry import nearest
 
-__all__ = ["Compare", "equal_flops"]
+__all__ = ["Compare", "check_names", "check_same", "equal_flops", "runs_by_name"]
 
 Runs = list[RunDirectory]
 
@@ -71,23 +71,15 @@ class Compare(Step):
         return {} if self.pool is None else {self.pool: "pool"}
 
     def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
-        by_name: dict[str, Eval] = {}
-        for step in earlier:
-            for name in step.named if isinstance(step, Eval) else ():
-                if name in by_name:
-                    raise ValueError(f"{self.name}: {by_name[name].name} and {step.name} both "
-                                     f"have a run {name!r}; give one another name")  # fmt: skip
-                by_name[name] = step  # type: ignore[assignment]
+        by_name = runs_by_name(self.name, earlier)
         wanted = [self.base, *(self.named_runs or by_name), *self.named_page,
                   *(name for pair in self.named_pairs for name in pair)]  # fmt: skip
-        for name in wanted:
-            if name not in by_name:
-                raise ValueError(f"{self.name}: no step before it has a run {name!r}: "
-                                 f"{nearest(name, list(by_name))}")  # fmt: skip
+        check_names(self.name, wanted, by_name)
         pools = [step for step in earlier
                  if isinstance(step, PoolStep) and step.name == self.pool]  # fmt: skip
         for other in [*(by_name[name] for name in wanted), *pools]:
-            _check_same(self.name, by_name[self.base], other)
+            check_same(self.name, by_name[self.base], other,
+                       ("bench", "seeds", "samples", "limit", "scorer", "second"))  # fmt: skip
         if any(pool.reward is None for pool in pools):
             raise ValueError(f"{self.name}: {self.pool} keeps no reward to choose by; give "
                              f"it one")  # fmt: skip
@@ -117,9 +109,30 @@ class Compare(Step):
         })  # fmt: skip
 
 
-def _check_same(name: str, a: Drawing, b: Drawing) -> None:
+def runs_by_name(name: str, earlier: Sequence[Step]) -> dict[str, Eval]:
+    """Every run of the steps before the one called `name` -> its step. Raises ValueError for two
+    of one name."""
+    by_name: dict[str, Eval] = {}
+    for step in earlier:
+        for run in step.named if isinstance(step, Eval) else ():
+            if run in by_name:
+                raise ValueError(f"{name}: {by_name[run].name} and {step.name} both have a run "
+                                 f"{run!r}; give one another name")  # fmt: skip
+            by_name[run] = step  # type: ignore[assignment]
+    return by_name
+
+
+def check_names(name: str, wanted: Sequence[str], by_name: Mapping[str, Eval]) -> None:
+    """Raises ValueError for a run that no step before the one called `name` has."""
+    for run in wanted:
+        if run not in by_name:
+            raise ValueError(f"{name}: no step before it has a run {run!r}: "
+                             f"{nearest(run, list(by_name))}")  # fmt: skip
+
+
+def check_same(name: str, a: Drawing, b: Drawing, keys: Sequence[str]) -> None:
     """Raises ValueError where pictures of the two cannot be paired."""
-    for key in ("bench", "seeds", "samples", "limit", "scorer", "second"):
+    for key in keys:
         first, second = getattr(a, key), getattr(b, key)
         if first != second and not (key == "seeds" and list(first) == list(second)):
             raise ValueError(f"{name}: {a.name} and {b.name} differ in {key}, {first!r} and "
