@@ -1,6 +1,7 @@
 """Stacks: several steps, one recipe. Importing this registers the kinds of steps by name."""
 
 from impasto.stack import (  # noqa: F401
+    asked,
     compared,
     drawn,
     measured,
