@@ -72,7 +72,7 @@ def test_judges_are_put_beside_each_other(here):
         assert row["questions"] == 16
     none = [r for r in read_results(RunDirectory("out/ask/shy").results) if r.answer is None]
     assert rows["shy"]["unreadable"] == len(none) > 0
-    assert {r.tag for r in none} == {"count"} and rows["shy"]["score"]["tasks"]["count"][0] == 0
+    assert {r.tag for r in none} == {"count"}
     assert rows["says yes"]["unreadable"] == 0 < rows["says yes"]["score"]["overall"][0]
     assert rows["counts"]["difference"] is None
     for name in ("says yes", "shy"):

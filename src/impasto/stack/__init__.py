@@ -10,7 +10,8 @@ from impasto.stack import (  # noqa: F401
     trained,
 )
 from impasto.stack.base import STEPS, Done, Step, Tools
-from impasto.stack.recipe import Stack, load_stack
-from impasto.stack.run import run_stack
+from impasto.stack.recipe import Stack, is_stack, load_stack
+from impasto.stack.run import run_stack, trainings
 
-__all__ = ["STEPS", "Done", "Stack", "Step", "Tools", "load_stack", "run_stack"]
+__all__ = ["STEPS", "Done", "Stack", "Step", "Tools", "is_stack", "load_stack", "run_stack",
+           "trainings"]  # fmt: skip

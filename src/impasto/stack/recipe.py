@@ -22,7 +22,7 @@ import yaml
 from impasto.stack.base import STEPS, Step, fields_of, keys_of
 from impasto.zoo.registry import nearest
 
-__all__ = ["Stack", "load_stack"]
+__all__ = ["Stack", "is_stack", "load_stack"]
 
 Lines = dict[tuple[Any, ...], int]
 
@@ -45,6 +45,12 @@ class _Source:
     def error(self, place: tuple[Any, ...], message: str) -> ValueError:
         line = f", line {self.lines[place]}" if place in self.lines else ""
         return ValueError(f"{self.path}{line}: {message}")
+
+
+def is_stack(path: str | Path) -> bool:
+    """Whether a recipe is a stack's: its steps are a list. Those of a training are a number."""
+    _, values = _read(Path(path))
+    return isinstance(values.get("steps"), list)
 
 
 def load_stack(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Stack:

@@ -11,6 +11,7 @@ they work on different folders, such as one seed each; the last one, with all se
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from impasto.files import write_json
@@ -18,8 +19,9 @@ from impasto.run.directory import read_json
 from impasto.run.provenance import SettingsDiffer, check_same, normal
 from impasto.stack.base import Done, Tools
 from impasto.stack.recipe import Stack
+from impasto.stack.trained import Train
 
-__all__ = ["run_stack"]
+__all__ = ["run_stack", "trainings"]
 
 
 def run_stack(stack: Stack, tools: Tools) -> dict[str, Done]:
@@ -40,6 +42,14 @@ def run_stack(stack: Stack, tools: Tools) -> dict[str, Done]:
         tools.done[step.name] = step.run(tools)
     tools.progress("steps", len(stack.steps), len(stack.steps))
     return tools.done
+
+
+def trainings(stack: Stack) -> Stack:
+    """The stack with its `train` steps only. Raises ValueError where it has none."""
+    steps = tuple(step for step in stack.steps if isinstance(step, Train))
+    if not steps:
+        raise ValueError(f"{stack.path} has no step that trains; run it by impasto run")
+    return replace(stack, steps=steps)
 
 
 def _record(stack: Stack) -> dict[str, Any]:
