@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from impasto.cli import build
+from impasto.cli import app, build
 from impasto.report.sheets import sheets
 from impasto.report.stack import markdown
 from impasto.run import probe
@@ -54,6 +55,17 @@ def test_tokenizers_are_put_beside_each_other(made, tmp_path):
     assert rows["latents"]["summary"]["verdicts"]["overall"]["value"] == 1.0
     text = markdown(sheets([table]))
     assert "verdicts kept" in text and "class of the object" in text
+
+
+def test_their_page_is_written_and_linked(made, tmp_path):
+    done = CliRunner().invoke(app, ["run", str(made), "-o", str(tmp_path / "out"), "--batch-size",
+                                    "4"])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "out/beside/report.html").read_text()
+    assert all(f">{name}<" in page for name in ("first", "second", "latents"))
+    assert page.count('src="data:image') > 12
+    assert '<a href="beside/report.html">beside: pictures</a>' in (
+        tmp_path / "out/report.html").read_text()  # fmt: skip
 
 
 def test_differences_are_of_pairs_of_pictures():

@@ -77,13 +77,18 @@ def _show(title: str, folder: Path, tables: list[dict[str, Any]], as_json: bool)
 
 
 def _pages(folder: Path, tables: list[dict[str, Any]]) -> dict[str, Path]:
-    """The pages with pictures that comparisons ask for, written: name -> where it is."""
+    """The pages with pictures, of comparisons that ask for one and of tokenizers, written: name ->
+    where it is."""
     from impasto.cli.page import write_page
+    from impasto.report.reconstruction import write_reconstruction_report
     from impasto.run.budget import budgets
 
     pages = {}
     for table in tables:
         if runs := [Path(path) for path in table.get("page", ())]:
-            pages[table["title"]] = folder / table["name"] / "report.html"
-            write_page(runs, pages[table["title"]], budgets(runs))
+            page = pages[table["title"]] = folder / table["name"] / "report.html"
+            if table["kind"] == "tokenizers":
+                write_reconstruction_report(runs, page, [row["name"] for row in table["rows"]])
+            else:
+                write_page(runs, page, budgets(runs))
     return pages

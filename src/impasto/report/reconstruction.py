@@ -61,13 +61,16 @@ class Code:
     patches: int
 
 
-def write_reconstruction_report(runs: Sequence[Path], page: Path) -> Path:
+def write_reconstruction_report(
+    runs: Sequence[Path], page: Path, labels: Sequence[str] | None = None
+) -> Path:
     """Write the page of finished reconstruction runs, the first the base, whole or not at all.
 
-    The same runs give the same bytes. Raises ValueError for folders that are no such runs or are
-    of other pictures, and what `impasto.report.pictures.embed` raises.
+    labels: what the runs are called; default their tokenizers' names. The same runs give the same
+    bytes. Raises ValueError for folders that are no such runs or are of other pictures, and what
+    `impasto.report.pictures.embed` raises.
     """
-    read = read_reconstructions(runs)
+    read = read_reconstructions(runs, labels)
     text = environment().get_template("reconstruction.html").render(
         **source("page.css", "style"), **source("page.js", "script"), runs=read,
         version=version("impasto"), kicker=_kicker(read[0]), result=result(read),

@@ -63,9 +63,14 @@ def _read(folder: RunDirectory, label: str) -> Reconstructed:
     )  # fmt: skip
 
 
-def read_reconstructions(paths: Sequence[Path]) -> list[Reconstructed]:
-    """The runs, the first the base. Raises ValueError for folders that are no reconstruction runs
-    and for runs of other pictures than the first, IncompleteError for unfinished ones."""
+def read_reconstructions(
+    paths: Sequence[Path], labels: Sequence[str] | None = None
+) -> list[Reconstructed]:
+    """The runs, the first the base. labels: what they are called; default their tokenizers' names.
+
+    Raises ValueError for folders that are no reconstruction runs and for runs of other pictures
+    than the first, IncompleteError for unfinished ones.
+    """
     folders = [RunDirectory.existing(path) for path in paths]
     for folder in folders:
         if (kind := folder.record.get("kind")) != KIND:
@@ -77,7 +82,8 @@ def read_reconstructions(paths: Sequence[Path]) -> list[Reconstructed]:
             raise ValueError(f"{folder.path} and {folders[0].path} differ in "
                              f"{', '.join(differ)}; compare runs of the same pictures, cut and "
                              f"measured alike")  # fmt: skip
-    return [_read(folder, label) for folder, label in zip(folders, _labels(folders), strict=True)]
+    labels = _labels(folders) if labels is None else labels
+    return [_read(folder, label) for folder, label in zip(folders, labels, strict=True)]
 
 
 def _values(run: Reconstructed, key: str) -> list[float | None]:

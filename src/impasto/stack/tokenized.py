@@ -89,7 +89,9 @@ class Tokenizers(Step):
             })  # fmt: skip
         return Done(table={"kind": "tokenizers", "name": self.name, "base": self.base,
                            "title": self.title or self.name, "pictures": self.pictures,
-                           "scorer": self.scorer, "rows": rows})  # fmt: skip
+                           "scorer": self.scorer, "rows": rows,
+                           "page": [str(tools.out / self.name / row["name"]) for row in rows]}
+                    )  # fmt: skip
 
     def _measured(self, tools: Tools, name: str, model: Autoencoder) -> RunDirectory:
         from impasto.run.pictures import open_pictures
