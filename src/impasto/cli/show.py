@@ -37,7 +37,11 @@ def ls(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     as_json: options.Json = False,
 ) -> None:
-    """List the names that other commands take, with a line about each."""
+    """List the names that other commands take, with a line about each.
+
+    Of models and tokenizers also where their weights come from: ships with impasto, published by
+    others, trained by a recipe.
+    """
     rows = _recipes(Path("recipes")) if kind is Kind.recipes else _registered(kind)
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -45,11 +49,31 @@ def ls(
     widest = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
         print(f"{row['name']:<{widest}}  {row['about']}")
+        if words := _origin(row):
+            print(f"{'':<{widest}}    {words}")
 
 
-def _registered(kind: str) -> list[dict[str, str]]:
+def _registered(kind: str) -> list[dict[str, Any]]:
+    from impasto.cli.origins import origin, read_recipes
+
     registry = build.filled(kind)
-    return [{"name": name, "about": registry.describe(name)} for name in registry]
+    rows: list[dict[str, Any]] = [{"name": name, "about": registry.describe(name)}
+                                  for name in registry]  # fmt: skip
+    if kind in (Kind.models, Kind.tokenizers):
+        recipes = read_recipes(Path("recipes"))
+        rows = [row | origin(registry, row["name"], recipes) for row in rows]
+    return rows
+
+
+def _origin(row: dict[str, Any]) -> str:
+    """Where a model's weights come from, in words; "" of what has none."""
+    words = [word for word in ("ships", "published") if row.get(word)]
+    kinds = " or ".join(row.get("kinds", ()))
+    if row.get("recipes"):
+        words.append(f"trained by {', '.join(row['recipes'])}")
+    elif kinds:
+        words.append(f"trained by a recipe of kind {kinds}")
+    return "; ".join(words)
 
 
 def _recipes(folder: Path) -> list[dict[str, str]]:

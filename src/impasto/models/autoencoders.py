@@ -36,7 +36,7 @@ from impasto.models.storage import network_from, read_json, weights_digest
 from impasto.models.tokenflow import TokenFlowTokenizer
 from impasto.models.vq import VQTokenizer
 from impasto.score.trained import check_keys
-from impasto.zoo.hub import fetched
+from impasto.zoo.hub import fetched, model_folder
 from impasto.zoo.registry import TOKENIZERS, nearest
 from impasto.zoo.weights import holds_int8, load_weights, shipped_folder
 
@@ -56,25 +56,25 @@ PARTS = ("vae", "vqvae")
 """Where a generator's folder keeps its autoencoder."""
 
 
-@TOKENIZERS.register("sticker-mmdit")
+@TOKENIZERS.register("sticker-mmdit", trained=("autoencoder",))
 def _sticker_mmdit(*, device: str | torch.device = "cpu") -> Autoencoder:
     """The world's KL autoencoder: 8 px a latent of 16 channels, no ids."""
     return _loaded(shipped_folder("sticker-mmdit"), "sticker-mmdit", device)
 
 
-@TOKENIZERS.register("sticker-infinity")
+@TOKENIZERS.register("sticker-infinity", trained=("infinity-tokenizer",))
 def _sticker_infinity(*, device: str | torch.device = "cpu") -> Autoencoder:
     """The world's bits, 24 a place, of several scales up to 8 px a place."""
     return _loaded(shipped_folder("sticker-infinity"), "sticker-infinity", device)
 
 
-@TOKENIZERS.register("layton")
+@TOKENIZERS.register("layton", published=True, trained=("layton-alignment", "layton-pixels"))
 def layton(
     *, folder: str, decoding: str = "tlcm", steps: int | None = None, first: int | None = None,
     accelerated: bool | None = None, scale: float | None = None, tokens_side: int | None = None,
     image: int | None = None, device: str | torch.device = "cpu",
 ) -> CodeAutoencoder:  # fmt: skip
-    """Layton's, in one of its ways: layton:folder=DIR,decoding=ddim,steps=25.
+    """Layton's, 256 ids for 1024 px, decoded by a diffusion: folder=DIR,decoding=ddim,steps=25.
 
     decoding: a name of `layton.DECODINGS`, of which steps, first, accelerated and scale change
     what they name. tokens_side, image: see `LaytonTokenizer.settle`. Raises ValueError.
@@ -88,6 +88,31 @@ def layton(
     model.settle(decoding=replace(DECODINGS[decoding], **changes), image=image,
                  tokens_side=tokens_side)  # fmt: skip
     made.factor = model.factor
+    return made
+
+
+@TOKENIZERS.register("tokenflow", published=True, trained=("tokenflow-tokenizer",))
+def tokenflow(*, folder: str, device: str | torch.device = "cpu") -> CodeAutoencoder:
+    """TokenFlow's, meaning and looks under one id, of several scales: folder=DIR.
+
+    folder: of the tokenizer, or of a generator with one. Raises ValueError for another.
+    """
+    return _of_class("TokenFlowTokenizer", folder, device)
+
+
+@TOKENIZERS.register("vq", published=True, trained=("vq-tokenizer",))
+def vq(*, folder: str, device: str | torch.device = "cpu") -> CodeAutoencoder:
+    """What they are compared with, one codebook or FSQ's grid on one map: folder=DIR.
+
+    folder: of the tokenizer, or of a generator with one. Raises ValueError for another.
+    """
+    return _of_class("VQTokenizer", folder, device)
+
+
+def _of_class(kind: str, folder: str, device: str | torch.device) -> CodeAutoencoder:
+    made = _loaded(model_folder(folder, "folder"), folder, device)
+    if not isinstance(made, CodeAutoencoder) or type(made.model) is not OWN[kind]:
+        raise ValueError(f"{folder} does not hold a {kind}; give its path alone for what it holds")
     return made
 
 

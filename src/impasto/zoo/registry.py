@@ -10,12 +10,12 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import yaml
 
 __all__ = ["BENCHES", "FEATURES", "JUDGES", "MODELS", "PATCHES", "PERCEPTUAL", "SCORERS",
-           "SEARCHES", "TOKENIZERS", "Registry", "nearest", "numbers",
+           "SEARCHES", "TOKENIZERS", "Origin", "Registry", "nearest", "numbers",
            "parse_options"]  # fmt: skip
 
 T = TypeVar("T")
@@ -31,20 +31,32 @@ def nearest(given: str, allowed: list[str]) -> str:
     return f"did you mean {' or '.join(map(repr, close))}? Allowed: {known}."
 
 
+class Origin(NamedTuple):
+    """Where weights come from. published: whether others' can be loaded by the name, as `impasto
+    convert` or a library leaves them. trained: kinds of recipes that make what it loads."""
+
+    published: bool = False
+    trained: tuple[str, ...] = ()
+
+
 class Registry(Generic[T]):
     """A table from name to factory. `kind` is the noun used in error messages."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._factories: dict[str, Callable[..., T]] = {}
+        self._origins: dict[str, Origin] = {}
 
-    def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
-        """Decorator: make the decorated class or function available as `name`."""
+    def register(
+        self, name: str, *, published: bool = False, trained: tuple[str, ...] = ()
+    ) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        """Decorator: make the decorated class or function available as `name`; see `Origin`."""
 
         def decorate(factory: Callable[..., T]) -> Callable[..., T]:
             if name in self._factories:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._factories[name] = factory
+            self._origins[name] = Origin(published, trained)
             return factory
 
         return decorate
@@ -58,6 +70,10 @@ class Registry(Generic[T]):
     def describe(self, name: str) -> str:
         """First line of the registered thing's docstring."""
         return (inspect.getdoc(self.factory(name)) or "").split("\n", 1)[0]
+
+    def origin(self, name: str) -> Origin:
+        """Where the weights of a registered name come from."""
+        return self._origins[name]
 
     def factory(self, name: str) -> Callable[..., T]:
         """What was registered as `name`. Raises ValueError with the nearest names."""

@@ -152,7 +152,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
             for key, value in sorted(values.items()) if not key.startswith("_")}  # fmt: skip
 
 
-@MODELS.register("diffusers")
+@MODELS.register("diffusers", published=True)
 def diffusers_pipeline(
     *, id: str, dtype: str = "", revision: str | None = None, variant: str | None = None,
     local_files_only: bool = False, torch_dtype: torch.dtype | str = torch.float32,

@@ -78,7 +78,7 @@ def _model_type(id: str, options: dict[str, Any]) -> str:
                          f"that can be got from the hub: {first_line(error)}") from error
 
 
-@MODELS.register("transformers")
+@MODELS.register("transformers", published=True)
 def transformers_model(
     *, id: str, dtype: str = "", revision: str | None = None, local_files_only: bool = False,
     temperature: float | None = None, top_k: int | None = None, words: str = "",

@@ -18,7 +18,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-@MODELS.register("sticker-infinity")
+@MODELS.register("sticker-infinity", trained=("infinity",))
 def sticker_infinity(
     *, torch_dtype: torch.dtype | str = torch.float32, device: torch.device | str = "cpu"
 ) -> InfinityGenerator:

@@ -38,7 +38,7 @@ def t5_encoder(text: str) -> tuple[Any, PreTrainedTokenizerFast]:
     return encoder, tokenizer
 
 
-@MODELS.register("infinity")
+@MODELS.register("infinity", published=True)
 def infinity(
     *, transformer: str, vae: str, text: str, scales: int = 13, guidance: float = 3.0,
     temperature: float = 0.5, guidance_layer: int = 0, top_p: float = 0.97,

@@ -30,7 +30,7 @@ def tokenizer_from(folder: Path) -> Any:
     return network_from(kinds[found], folder).eval()
 
 
-@MODELS.register("layton")
+@MODELS.register("layton", published=True, trained=("layton",))
 def layton(
     *, folder: str | None = None, transformer: str | None = None, vae: str | None = None,
     text: str | None = None, guidance: float | None = None, temperature: float | None = None,
@@ -38,11 +38,11 @@ def layton(
     tokens: str | None = None, torch_dtype: torch.dtype | str = torch.float32,
     device: torch.device | str = "cpu",
 ) -> LaytonGenerator:  # fmt: skip
-    """LaytonGen from a folder, as trained or published: layton:folder=DIR,temperature=0.7.
+    """LaytonGen over Layton's tokenizer or a plain one: folder=DIR, or transformer=, vae=, text=.
 
-    Published, after impasto convert: layton:transformer=DIR,vae=DIR,text=DIR_OR_HUB_ID, text being
-    the T5 encoder and its words, google/flan-t5-xl. What is not given is the folder's own, or as
-    in the published demonstration, whose temperature leaves little to chance:
+    folder: as saved or trained. In parts as published, after impasto convert, text being the T5
+    encoder and its words, google/flan-t5-xl. What is not given is the folder's own, or as in the
+    published demonstration, whose temperature leaves little to chance:
 
     guidance, temperature, top_k, top_p: see `sampling.Defaults`. clean: take out of prompts what
     the published captions had not. tokens: the tokenizer's digest, where it is known. Raises

@@ -11,7 +11,7 @@ __all__ = ["PRESETS", "Defaults", "MMDiTConfig", "MMDiTGenerator", "sticker_mmdi
            "train_tokenizer"]  # fmt: skip
 
 
-@MODELS.register("sticker-mmdit")
+@MODELS.register("sticker-mmdit", trained=("generator",))
 def sticker_mmdit(
     *, torch_dtype: torch.dtype | str = torch.float32, device: torch.device | str = "cpu"
 ) -> MMDiTGenerator:

@@ -23,7 +23,7 @@ Numbers = str | float | None
 """One number, or several with / between them; None for not given."""
 
 
-@MODELS.register("tokenflow")
+@MODELS.register("tokenflow", published=True, trained=("tokenflow",))
 def tokenflow(
     *, folder: str | None = None, transformer: str | None = None, vae: str | None = None,
     words: str | None = None, passes: int | None = None, top_k: Numbers = None,
@@ -31,9 +31,9 @@ def tokenflow(
     tokens: str | None = None, torch_dtype: torch.dtype | str = torch.float32,
     device: torch.device | str = "cpu",
 ) -> TokenFlowGenerator:  # fmt: skip
-    """TokenFlow from a folder, as trained or published: tokenflow:folder=DIR,passes=1.
+    """TokenFlow over its tokenizer: folder=DIR, or transformer=, vae=, words=; passes=1, 2 or 3.
 
-    Published, after impasto convert: tokenflow:transformer=DIR,vae=DIR,words=DIR, words being the
+    folder: as saved or trained. In parts as published, after impasto convert, words being the
     folder or hub id of Llama-2's tokenizer. What is not given is the folder's own, or as
     published:
 

@@ -30,7 +30,7 @@ def _read_names(path: str) -> tuple[str, ...]:
     return names
 
 
-@MODELS.register("var")
+@MODELS.register("var", published=True)
 def var(
     *, transformer: str, vae: str, classes: str | None = None, guidance: float = 2.5,
     top_k: int = 900, top_p: float = 0.96, torch_dtype: torch.dtype | str = torch.float32,
