@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from impasto.models.next_scale.maps import Sizes
 from impasto.sample.flops import count_flops
 
-__all__ = ["DiscreteTokenizer", "check_digest", "check_ids", "digest_of", "encode_in_parts"]
+__all__ = ["DiscreteTokenizer", "check_digest", "check_ids", "digest_of"]
 
 
 class DiscreteTokenizer(ModelMixin, ConfigMixin):
@@ -165,12 +165,3 @@ def check_digest(wanted: str | None, tokenizer: DiscreteTokenizer, model: str) -
     raise ValueError(f"{model} was trained on the ids of the tokenizer {wanted[:12]}, and this is "
                      f"{found[:12]}: its codes mean other things; give the tokenizer that the "
                      f"model was trained with")  # fmt: skip
-
-
-@torch.no_grad()
-def encode_in_parts(
-    tokenizer: DiscreteTokenizer, images: Tensor, at_once: int = 100
-) -> list[Tensor]:
-    """`encode` of many pictures, some at once."""
-    parts = [tokenizer.encode(part) for part in images.split(at_once)]
-    return [torch.cat(own) for own in zip(*parts, strict=True)]
