@@ -144,7 +144,8 @@ def test_missing_things_are_named(pipe, tmp_path):
 def needs_options(name):
     """Models that do not ship: "diffusers" and its like want to be told which."""
     parameters = inspect.signature(MODELS.factory(name)).parameters.values()
-    return any(p.default is p.empty and p.kind is p.KEYWORD_ONLY for p in parameters)
+    return any(p.kind is p.KEYWORD_ONLY and (p.default is p.empty or p.name == "folder")
+               for p in parameters)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if not needs_options(name)])

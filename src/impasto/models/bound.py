@@ -17,7 +17,7 @@ from torch import nn
 from impasto.models import storage
 from impasto.models.networks import NetworkGenerator
 
-__all__ = ["BoundGenerator"]
+__all__ = ["BoundGenerator", "folder_or_parts"]
 
 
 class BoundGenerator(NetworkGenerator):
@@ -29,11 +29,11 @@ class BoundGenerator(NetworkGenerator):
     @classmethod
     def from_pretrained(
         cls, name_or_path: str | Path, *, torch_dtype: torch.dtype | str = torch.float32,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "cpu", defaults: Mapping[str, Any] | None = None,
     ) -> Self:  # fmt: skip
         """See `NetworkGenerator`. The tokenizer is recognised before it is cast."""
         dtype = storage.as_dtype(torch_dtype)
-        return super().from_pretrained(name_or_path).cast_to(dtype, device)
+        return super().from_pretrained(name_or_path, defaults=defaults).cast_to(dtype, device)
 
     def cast_to(self, dtype: torch.dtype, device: torch.device | str) -> Self:
         """The networks with other numbers and elsewhere; returns the generator itself."""
@@ -54,3 +54,14 @@ class BoundGenerator(NetworkGenerator):
             super().save_pretrained(folder, formats)
         finally:
             self.defaults = before
+
+
+def folder_or_parts(name: str, folder: str | None, parts: Mapping[str, str | None]) -> None:
+    """Raises ValueError unless the model called `name` is given by its folder or else by all of
+    its parts."""
+    given = [key for key, value in parts.items() if value is not None]
+    if given if folder is not None else len(given) < len(parts):
+        words = ", ".join([*(["folder"] if folder is not None else []), *given]) or "none of them"
+        raise ValueError(f"give {name}:folder=DIR, of a saved model, or "
+                         f"{name}:{','.join(f'{key}=…' for key in parts)}, of one in parts; given "
+                         f"{words}")  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -32,17 +33,19 @@ class NetworkGenerator(Pipeline):
     @classmethod
     def from_pretrained(
         cls, name_or_path: str | Path, *, torch_dtype: torch.dtype | str = torch.float32,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "cpu", defaults: Mapping[str, Any] | None = None,
     ) -> Self:  # fmt: skip
         """Load a folder that `save_pretrained` wrote, or the model that ships under this name.
 
-        torch_dtype: float32, bfloat16 or float16. Raises FileNotFoundError for what is missing,
-        ValueError for a file that does not fit.
+        torch_dtype: float32, bfloat16 or float16. defaults: fields of `DEFAULTS` that are to be
+        others than the folder's. Raises FileNotFoundError for what is missing, ValueError for a
+        file that does not fit.
         """
         dtype, path = storage.as_dtype(torch_dtype), Path(name_or_path)
         folder = path if path.is_dir() else shipped_folder(str(name_or_path))
         components, values = storage.load_components(folder, cls.LAYOUT, dtype, device)
-        return cls(**components | {"defaults": cls.DEFAULTS.from_dict(values)})
+        own = cls.DEFAULTS.from_dict(values)
+        return cls(**components | {"defaults": replace(own, **(defaults or {}))})
 
     def save_pretrained(
         self, folder: str | Path, formats: Mapping[str, str] | str = "bfloat16"

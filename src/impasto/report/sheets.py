@@ -36,20 +36,26 @@ def _side_by_side(table: Values) -> Sheet:
     rows, bench = table["rows"], table["bench"]
     seconds = [row["second"][0] for row in rows if row["second"]]
     decimals = digits(seconds[0]) if seconds else 3
-    columns = ("search", "score", f"difference from {table['base']}", "relative",
+    columns = (_kind(table), "score", f"difference from {table['base']}", "relative",
                *(["second score"] if seconds else []))  # fmt: skip
     lines = [(row["name"], scored(row["score"]), changed(row["difference"]),
               percented(row.get("relative")),
               *([scored(row["second"], decimals)] if seconds else [])) for row in rows]
-    pictures = bench["samples_per_prompt"]
+    pictures, of = bench["samples_per_prompt"], table["model"]
+    drawn = f"{of} on {bench['name']}" if of else bench["name"]
     return Sheet(table["title"], columns, tuple(lines), (
-        f"{table['model']} on {bench['name']}: {size(bench['prompts'], 'prompt')}, "
+        f"{drawn}: {size(bench['prompts'], 'prompt')}, "
         f"{size(table['seeds'], 'seed')}, {size(pictures, 'picture')} each; verdicts by "
         f"{table['scorer']['name']}; 95 % intervals over prompts; differences paired "
         f"by prompt and seed, * the interval excludes zero.",
         f"Relative: the difference and its interval over the score of {table['base']}.",
         *_dependent(table),
     ))  # fmt: skip
+
+
+def _kind(table: Values) -> str:
+    """What the rows are: runs of one model differ in their search."""
+    return "search" if table["model"] else "model"
 
 
 def _dependent(table: Values) -> list[str]:
@@ -69,7 +75,7 @@ def _costs(table: Values) -> Sheet:
     rows = table["rows"]
     keys = [key for key in COSTS if any(row["cost"].get(key) for row in rows)]
     return Sheet(
-        f"{table['title']}: cost of a picture", ("search", *(COSTS[key][0] for key in keys)),
+        f"{table['title']}: cost of a picture", (_kind(table), *(COSTS[key][0] for key in keys)),
         tuple((row["name"], *(COSTS[key][1](row["cost"].get(key)) for key in keys))
               for row in rows),
         ("Means of one picture kept, with all that was drawn and asked for it. FLOPs: of drawing, "
@@ -88,7 +94,7 @@ def _by_task(table: Values) -> Sheet:
     rows = [(f"{row['name']}, difference",
              *(changed(row["task_differences"].get(task), 2) for task in tasks))
             for row in others]  # fmt: skip
-    return Sheet(f"{table['title']}: by task", ("search", *names), (first, *rows))
+    return Sheet(f"{table['title']}: by task", (_kind(table), *names), (first, *rows))
 
 
 def _pairs(table: Values) -> Sheet:
@@ -113,7 +119,8 @@ def _equal_flops(table: Values) -> Sheet:
     if not all(row["enough"] for row in table["equal_flops"]):
         notes.append("All there are: the FLOPs would pay for more candidates than the pool has.")
     return Sheet(f"{table['title']}: against best of k at equal FLOPs",
-                 ("search", "score", "FLOPs", "k", "best of k", "its FLOPs", "search − best of k"),
+                 (_kind(table), "score", "FLOPs", "k", "best of k", "its FLOPs",
+                  f"{_kind(table)} − best of k"),
                  tuple(rows), tuple(notes))  # fmt: skip
 
 

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-__all__ = ["Plan", "default_steps", "numbers", "plan"]
+__all__ = ["Plan", "default_steps", "plan"]
 
 START, PATH = 8, (6, 4, 2, 1)
 """Rows begun and kept after each choice, for N = 1."""
@@ -139,18 +139,6 @@ def _check_path(start: int, kept: dict[int, int]) -> None:
                              f"leave fewer (there cannot be as many clusters as candidates, nor "
                              f"more); give a schedule that goes down there")  # fmt: skip
         before = rows
-
-
-def numbers(name: str, given: Any) -> tuple[int, ...]:
-    """"8/6/4", 8 or a list as integers; "none" as (). Raises ValueError for anything else."""
-    if isinstance(given, str):
-        given = [] if given == "none" else given.split("/")
-    elif isinstance(given, int):
-        given = [given]
-    try:
-        return tuple(int(str(part)) for part in given)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be integers with / between them, given {given!r}") from None
 
 
 def _told(given: Sequence[int]) -> str:

@@ -18,9 +18,9 @@ from impasto.search.best_of_n import check_n
 from impasto.search.cluster import Cluster
 from impasto.search.engine import Selector, Stop, TreeSearch
 from impasto.search.reward import REWARD, TIMEOUT, Reward
-from impasto.search.schedule import START, Plan, numbers, plan
+from impasto.search.schedule import START, Plan, plan
 from impasto.search.selectors import Best, Resample
-from impasto.zoo.registry import PATCHES, SCORERS, SEARCHES
+from impasto.zoo.registry import PATCHES, SCORERS, SEARCHES, numbers
 
 if TYPE_CHECKING:
     from impasto.score.features.patches import Patches
@@ -111,7 +111,7 @@ def tts_var(
     schedule=8/6/6/4/2/1/1 (times n), cluster=1/3 or none, resample=4/5 or none, potential=value,
     diff, max or sum; n, lam, copies, features, projection, reward, timeout.
     """
-    given = {name: None if value is None else numbers(name, value)
+    given = {name: None if value is None else numbers(name, value, int)
              for name, value in (("schedule", schedule), ("cluster", cluster),
                                  ("resample", resample))}  # fmt: skip
     return TTSVar(n, reward, **given, potential=potential, lam=lam, copies=copies,

@@ -26,13 +26,13 @@ from impasto.zoo.registry import Registry, nearest
 if TYPE_CHECKING:
     from impasto.score.features import Extractor, Patches
 
-__all__ = ["STEPS", "Builder", "Done", "Step", "Tools", "fields_of", "filled_in", "keys_of",
-           "of_step"]  # fmt: skip
+__all__ = ["STEPS", "Builder", "Done", "Step", "Tools", "as_option", "fields_of", "filled_in",
+           "keys_of", "of_step"]  # fmt: skip
 
 T = TypeVar("T")
 STEPS: Registry[Any] = Registry("step")
-OF_STEP = "step:"
-"""Begins the name of a model that an earlier step made."""
+OF_STEP = re.compile(r"(?<![^=(])step:([^,()]*)")
+"""The name of a model that an earlier step made: a whole text, or the value of an option in it."""
 
 
 class Builder(Protocol):
@@ -106,10 +106,31 @@ class Tools:
         return self._once("pool", str(path), lambda: Pool.at(path))
 
     def model_name(self, text: str) -> str:
-        """A model's name, or the folder that an earlier step made it in."""
-        if not text.startswith(OF_STEP):
-            return text
-        return str(self.done[text.removeprefix(OF_STEP)].model)
+        """A model's name, with the folders that earlier steps made models in."""
+        def folder(found: re.Match[str]) -> str:
+            made = str(self.done[found[1]].model)
+            return made if found[0] == text else as_option(made)
+
+        return OF_STEP.sub(folder, text)
+
+    def check_name(self, kind: str, text: str, *context: str) -> None:
+        """Raises ValueError, before there is what earlier steps make, for a name that they are an
+        option of and that cannot be. kind: of names. context: keys that are no options."""
+        registry = self.build.filled(kind)
+        known = text.partition(":")[0] in registry
+        if not OF_STEP.fullmatch(text) and (known or of_step(text)):
+            registry.parsed(text, context)
+
+    def named(self, value: T) -> T:
+        """`model_name` of every text in a value of YAML."""
+        made: Any = value
+        if isinstance(value, str):
+            made = self.model_name(value)
+        elif isinstance(value, Mapping):
+            made = {key: self.named(inner) for key, inner in value.items()}
+        elif isinstance(value, list | tuple):
+            made = [self.named(inner) for inner in value]
+        return made
 
     def model(self, text: str) -> Generator:
         name = self.model_name(text)
@@ -150,9 +171,19 @@ class Step(ABC):
         """Do what is not done yet. Errors: of the library functions called."""
 
 
-def of_step(model: str) -> dict[str, str]:
-    """`Step.uses` of a step that draws with `model`."""
-    return {model.removeprefix(OF_STEP): "model"} if model.startswith(OF_STEP) else {}
+def of_step(value: Any) -> dict[str, str]:
+    """`Step.uses` of a step that takes the models that `value` names: a text, or lists and
+    mappings of some."""
+    if isinstance(value, str):
+        return dict.fromkeys(OF_STEP.findall(value), "model")
+    inner = value.values() if isinstance(value, Mapping) else value
+    found = map(of_step, inner if isinstance(value, Mapping | list | tuple) else ())
+    return {name: what for each in found for name, what in each.items()}
+
+
+def as_option(text: str) -> str:
+    """A name as the value of another name's option: in parentheses where it has commas."""
+    return f"({text})" if "," in text else text
 
 
 def filled_in(

@@ -29,9 +29,9 @@ Runs = list[RunDirectory]
 @STEPS.register("compare")
 @dataclass(frozen=True, kw_only=True)
 class Compare(Step):
-    """Put searches beside each other: scores, paired differences, costs.
+    """Put runs beside each other, of searches or of models: scores, paired differences, costs.
 
-    base: name of the search that differences are from. runs: names of the others, default all.
+    base: name of the run that differences are from. runs: names of the others, default all.
     pairs: further differences, each [run, of which it is compared with]. pool: the step whose
     candidates say what best-of-k scores at the runs' FLOPs. page: those whose pictures go on a
     page, with the base's. {n} stands for each of grid's n.
@@ -76,13 +76,13 @@ class Compare(Step):
             for name in step.named if isinstance(step, Eval) else ():
                 if name in by_name:
                     raise ValueError(f"{self.name}: {by_name[name].name} and {step.name} both "
-                                     f"have a search {name!r}; give one another name")  # fmt: skip
+                                     f"have a run {name!r}; give one another name")  # fmt: skip
                 by_name[name] = step  # type: ignore[assignment]
         wanted = [self.base, *(self.named_runs or by_name), *self.named_page,
                   *(name for pair in self.named_pairs for name in pair)]  # fmt: skip
         for name in wanted:
             if name not in by_name:
-                raise ValueError(f"{self.name}: no step before it has a search {name!r}: "
+                raise ValueError(f"{self.name}: no step before it has a run {name!r}: "
                                  f"{nearest(name, list(by_name))}")  # fmt: skip
         pools = [step for step in earlier
                  if isinstance(step, PoolStep) and step.name == self.pool]  # fmt: skip
@@ -102,11 +102,11 @@ class Compare(Step):
             tools.progress(f"{self.name}: runs", i, len(names))
             rows.append(_row(name, runs[name], None if i == 0 else runs[self.base]))
         tools.progress(f"{self.name}: runs", len(names), len(names))
-        record = runs[self.base][0].record
+        record, models = runs[self.base][0].record, {row["model"] for row in rows}
         return Done(table={
             "kind": "compare", "name": self.name, "title": self.title or self.name,
-            "base": self.base, "model": record["model"]["name"], "bench": record["bench"],
-            "scorer": record["scorer"], "second": record["second"],
+            "base": self.base, "model": models.pop() if len(models) == 1 else None,
+            "bench": record["bench"], "scorer": record["scorer"], "second": record["second"],
             "seeds": len(runs[self.base]), "rows": rows,
             "pairs": [_pair(a, b, runs) for a, b in self.named_pairs],
             "equal_flops": [] if self.pool is None else _at_pool(
@@ -132,6 +132,7 @@ def _row(name: str, runs: Runs, base: Runs | None) -> dict[str, Any]:
     score, second = seeds.score(runs), seeds.second_score(runs)
     row: dict[str, Any] = {
         "name": name, "search": runs[0].record["search"],
+        "model": runs[0].record["model"]["name"],
         "runs": [str(run.path) for run in runs],
         "score": list(score.overall), "tasks": {t: list(v) for t, v in score.tasks.items()},
         "second": None if second is None else list(second.overall),

@@ -20,7 +20,7 @@ from impasto.sample.protocol import Request, Sampling
 from impasto.stack.base import Step, Tools, of_step
 from impasto.zoo.registry import nearest
 
-__all__ = ["Drawing", "Judging", "as_option", "pooled_parts", "slug", "whole"]
+__all__ = ["Drawing", "Judging", "pooled_parts", "slug", "whole"]
 
 
 def slug(text: str) -> str:
@@ -39,7 +39,7 @@ class Judging(Step):
     """What steps that draw a bench have in common, as `impasto eval` takes it.
 
     limit: prompts. scorer, second: default the bench's own. sampling: steps, guidance, height,
-    width.
+    width. model: a name or folder; step:NAME in it is the folder of an earlier step's model.
     """
 
     model: str
@@ -86,6 +86,7 @@ class Judging(Step):
             raise ValueError(f"{self.name}: {bench.name} is about given pictures, which a stack "
                              f"does not draw")  # fmt: skip
         if of_step(self.model):
+            tools.check_name("models", self.model, "torch_dtype", "device")
             return None
         settings = self.planned(tools, "none", 0)
         request = Request.of(settings.bench_part.given[0].prompt)
@@ -136,11 +137,6 @@ class Drawing(Judging):
             workers=crew,
             progress=lambda what, *steps: tools.progress(f"{self.name}: {what}", *steps),
         ).path  # fmt: skip
-
-
-def as_option(text: str) -> str:
-    """A name as the value of another name's option: in parentheses where it has commas."""
-    return f"({text})" if "," in text else text
 
 
 def pooled_parts(make: Parts, pool: Path, role: str) -> Any:

@@ -1,31 +1,37 @@
-"""Steps that draw and judge: `eval` for searches side by side, `pool` for their candidates."""
+"""Steps that draw and judge: `eval` for searches or models side by side, `pool` for candidates."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from impasto.run.directory import RunDirectory
 from impasto.sample.protocol import Generator
 from impasto.search.engine import TreeSearch
-from impasto.stack.base import STEPS, Done, Step, Tools, filled_in
-from impasto.stack.drawing import Drawing, as_option, slug, whole
+from impasto.stack.base import STEPS, Done, Step, Tools, as_option, filled_in, of_step
+from impasto.stack.drawing import Drawing, slug, whole
 
 __all__ = ["Eval", "PoolStep"]
+
+AS_IT_IS = ("none",)
+"""The searches of a model that draws each picture once."""
 
 
 @STEPS.register("eval")
 @dataclass(frozen=True, kw_only=True)
 class Eval(Drawing):
-    """Draw a bench by each search and seed, and judge it.
+    """Draw a bench by each search, or by each model, and each seed, and judge it.
 
     searches: a list, or names to be shown -> searches; {n} stands for each of grid's n, {reward}
-    for the reward. pool: the step whose pictures they choose among, instead of drawing them again.
+    for the reward. models: names to be shown -> models, each drawn with as it is; instead of model
+    and searches. pool: the step whose pictures are chosen among, instead of drawing them again.
     """
 
-    searches: Sequence[str] | Mapping[str, str] = ("none",)
+    model: str = ""
+    models: Mapping[str, str] = field(default_factory=dict)
+    searches: Sequence[str] | Mapping[str, str] = AS_IT_IS
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     reward: str | None = None
     pool: str | None = None
@@ -35,33 +41,59 @@ class Eval(Drawing):
         if not isinstance(self.searches, list | tuple | Mapping) or not self.searches:
             raise ValueError(f"searches must be a list of at least one, or names -> searches, "
                              f"given {self.searches!r}")  # fmt: skip
+        if not isinstance(self.models, Mapping):
+            raise ValueError(f"models must be names -> models, given {self.models!r}")
+        if self.models and (self.pool is not None or tuple(self.searches) != AS_IT_IS):
+            raise ValueError("models are drawn with as they are: give a step of its own to what "
+                             "has searches or a pool")  # fmt: skip
+        if bool(self.model) == bool(self.models):
+            raise ValueError("give a model, or models by their names; with models say model: null "
+                             "where the recipe has a model for all steps")  # fmt: skip
         _ = self.named
 
     @property
+    def varied(self) -> str:
+        """What its runs are: "search" or "model"."""
+        return "model" if self.models else "search"
+
+    @property
     def named(self) -> dict[str, str]:
-        """Every search's name -> its text."""
+        """Every run's name -> its search's text, or its model's."""
         grid = dict(self.grid) | ({"reward": [as_option(self.reward)]} if self.reward else {})
-        pairs = (self.searches.items() if isinstance(self.searches, Mapping) else
-                 [(text, text) for text in self.searches])  # fmt: skip
-        filled = [(name, search) for pair in pairs
-                  for name, search in filled_in([*map(str, pair)], grid, "searches")]
+        given, key = self.models or self.searches, "models" if self.models else "searches"
+        pairs = given.items() if isinstance(given, Mapping) else [(text, text) for text in given]
+        filled = [(name, text) for pair in pairs
+                  for name, text in filled_in([*map(str, pair)], grid, key)]  # fmt: skip
         folders = [slug(name) for name, _ in filled]
         if twice := {name for name in folders if folders.count(name) > 1}:
-            raise ValueError(f"searches are called the same, {', '.join(sorted(twice))}; give "
+            raise ValueError(f"{key} are called the same, {', '.join(sorted(twice))}; give "
                              f"each its own name")  # fmt: skip
         return dict(filled)
 
+    def alone(self, name: str) -> Eval:
+        """The step with one run only, of one model."""
+        text = self.named[name]
+        if self.models:
+            return replace(self, model=text, models={})
+        return replace(self, searches={name: text}, grid={}, reward=None)
+
     @property
     def uses(self) -> Mapping[str, str]:
-        return dict(super().uses) | ({} if self.pool is None else {self.pool: "pool"})
+        models = of_step(list(self.named.values()) if self.models else self.model)
+        return models | ({} if self.pool is None else {self.pool: "pool"})
 
     @property
     def settings(self) -> dict[str, Any]:
-        own = {key: value for key, value in super().settings.items()
-               if key not in ("searches", "grid", "reward", "pool")}  # fmt: skip
-        return own | {f"search {name}": text for name, text in self.named.items()}
+        left = {"searches", "grid", "reward", "pool", "models"} | ({"model"} if self.models else
+                                                                   set())  # fmt: skip
+        own = {key: value for key, value in super().settings.items() if key not in left}
+        return own | {f"{self.varied} {name}": text for name, text in self.named.items()}
 
     def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
+        if self.models:
+            for name in self.named:
+                self.alone(name).check(tools, earlier)
+            return
         steps = self.check_drawing(tools)
         for name, text in self.named.items():
             search = tools.search(text)
@@ -103,14 +135,15 @@ class Eval(Drawing):
 
     def run(self, tools: Tools) -> Done:
         runs: dict[str, list[Path]] = {name: [] for name in self.named}
-        todo = [(name, text, seed) for name, text in self.named.items() for seed in self.seeds]
+        todo = [(name, seed) for name in self.named for seed in self.seeds]
         held = [] if self.pool is None else tools.done[self.pool].pool
         pools = {RunDirectory(path).record["seed"]: path for path in held}
-        for i, (name, text, seed) in enumerate(todo):
+        for i, (name, seed) in enumerate(todo):
             tools.progress(f"{self.name}: runs", i, len(todo))
-            folder = tools.out / self.name / slug(name) / f"seed-{seed}"
-            settings = self.planned(tools, text, seed, self.samples)
-            runs[name].append(self.draw(tools, settings, folder, pools.get(seed)))
+            folder, step = tools.out / self.name / slug(name) / f"seed-{seed}", self.alone(name)
+            (search,) = step.named.values()
+            settings = step.planned(tools, search, seed, self.samples)
+            runs[name].append(step.draw(tools, settings, folder, pools.get(seed)))
         tools.progress(f"{self.name}: runs", len(todo), len(todo))
         return Done(runs=runs)
 

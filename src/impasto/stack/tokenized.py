@@ -32,9 +32,10 @@ MEASURED = ("psnr", "perceptual_", "lpips_")
 class Tokenizers(Step):
     """What each of several tokenizers keeps of pictures, and what its codes tell.
 
-    models: name -> a folder, a name, or step:NAME. base: the one that differences are from.
-    pictures: as of `impasto measure`. perceptual, features: names of distances. scorer: of the
-    verdicts that are kept. probe: whether a linear probe reads the codes.
+    models: name -> a folder or a name; step:NAME in it is the folder of an earlier step's model.
+    base: the one that differences are from. pictures: as of `impasto measure`. perceptual,
+    features: names of distances. scorer: of the verdicts that are kept. probe: whether a linear
+    probe reads the codes.
     """
 
     models: Mapping[str, str]
@@ -56,12 +57,13 @@ class Tokenizers(Step):
 
     @property
     def uses(self) -> Mapping[str, str]:
-        return {name: what for text in self.models.values()
-                for name, what in of_step(text).items()}  # fmt: skip
+        return of_step(self.models)
 
     def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
         from impasto.run.pictures import open_pictures
 
+        for text in self.models.values():
+            tools.check_name("tokenizers", text, "device")
         open_pictures(self.pictures)
         tools.scorer(self.scorer)
         self._distances(tools)

@@ -19,9 +19,9 @@ __all__ = ["Train"]
 class Train(Step):
     """Train a model by its recipe; later steps draw with it as model: step:NAME.
 
-    recipe: the YAML file. set: keys of it to override; step:NAME stands for the folder of an
-    earlier step's model. A training that was interrupted goes on; one that is done is not done
-    again.
+    recipe: the YAML file. set: keys of it to override; step:NAME in a value of them, however deep,
+    stands for the folder of an earlier step's model. A training that was interrupted goes on; one
+    that is done is not done again.
     """
 
     recipe: str
@@ -34,8 +34,7 @@ class Train(Step):
 
     @property
     def uses(self) -> Mapping[str, str]:
-        found = [of_step(value) for value in self.set.values() if isinstance(value, str)]
-        return {name: what for each in found for name, what in each.items()}
+        return of_step(self.set)
 
     def _read(self, tools: Tools | None = None) -> Any:
         """The recipe, with folders for steps' names where there are `tools`."""
@@ -43,11 +42,7 @@ class Train(Step):
 
         if not Path(self.recipe).is_file():
             raise FileNotFoundError(f"{self.name}: there is no recipe {self.recipe}")
-        return load_recipe(self.recipe, self.set if tools is None else self._named(tools))
-
-    def _named(self, tools: Tools) -> dict[str, Any]:
-        return {key: tools.model_name(value) if isinstance(value, str) else value
-                for key, value in self.set.items()}  # fmt: skip
+        return load_recipe(self.recipe, self.set if tools is None else tools.named(self.set))
 
     def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
         self._read()
@@ -60,5 +55,5 @@ class Train(Step):
         if record.is_file():
             check_same(read_json(record)["recipe"], normal(asdict(self._read(tools))), folder)
         else:
-            run_recipe(self.recipe, folder, tools.device, self._named(tools))
+            run_recipe(self.recipe, folder, tools.device, tools.named(self.set))
         return Done(model=folder)

@@ -2,21 +2,24 @@
 
 Options in a name follow a colon: "best-of-n:n=4,reward=sticker-clip". A value that is a name with
 several options of its own stands in parentheses: "best-of-n:reward=(geneval:detector=A,clip=B)".
+Several numbers have / between them: "tts-var:schedule=8/4/2/1".
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Generic, TypeVar
 
 import yaml
 
 __all__ = ["BENCHES", "FEATURES", "JUDGES", "MODELS", "PATCHES", "PERCEPTUAL", "SCORERS",
-           "SEARCHES", "TOKENIZERS", "Registry", "nearest", "parse_options"]  # fmt: skip
+           "SEARCHES", "TOKENIZERS", "Registry", "nearest", "numbers",
+           "parse_options"]  # fmt: skip
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 
 def nearest(given: str, allowed: list[str]) -> str:
@@ -68,6 +71,13 @@ class Registry(Generic[T]):
         Raises ValueError for an unknown name, an unknown key, one given twice or one that is
         needed and not given.
         """
+        factory, options = self.parsed(text, context)
+        return factory(**context, **options)
+
+    def parsed(
+        self, text: str, context: Collection[str] = ()
+    ) -> tuple[Callable[..., T], dict[str, Any]]:
+        """What `create` would call and by which options, with its errors; context: keys."""
         name, _, rest = text.partition(":")
         factory = self.factory(name)
         options = parse_options(rest, where=f"{self.kind} {name!r}")
@@ -80,7 +90,7 @@ class Registry(Generic[T]):
         for key in allowed:
             if _required(parameters[key]) and key not in options:
                 raise ValueError(f"{self.kind} {name!r} needs {key!r}: {name}:{key}=…")
-        return factory(**context, **options)
+        return factory, options
 
 
 def _required(parameter: inspect.Parameter) -> bool:
@@ -118,6 +128,20 @@ def _in_parentheses(text: str, where: str) -> tuple[str, str]:
                                  f"a comma")  # fmt: skip
             return inside, rest
     raise ValueError(f"{where}: the parenthesis of {text[:40]!r} is not closed")
+
+
+def numbers(name: str, given: Any, kind: type[N]) -> tuple[N, ...]:
+    """"8/6/4", 8 or a list as numbers; "none" as (). Raises ValueError for anything else."""
+    parts = given
+    if isinstance(given, str):
+        parts = [] if given == "none" else given.split("/")
+    elif isinstance(given, int | float):
+        parts = [given]
+    try:
+        return tuple(kind(str(part)) for part in parts)
+    except (TypeError, ValueError):
+        of = "integers" if kind is int else "numbers"
+        raise ValueError(f"{name} must be {of} with / between them, given {given!r}") from None
 
 
 MODELS: Registry[Any] = Registry("model")

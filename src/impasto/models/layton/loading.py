@@ -1,4 +1,4 @@
-"""LaytonGen put together of what lies in different places: a transformer, a tokenizer, a T5."""
+"""LaytonGen by name: saved in one folder, or put together of a transformer, a tokenizer, a T5."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
+from impasto.models.bound import folder_or_parts
 from impasto.models.infinity.loading import t5_encoder
 from impasto.models.layton.model import LaytonTransformer
 from impasto.models.layton.pipeline import LaytonGenerator
 from impasto.models.layton.sampling import Defaults
 from impasto.models.storage import as_dtype, network_from, read_json
 from impasto.zoo.hub import model_folder
-from impasto.zoo.registry import MODELS
+from impasto.zoo.registry import MODELS, numbers
 
 __all__ = ["layton", "tokenizer_from"]
 
@@ -31,23 +32,50 @@ def tokenizer_from(folder: Path) -> Any:
 
 @MODELS.register("layton")
 def layton(
-    *, transformer: str, vae: str, text: str, guidance: float = 2.0, temperature: float = 0.1,
-    top_k: int = 1000, top_p: float = 1.0, clean: bool = True, tokens: str | None = None,
-    torch_dtype: torch.dtype | str = torch.float32, device: torch.device | str = "cpu",
+    *, folder: str | None = None, transformer: str | None = None, vae: str | None = None,
+    text: str | None = None, guidance: float | None = None, temperature: float | None = None,
+    top_k: int | None = None, top_p: float | None = None, clean: bool | None = None,
+    tokens: str | None = None, torch_dtype: torch.dtype | str = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> LaytonGenerator:  # fmt: skip
-    """Published LaytonGen: layton:transformer=DIR,vae=DIR (impasto convert),text=DIR_OR_HUB_ID.
+    """LaytonGen from a folder, as trained or published: layton:folder=DIR,temperature=0.7.
 
-    text: the T5 encoder and its words, google/flan-t5-xl for the published model. guidance,
-    temperature, top_k, top_p: as in the published demonstration, whose temperature leaves little
-    to chance. clean: take out of prompts what the published captions had not. tokens: the
-    tokenizer's digest, where it is known. Raises ValueError for parts that do not belong together.
+    Published, after impasto convert: layton:transformer=DIR,vae=DIR,text=DIR_OR_HUB_ID, text being
+    the T5 encoder and its words, google/flan-t5-xl. What is not given is the folder's own, or as
+    in the published demonstration, whose temperature leaves little to chance:
+
+    guidance, temperature, top_k, top_p: see `sampling.Defaults`. clean: take out of prompts what
+    the published captions had not. tokens: the tokenizer's digest, where it is known. Raises
+    ValueError for parts that do not belong together, and for settings that cannot be.
     """
-    dtype, (encoder, words) = as_dtype(torch_dtype), t5_encoder(text)
-    own: Any = network_from(LaytonTransformer, model_folder(transformer, "transformer"))
+    folder_or_parts("layton", folder, {"transformer": transformer, "vae": vae, "text": text})
+    given = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p,
+             "clean": clean, "tokens": tokens}  # fmt: skip
+    changes = {key: _checked(key, value) for key, value in given.items() if value is not None}
+    if folder is not None:
+        return LaytonGenerator.from_pretrained(model_folder(folder, "folder"), defaults=changes,
+                                               torch_dtype=torch_dtype, device=device
+                                               )  # fmt: skip
+    dtype, (encoder, words) = as_dtype(torch_dtype), t5_encoder(str(text))
+    own: Any = network_from(LaytonTransformer, model_folder(str(transformer), "transformer"))
     words.model_max_length = own.text
-    defaults = Defaults(guidance=guidance, temperature=temperature, top_k=top_k, top_p=top_p,
-                        clean=clean, tokens=tokens)  # fmt: skip
-    made = LaytonGenerator(transformer=own.eval(), vae=tokenizer_from(model_folder(vae, "vae")),
+    pictures = tokenizer_from(model_folder(str(vae), "vae"))
+    made = LaytonGenerator(transformer=own.eval(), vae=pictures,
                            text_encoder=encoder.eval(), tokenizer=words,
-                           defaults=defaults)  # fmt: skip
+                           defaults=Defaults(**changes))  # fmt: skip
     return made.cast_to(dtype, device)
+
+
+def _checked(name: str, given: Any) -> Any:
+    """A field of `Defaults`. Raises ValueError for one of another type."""
+    kind = type(getattr(Defaults(), name))
+    if kind is bool and not isinstance(given, bool):
+        raise ValueError(f"{name} must be true or false, given {given!r}")
+    if kind not in (int, float):
+        return given
+    try:
+        (value,) = numbers(name, given, kind)
+    except ValueError:
+        word = "integer" if kind is int else "number"
+        raise ValueError(f"{name} must be one {word}, given {given!r}") from None
+    return value
