@@ -92,7 +92,8 @@ def test_the_base_begins_with_the_given_parts(chain):
 def test_what_was_learnt_is_decoded_in_all_ways(chain):
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     made = {}
-    for text in ("decoding=ddim,steps=2", "steps=1", "decoding=hyper", "steps=3", "tokens_side=24"):
+    ways = ("decoding=ddim,steps=2", "steps=1", "decoding=hyper", "steps=3", "tokens_side=24")
+    for text in ways:
         found = load_autoencoder(f"layton:folder={chain['pixels']},{text}").reconstruct(x)
         made[text] = found.images
         assert found.images.shape == x.shape and torch.isfinite(found.images).all()
@@ -168,7 +169,7 @@ def test_small_copies_are_enlarged_again(chain):
      ("layton-base", {"autoencoder": "source"}, "name the folder that kind vq-tokenizer made"),
      ("layton-pixels", {}, "name its folder in initial"),
      ("layton-alignment", {"initial": "base", "sides": [20]}, "tokens are read off a copy of 8"),
-     ("layton-pixels", {"initial": "base", "pixels": {"steps": 3}}, "steps must be 1 or 2, given 3"),
+     ("layton-pixels", {"initial": "base", "pixels": {"steps": 3}}, "must be 1 or 2, given 3"),
      ("layton-pixels", {"initial": "base", "pixels": {"l3": 3}}, "pixels has no 'l3'"),
      ("vq-tokenizer", {"sides": [20]}, "multiples of 8 pixels, not 20 x 20")],
 )  # fmt: skip

@@ -74,7 +74,7 @@ class Recipe:
     teacher: str | None = None
     start: bool = True
     front: str | None = None
-    sides: Sequence[int] = ()
+    sides: Sequence[int] = field(default_factory=list)
     pixels: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     save_every: int = 0
