@@ -226,7 +226,7 @@ def train_pixels(
     device, side = cache.images.device, tokenizer.image
     pictures = cached(cache, (side, side))
     near: Any = PERCEPTUAL.create(objective.perceptual, device=str(device)).distance
-    near = torch.compile(near) if compiled else near
+    near = torch.compile(near, dynamic=False) if compiled else near
     shape = (tokenizer.decoder.unet.config["in_channels"], *tokenizer.latent_size(side, side))
 
     def loss_of(rows: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
