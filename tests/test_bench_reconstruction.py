@@ -70,6 +70,8 @@ def test_codebook_use_by_hand():
     assert codebook_use(torch.tensor([[0, 0], [1, 1]]), 8) == pytest.approx((0.25, 2))
     assert codebook_use(torch.tensor([0, 0, 0, 1]), 4) == pytest.approx((0.5, 1.7547654))
     assert codebook_use(torch.arange(5), 5) == pytest.approx((1, 5))
+    # All pictures say the same.
+    assert codebook_use(torch.full((64, 1), 7), 32) == pytest.approx((1 / 32, 1))
     assert use_of_counts(torch.tensor([3, 1, 0, 0])) == pytest.approx((0.5, 1.7547654))
     for codes in ([5], [-1], []):
         with pytest.raises(ValueError, match="0 to 4"):

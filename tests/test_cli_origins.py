@@ -30,7 +30,7 @@ def test_what_ships_is_there_and_kinds_are_those_of_recipes(kind):
     for name, row in found.items():
         if row["ships"]:
             assert shipped_folder(name).is_dir()
-        assert set(row["kinds"]) <= set(KINDS) or name == "layton"
+        assert set(row["kinds"]) <= set(KINDS)
     assert {name for name, row in found.items() if row["ships"]} == {
         "sticker-mmdit", "sticker-infinity"}  # fmt: skip
     assert {"tokenflow", "layton"} <= set(found)

@@ -281,8 +281,7 @@ def test_an_unknown_tower_is_refused():
 
 def test_ids_that_end_inside_a_scale_are_refused():
     model = tiny_tokenflow.tokenizer()
-    flat = torch.zeros(1, 7, dtype=torch.int64)
-    with pytest.raises(ValueError, match="allowed: 1, 5, 21"):
-        model.split_ids(flat, model.scales)
-    ids = model.split_ids(flat[:, :5], model.scales)
-    assert model.decode_tokens(ids, model.scales).shape == (1, 3, 32, 32)
+    first, second = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 4, dtype=torch.int64)
+    assert model.decode_tokens([first, second], model.scales).shape == (1, 3, 32, 32)
+    with pytest.raises(ValueError, match="map 1 has 2 x 2 = 4 ids"):
+        model.decode_tokens([first, second[:, :2]], model.scales)

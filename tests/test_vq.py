@@ -190,15 +190,6 @@ def test_ids_that_cannot_be_are_refused():
         model.decode_tokens([good, good], sizes)
 
 
-def test_ids_are_split_where_maps_end():
-    model, sizes = tiny_vq.tokenizer(), ((1, 1), (2, 2), (3, 3))
-    flat = torch.arange(14)[None]
-    assert [own.tolist() for own in model.split_ids(flat[:, :5], sizes)] == [[[0]], [[1, 2, 3, 4]]]
-    for n in (0, 3, 15):
-        with pytest.raises(ValueError, match="allowed: 1, 5, 14"):
-            model.split_ids(torch.zeros(1, n, dtype=torch.int64), sizes)
-
-
 def test_another_tokenizers_ids_are_refused():
     one, other = tiny_vq.tokenizer(seed=0), tiny_vq.tokenizer(seed=1)
     check_digest(one.token_digest(), one, "m")

@@ -9,7 +9,7 @@ as a folder of pictures named by the items' keys.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -76,6 +76,16 @@ def _composed(spec: Spec) -> Tensor:
     return drawn(composition_of(spec.key).target)
 
 
+def _specs(
+    kinds: Iterable[str], seed: int, per_kind: int, instruction: Callable[[str], str]
+) -> tuple[Spec, ...]:
+    """As many items of each kind; instruction: of an item's key."""
+    keys = {key_of(kind, seed, i): kind for kind in kinds
+            for i in range(checked("per_kind", per_kind))}  # fmt: skip
+    return tuple(Spec(tag=kind, include=(), prompt=instruction(key), key=key)
+                 for key, kind in keys.items())  # fmt: skip
+
+
 _bench = partial(Bench, samples_per_prompt=1, second="")
 
 
@@ -85,10 +95,7 @@ def sticker_edits(seed: int = 0, per_kind: int = 20) -> Bench:
 
     Raises ValueError for per_kind outside 1 to 500.
     """
-    keys = {key_of(kind, seed, i): kind for kind in EDITS
-            for i in range(checked("per_kind", per_kind))}  # fmt: skip
-    specs = tuple(Spec(tag=kind, include=(), prompt=edit_of(key).instruction, key=key)
-                  for key, kind in keys.items())  # fmt: skip
+    specs = _specs(EDITS, seed, per_kind, lambda key: edit_of(key).instruction)
     return _bench(name=f"sticker-edits:seed={seed},per_kind={per_kind}", specs=specs,
                   scorer="sticker-edits", rule=_edits_rule, sources=_edit_sources,
                   targets=_edit_target)  # fmt: skip
@@ -100,10 +107,7 @@ def sticker_imagine(seed: int = 0, per_kind: int = 20) -> Bench:
 
     Raises ValueError for per_kind outside 1 to 500.
     """
-    keys = {key_of(kind, seed, i): kind for kind in REFERENCES
-            for i in range(checked("per_kind", per_kind))}  # fmt: skip
-    specs = tuple(Spec(tag=kind, include=(), prompt=composition_of(key).instruction, key=key)
-                  for key, kind in keys.items())  # fmt: skip
+    specs = _specs(REFERENCES, seed, per_kind, lambda key: composition_of(key).instruction)
     return _bench(name=f"sticker-imagine:seed={seed},per_kind={per_kind}", specs=specs,
                   scorer="sticker-imagine", rule=_imagine_rule, sources=_references,
                   targets=_composed, verdicts=False, foreign=r"_[2-9]\.png$")  # fmt: skip

@@ -70,9 +70,31 @@ def measure_reconstruction(
 
     The same as 'impasto eval reconstruction': a run folder with the reconstructions and a page.
     """
-    _reconstruct(model, pictures, size=size, measured=measured, perceptual=perceptual,
-                 features=features, scorer=scorer, batch_size=batch_size, device=device, out=out,
-                 as_json=as_json)  # fmt: skip
+    from impasto.models.autoencoders import load_autoencoder
+    from impasto.report.reconstruction import write_reconstruction_report
+    from impasto.run.pictures import Frame, open_pictures
+    from impasto.run.reconstruction import ReconstructionSettings
+    from impasto.run.reconstruction import measure_reconstruction as run_it
+
+    at = build.device_of(device)
+    originals = open_pictures(pictures)
+    known = len(originals) > 0 and originals.specs(range(1)) is not None
+    if scorer is None and known:
+        scorer = "sticker"
+    if features is None and known:
+        features = STICKER_FEATURES
+    settings = ReconstructionSettings(
+        model=load_autoencoder(model, device=at),
+        pictures=originals,
+        frame=Frame(size, measured),
+        perceptual=build.perceptual(perceptual or [], at),
+        extractors=build.extractors(features or [], at),
+        scorer=build.scorer(scorer, at) if scorer is not None else None,
+    )
+    with progress(quiet=as_json) as report:
+        run = run_it(settings, out, batch_size=batch_size, progress=report)
+    page = write_reconstruction_report([run.path], run.path / "report.html")
+    _show(run, as_json, page)
 
 
 @guarded
@@ -100,42 +122,10 @@ def eval_reconstruction(
     'impasto compare' makes of several runs. The same command again goes on where it was
     interrupted. A distance is FID only with the published weights; its flavour is in its name.
     """
-    _reconstruct(tokenizer, pictures, size=size, measured=measured, perceptual=perceptual,
-                 features=features, scorer=scorer, batch_size=batch_size, device=device, out=out,
-                 as_json=as_json)  # fmt: skip
-
-
-def _reconstruct(
-    model: str, pictures: str, *, size: int | None, measured: int | None,
-    perceptual: list[str] | None, features: list[str] | None, scorer: str | None,
-    batch_size: int, device: str, out: Path | None, as_json: bool,
-) -> None:  # fmt: skip
-    """Both commands."""
-    from impasto.models.autoencoders import load_autoencoder
-    from impasto.report.reconstruction import write_reconstruction_report
-    from impasto.run.pictures import Frame, open_pictures
-    from impasto.run.reconstruction import ReconstructionSettings
-    from impasto.run.reconstruction import measure_reconstruction as run_it
-
-    at = build.device_of(device)
-    originals = open_pictures(pictures)
-    known = len(originals) > 0 and originals.specs(range(1)) is not None
-    if scorer is None and known:
-        scorer = "sticker"
-    if features is None and known:
-        features = STICKER_FEATURES
-    settings = ReconstructionSettings(
-        model=load_autoencoder(model, device=at),
-        pictures=originals,
-        frame=Frame(size, measured),
-        perceptual=build.perceptual(perceptual or [], at),
-        extractors=build.extractors(features or [], at),
-        scorer=build.scorer(scorer, at) if scorer is not None else None,
-    )
-    with progress(quiet=as_json) as report:
-        run = run_it(settings, out, batch_size=batch_size, progress=report)
-    page = write_reconstruction_report([run.path], run.path / "report.html")
-    _show(run, as_json, page)
+    measure_reconstruction(model=tokenizer, pictures=pictures, size=size, measured=measured,
+                           perceptual=perceptual, features=features, scorer=scorer,
+                           batch_size=batch_size, device=device, out=out, as_json=as_json
+                           )  # fmt: skip
 
 
 @guarded

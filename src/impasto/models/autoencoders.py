@@ -32,6 +32,7 @@ from impasto.models.reconstruct import (
     Reconstruction,
     ScaleAutoencoder,
 )
+from impasto.models.shrunk import ShrunkAutoencoder
 from impasto.models.storage import network_from, read_json, weights_digest
 from impasto.models.tokenflow import TokenFlowTokenizer
 from impasto.models.vq import VQTokenizer
@@ -66,6 +67,16 @@ def _sticker_mmdit(*, device: str | torch.device = "cpu") -> Autoencoder:
 def _sticker_infinity(*, device: str | torch.device = "cpu") -> Autoencoder:
     """The world's bits, 24 a place, of several scales up to 8 px a place."""
     return _loaded(shipped_folder("sticker-infinity"), "sticker-infinity", device)
+
+
+@TOKENIZERS.register("shrunk", published=True, trained=("vq-tokenizer",))
+def shrunk(*, folder: str, side: int, device: str | torch.device = "cpu") -> ShrunkAutoencoder:
+    """Another tokenizer of one codebook on small copies: shrunk:folder=DIR,side=64.
+
+    side: pixels a side of the copy, enlarged again after. Raises ValueError.
+    """
+    made = _own(VQTokenizer, Path(folder), folder, device)
+    return ShrunkAutoencoder(made.model, side, made.name, made.sha256)
 
 
 @TOKENIZERS.register("layton", published=True, trained=("layton-alignment", "layton-pixels"))

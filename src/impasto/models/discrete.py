@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from impasto.models.next_scale.maps import Sizes
 from impasto.sample.flops import count_flops
 
-__all__ = ["DiscreteTokenizer", "check_digest", "check_ids", "digest_of", "encode_in_parts"]
+__all__ = ["DiscreteTokenizer", "check_digest", "check_ids", "digest_of"]
 
 
 class DiscreteTokenizer(ModelMixin, ConfigMixin):
@@ -100,23 +100,6 @@ class DiscreteTokenizer(ModelMixin, ConfigMixin):
         """Raises ValueError for ids that cannot be those of the first maps of `sizes`."""
         check_ids(ids, sizes, self.vocabulary)
 
-    def split_ids(self, flat: Tensor, sizes: Sizes) -> list[Tensor]:
-        """Ids (B, n) of maps one after another, as ids a map; n may end after any whole map.
-
-        Raises ValueError where it does not.
-        """
-        counts, found, rest = [h * w for h, w in sizes], [], flat
-        for count in counts:
-            if not rest.shape[1]:
-                break
-            found.append(rest[:, :count])
-            rest = rest[:, count:]
-        if rest.shape[1] or not found or found[-1].shape[1] != counts[len(found) - 1]:
-            ends = [sum(counts[: k + 1]) for k in range(len(counts))]
-            raise ValueError(f"{flat.shape[1]} ids do not end with a map; allowed: "
-                             f"{', '.join(map(str, ends))}")  # fmt: skip
-        return found
-
     def token_digest(self) -> str:
         """sha256 over names and values of all that tokens depend on."""
         return digest_of(self.token_parts)
@@ -165,12 +148,3 @@ def check_digest(wanted: str | None, tokenizer: DiscreteTokenizer, model: str) -
     raise ValueError(f"{model} was trained on the ids of the tokenizer {wanted[:12]}, and this is "
                      f"{found[:12]}: its codes mean other things; give the tokenizer that the "
                      f"model was trained with")  # fmt: skip
-
-
-@torch.no_grad()
-def encode_in_parts(
-    tokenizer: DiscreteTokenizer, images: Tensor, at_once: int = 100
-) -> list[Tensor]:
-    """`encode` of many pictures, some at once."""
-    parts = [tokenizer.encode(part) for part in images.split(at_once)]
-    return [torch.cat(own) for own in zip(*parts, strict=True)]

@@ -8,7 +8,7 @@ The picture's losses and the loop: `train.tokenizers`. The teacher looks at the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,27 +28,44 @@ __all__ = ["clip_teacher", "start_from_teacher", "train_tokenflow", "train_vq"]
 
 def _train(
     vae: Any, cache: PictureCache, attempt: Callable[[Loop, Tensor], Attempt],
-    size: tuple[int, ...], **numbers: Any,
+    sizes: Sequence[tuple[int, ...]], **numbers: Any,
 ) -> Loop:  # fmt: skip
-    return train_tokenizer(vae, cached(cache, size), attempt, token_parts=vae.token_parts,
+    return train_tokenizer(vae, _in_turn(cache, sizes), attempt, token_parts=vae.token_parts,
                            count=len(cache), device=cache.images.device,
                            vocabulary=vae.vocabulary, last_layer=last_weight(vae.decoder),
                            **numbers)  # fmt: skip
 
 
+def _in_turn(
+    cache: PictureCache, sizes: Sequence[tuple[int, ...]]
+) -> Callable[[Tensor], Tensor]:
+    """Rows as pictures of one of the sizes, drawn anew each time where there are several."""
+    ways = [cached(cache, size) for size in sizes]
+    if len(ways) == 1:
+        return ways[0]
+
+    def pictures(rows: Tensor) -> Tensor:
+        return ways[int(torch.randint(len(ways), ()))](rows)
+
+    return pictures
+
+
 def train_vq(
-    vae: vq.VQTokenizer, cache: PictureCache, *, compiled: bool = False, **numbers: Any
-) -> Loop:
-    """Train `vae`; numbers: of `train.tokenizers.train_tokenizer`."""
-    features, picture = (torch.compile(part) if compiled else part
+    vae: vq.VQTokenizer, cache: PictureCache, *, sides: Sequence[int] = (),
+    compiled: bool = False, **numbers: Any,
+) -> Loop:  # fmt: skip
+    """Train `vae`; numbers: of `train.tokenizers.train_tokenizer`. sides: pixels that pictures are
+    shrunk to, one of them a step; none for the pictures as they are."""
+    # Each size is a graph of its own.
+    features, picture = (torch.compile(part, dynamic=False) if compiled else part
                          for part in (vae.features, vae.picture))  # fmt: skip
+    sizes = [(side, side) for side in sides or cache.images.shape[-1:]]
 
     def attempt(_: Loop, x: Tensor) -> Attempt:
         out = vq_quantised(vae, features(x))
         return Attempt(picture(out.z_q), out.vq + out.commit, {"vq": out.vq.detach()}, out.ids)
 
-    return _train(vae, cache, attempt, tuple(cache.images.shape[-2:]), name="vq",
-                  compiled=compiled, **numbers)
+    return _train(vae, cache, attempt, sizes, name="vq", compiled=compiled, **numbers)
 
 
 def clip_teacher(folder: str, vae: tokenflow.TokenFlowTokenizer) -> Teacher:
@@ -99,5 +116,5 @@ def train_tokenflow(
             added, shown["sem"] = added + sem, sem.detach()
         return Attempt(picture(out.f), added, shown, torch.cat([own.flatten() for own in out.ids]))
 
-    return _train(vae, cache, attempt, (vae.image, vae.image), seed=seed, name="tokenflow",
+    return _train(vae, cache, attempt, [(vae.image, vae.image)], seed=seed, name="tokenflow",
                   compiled=compiled, carried={"scales": plan}, **numbers)  # fmt: skip

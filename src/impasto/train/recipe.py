@@ -41,10 +41,13 @@ class Recipe:
     flips: largest share of bits that infinity's self-correction flips. place_weight: of the loss
     by which a CLIP's single patches learn what is at them. objective: what a tokenizer learns
     beside its family's losses (`train.tokenizers.Objective`). teacher: folder of the CLIP that
-    tokenflow's tokenizer is distilled from; start: whether its encoder begins as that. model:
-    values of the preset's configuration to override. save_every: steps between two of its
-    saved models. checkpoint_every: steps between two checkpoints, from which the same command goes
-    on (`train.checkpoint`).
+    tokenflow's tokenizer is distilled from; start: whether its encoder begins as that. front: of
+    layton-base, the folder of a trained vq tokenizer. sides: pixels a side of pictures' copies,
+    one a step: that layton's decoder is shown codes of, or that a vq tokenizer learns to code.
+    pixels: what layton-pixels learns (`train.layton.PixelObjective`). model: values of the
+    preset's configuration to override. save_every: steps between two of its saved models.
+    checkpoint_every: steps between two checkpoints, from which the same command goes on
+    (`train.checkpoint`).
     """
 
     kind: str
@@ -70,6 +73,9 @@ class Recipe:
     objective: Mapping[str, Any] = field(default_factory=dict)
     teacher: str | None = None
     start: bool = True
+    front: str | None = None
+    sides: Sequence[int] = field(default_factory=list)
+    pixels: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     save_every: int = 0
     features: str | None = None

@@ -153,7 +153,7 @@ class _Losses:
         if objective.perceptual and objective.perceptual_weight:
             near = PERCEPTUAL.create(objective.perceptual, device=str(device)).distance
             # By itself it is hundreds of small kernels, for which a GPU waits.
-            self.perceptual = torch.compile(near) if compiled else near
+            self.perceptual = torch.compile(near, dynamic=False) if compiled else near
         self.adversary: Adversary | None = None
         if objective.adversarial_weight:
             self.adversary = Adversary(objective.filters, objective.layers, lr, BETAS, device,

@@ -25,6 +25,7 @@ from impasto.models.next_scale.state import per_scale
 from impasto.models.storage import Layout
 from impasto.sample.protocol import Request, Sampling, one_text
 from impasto.sample.seeds import check_seeds
+from impasto.sample.settings import size_of
 
 __all__ = ["InfinityGenerator"]
 
@@ -156,10 +157,8 @@ class InfinityGenerator(NextScaleGenerator):
         """The schedule and the guidance at each scale, defaults filled in. Raises ValueError."""
         check_sampling(sampling, self.defaults.scales)
         own = self.defaults.guidance if sampling.guidance is None else sampling.guidance
-        default = self.default_size()
-        asked = (default[0] if sampling.height is None else sampling.height,
-                 default[1] if sampling.width is None else sampling.width)  # fmt: skip
-        return self._plan(*asked), per_scale("guidance", own, self.defaults.scales)
+        plan = self._plan(*size_of(sampling, self.default_size()))
+        return plan, per_scale("guidance", own, self.defaults.scales)
 
     def _plan(self, height: int, width: int) -> Schedule:
         """The schedule whose pictures have this size. Raises ValueError, naming the nearest."""

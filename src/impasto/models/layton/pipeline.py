@@ -30,6 +30,7 @@ from impasto.models.vq import VQTokenizer
 from impasto.sample.protocol import Cost, Request, Sampling, one_text
 from impasto.sample.rowwise import in_rows
 from impasto.sample.seeds import check_seeds, upload
+from impasto.sample.settings import check_guidance, check_size, check_steps
 
 __all__ = ["LaytonGenerator"]
 
@@ -212,19 +213,11 @@ class LaytonGenerator(BoundGenerator):
 
     def _guidance(self, sampling: Sampling) -> float:
         """The guidance, the default filled in. Raises ValueError for settings out of range."""
-        side, own = self.transformer.side, self.default_size()
-        if sampling.steps not in (None, side) or isinstance(sampling.steps, bool):
-            raise ValueError(f"this model draws {side} rows of ids, so steps must be {side} or "
-                             f"left out, given {sampling.steps!r}")  # fmt: skip
-        asked = (own[0] if sampling.height is None else sampling.height,
-                 own[1] if sampling.width is None else sampling.width)  # fmt: skip
-        if asked != own:
-            raise ValueError(f"this model draws {own[0]} x {own[1]}, so height x width must be "
-                             f"that or left out, given {asked[0]!r} x {asked[1]!r}")  # fmt: skip
+        side = self.transformer.side
+        check_steps(sampling, side, f"{side} rows of ids")
+        check_size(sampling, self.default_size())
         given = self.defaults.guidance if sampling.guidance is None else sampling.guidance
-        if not (math.isfinite(given) and given >= 0):
-            raise ValueError(f"guidance must be a finite number >= 0, given {given!r}; 1 leaves "
-                             f"the unconditional branch out")  # fmt: skip
+        check_guidance(given)
         return float(given)
 
     def _step_costs(self, state: IdState) -> list[Cost]:

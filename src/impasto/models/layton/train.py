@@ -58,7 +58,7 @@ from impasto.models.layton.text import left_padded
 from impasto.models.layton.tokenizer import LaytonTokenizer
 
 __all__ = ["DROP_CAPTION", "Distillation", "Perceptual", "TeacherForcing", "alignment_loss",
-           "boundary", "codes_of", "drop_captions", "few_steps", "ldm_loss", "learning",
+           "boundary", "drop_captions", "few_steps", "ldm_loss", "learning",
            "min_snr_weights", "next_id_loss", "pixel_loss", "sample_times", "square"]  # fmt: skip
 
 # ---------------------------------------------------------------- the tokenizer
@@ -90,15 +90,6 @@ def sample_times(
 ) -> Tensor:
     """Uniform times (n,), int64, from 0 to 999."""
     return torch.randint(TIMES, (n,), device=device, generator=generator)
-
-
-@torch.no_grad()
-def codes_of(
-    tokenizer: LaytonTokenizer, images: Tensor, side: int | None = None
-) -> Tensor:
-    """C (B, c, h, w) of pictures in [0, 1]; side: of the copy, None for the default."""
-    sizes = tokenizer.sizes_of_side(side or tokenizer.tokens_side)
-    return tokenizer.features_of(tokenizer.encode(images, sizes), sizes)
 
 
 def min_snr_weights(t: Tensor, gamma: float) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,6 +28,7 @@ from impasto.sample.flops import count_flops
 from impasto.sample.protocol import Cost, Request, Sampling, one_text
 from impasto.sample.rowwise import in_rows, rowwise_products
 from impasto.sample.seeds import check_seeds, row_noise
+from impasto.sample.settings import check_guidance, size_of
 
 __all__ = ["MMDiTGenerator"]
 
@@ -181,12 +181,8 @@ class MMDiTGenerator(NetworkGenerator):
         guidance = self.defaults.guidance if sampling.guidance is None else sampling.guidance
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise ValueError(f"steps must be an integer >= 1, given {steps!r}")
-        if not (math.isfinite(guidance) and guidance >= 0):
-            raise ValueError(f"guidance must be a finite number >= 0, given {guidance!r}; 1 "
-                             f"leaves the unconditional branch out")  # fmt: skip
-        height, width = self.default_size()
-        height = height if sampling.height is None else sampling.height
-        width = width if sampling.width is None else sampling.width
+        check_guidance(guidance)
+        height, width = size_of(sampling, self.default_size())
         self._check_size(height, width)
         return steps, float(guidance), height, width
 

@@ -24,6 +24,7 @@ from impasto.models.next_scale.network import ScaleNetwork
 from impasto.models.next_scale.state import ScaleState, select_rows
 from impasto.sample.protocol import Cost, Sampling
 from impasto.sample.rowwise import in_rows
+from impasto.sample.settings import check_guidance, check_steps
 
 __all__ = ["NextScaleGenerator", "check_sampling"]
 
@@ -160,10 +161,5 @@ class NextScaleGenerator(NetworkGenerator):
 
 def check_sampling(sampling: Sampling, scales: int) -> None:
     """Raises ValueError for steps other than the scales, or a guidance out of range."""
-    if sampling.steps not in (None, scales) or isinstance(sampling.steps, bool):
-        raise ValueError(f"this model draws in {scales} scales, so steps must be {scales} or "
-                         f"left out, given {sampling.steps!r}")  # fmt: skip
-    guidance = sampling.guidance
-    if guidance is not None and not (math.isfinite(guidance) and guidance >= 0):
-        raise ValueError(f"guidance must be a finite number >= 0, given {guidance!r}; 1 leaves "
-                         f"the unconditional branch out")  # fmt: skip
+    check_steps(sampling, scales, f"in {scales} scales")
+    check_guidance(sampling.guidance)

@@ -27,6 +27,7 @@ from impasto.models.var.sampler import draw_tokens, ramp
 from impasto.sample.protocol import Request, Sampling, one_text
 from impasto.sample.rowwise import in_rows
 from impasto.sample.seeds import check_seeds, upload
+from impasto.sample.settings import check_size
 
 __all__ = ["TokenFlowGenerator"]
 
@@ -166,13 +167,9 @@ class TokenFlowGenerator(BoundGenerator, NextScaleGenerator):
     def _guidance(self, sampling: Sampling) -> tuple[float, ...]:
         """The guidance at each scale, the default filled in. Raises ValueError for settings out of
         range."""
-        scales, own = len(self.transformer.sizes), self.default_size()
+        scales = len(self.transformer.sizes)
         check_sampling(sampling, scales)
-        asked = (own[0] if sampling.height is None else sampling.height,
-                 own[1] if sampling.width is None else sampling.width)  # fmt: skip
-        if asked != own:
-            raise ValueError(f"this model draws {own[0]} x {own[1]}, so height x width must be "
-                             f"that or left out, given {asked[0]!r} x {asked[1]!r}")  # fmt: skip
+        check_size(sampling, self.default_size())
         given = self.defaults.guidance if sampling.guidance is None else sampling.guidance
         return ramp(given, scales)
 

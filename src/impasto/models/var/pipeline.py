@@ -22,6 +22,7 @@ from impasto.models.var.tokenizer import VARTokenizer
 from impasto.sample.protocol import Request, Sampling, one_text
 from impasto.sample.rowwise import in_rows
 from impasto.sample.seeds import check_seeds
+from impasto.sample.settings import check_size
 
 __all__ = ["VARGenerator"]
 
@@ -119,13 +120,9 @@ class VARGenerator(NextScaleGenerator):
     def _guidance(self, sampling: Sampling) -> tuple[float, ...]:
         """The guidance at each scale, the default filled in. Raises ValueError for settings out of
         range."""
-        scales, own = len(self.transformer.sizes), self.default_size()
+        scales = len(self.transformer.sizes)
         check_sampling(sampling, scales)
-        asked = (own[0] if sampling.height is None else sampling.height,
-                 own[1] if sampling.width is None else sampling.width)  # fmt: skip
-        if asked != own:
-            raise ValueError(f"this model draws {own[0]} x {own[1]}, so height x width must be "
-                             f"that or left out, given {asked[0]!r} x {asked[1]!r}")  # fmt: skip
+        check_size(sampling, self.default_size())
         given = self.defaults.guidance if sampling.guidance is None else sampling.guidance
         return ramp(given, scales)
 

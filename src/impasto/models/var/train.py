@@ -14,7 +14,8 @@ Tokenizer (VAR's quantiser as it trains):
 
 The decoder is given f^_K with f's gradient, straight through the sum of all scales. Codebook and
 phis learn from the second term alone. The trap of such a tokenizer are coarse scales that use a
-few codes only: `codebook_use` shows it, `restart_unused` puts codes back to where residuals are.
+few codes only: `bench.reconstruction.codebook_use` shows it, `restart_unused` puts codes back to
+where residuals are.
 
 Source: Tian et al. 2024 (VAR, arXiv 2404.02905), algorithm 1, and the official quantiser's
 `forward`; the tokenizer's training code is not published. Restarts: Dhariwal et al. 2020 (Jukebox,
@@ -35,8 +36,8 @@ from impasto.models.var.model import VARTransformer
 from impasto.models.var.quantiser import Quantiser
 from impasto.models.var.tokenizer import VARTokenizer
 
-__all__ = ["Quantised", "TeacherForcing", "codebook_use", "drop_classes", "quantised",
-           "restart_unused", "teacher_inputs", "token_loss", "training_loss"]  # fmt: skip
+__all__ = ["Quantised", "TeacherForcing", "drop_classes", "quantised", "restart_unused",
+           "teacher_inputs", "token_loss", "training_loss"]  # fmt: skip
 
 COMMITMENT = 0.25
 
@@ -143,18 +144,6 @@ def quantised(
         loss = loss + near / scales
     straight = f + (f_hat - f).detach()
     return Quantised(straight, loss, ids[:scales], rests[:scales])
-
-
-@torch.no_grad()
-def codebook_use(ids: Sequence[Tensor], vocabulary: int) -> tuple[Tensor, Tensor]:
-    """(share of the codes that a scale uses (K,), its perplexity (K,)), over many pictures.
-
-    ids: tokens (B, h_k w_k) of each scale. The perplexity, e to the entropy of how often codes
-    are used, is from 1 (all pictures say the same) to V.
-    """
-    counts = torch.stack([torch.bincount(own.flatten(), minlength=vocabulary) for own in ids])
-    p = counts / counts.sum(1, keepdim=True)
-    return (counts > 0).float().mean(1), torch.special.entr(p).sum(1).exp()
 
 
 @torch.no_grad()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from impasto.models import infinity, tokenflow, var
+from impasto.models import infinity, layton, tokenflow, var
+from impasto.models.layton.loading import tokenizer_from
 from impasto.models.mmdit import PRESETS, MMDiTGenerator
 from impasto.models.mmdit import train_tokenizer as learn_words
 from impasto.models.storage import network_from
@@ -21,126 +23,110 @@ from impasto.models.tokenflow.reader_folder import save_reader
 from impasto.score import features  # registers patch features
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
+from impasto.train.data import PictureCache
 from impasto.train.generator import cache_latents, train_generator
 from impasto.train.infinity import cache_features, train_infinity
 from impasto.train.kinds.common import FILE, Captions, changed, numbers, one_start, pictures
+from impasto.train.layton_gen import cache_ids, train_ids
 from impasto.train.loop import Loop
 from impasto.train.recipe import Recipe, kind
 from impasto.train.tokenflow import cache_codes, cache_questions, train_drawing, train_reading
 from impasto.train.var import cache_tokens, train_var
+from impasto.world.scenes import SIZE
 from impasto.zoo.registry import PATCHES
 from impasto.zoo.weights import load_weights
 
 __all__ = ["features"]
 
+SAVE_EVERY = 2000
 
-def _saving(pipe: Any, out: Path) -> Callable[[], str]:
-    """What saves a generator, and says where."""
+def _begun(
+    recipe: Recipe, device: torch.device, family: Any, new: Callable[[Recipe, Captions], Any]
+) -> tuple[Any, PictureCache, list[tuple[str, ...]]]:
+    """(generator on the device, pictures, two wordings of each caption): to go on from
+    recipe.initial, or `new`."""
+    one_start(recipe)
+    cache, captions, _ = pictures(recipe, device)
+    pipe = family.from_pretrained(recipe.initial) if recipe.initial else new(recipe, captions)
+    return pipe.to(device), cache, [texts[:2] for texts in captions]
+
+
+def _ended(
+    recipe: Recipe, out: Path, pipe: Any, run: Callable[..., Loop], checkpoint: Checkpoint,
+) -> Loop:  # fmt: skip
+    """Run a generator's training, which is saved now and then, and at the end."""
     def save() -> str:
         pipe.save_pretrained(out, "int8")
         return str(out)
 
-    return save
+    loop = run(on_save=save, save_every=recipe.save_every or SAVE_EVERY,
+               **numbers(recipe, checkpoint))  # fmt: skip
+    if processes.first():
+        save()
+    return loop
+
+
+def _words(captions: Captions) -> list[str]:
+    return [text for texts in captions for text in texts[:2]]
+
+
+# ---------------------------------------------------------------- latents
 
 
 def _new_generator(recipe: Recipe, captions: Captions) -> MMDiTGenerator:
     """A generator with random weights over a trained autoencoder, its words learnt."""
     config = PRESETS[recipe.preset]()
-    words = [text for texts in captions for text in texts[:2]]
-    tokenizer = processes.shared(learn_words(words, max_tokens=config.max_tokens))
+    tokenizer = processes.shared(learn_words(_words(captions), max_tokens=config.max_tokens))
     torch.manual_seed(recipe.seed)
     pipe = MMDiTGenerator.from_config(config, tokenizer, recipe.seed)
     load_weights(pipe.vae, Path(str(recipe.autoencoder)) / FILE)
     return pipe
 
 
-@kind("generator", keys=("autoencoder", "initial", "time_mean", "time_std"))
+@kind("generator", keys=("autoencoder", "initial", "time_mean", "time_std", "save_every"))
 def _generator(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
-    one_start(recipe)
-    cache, captions, _ = pictures(recipe, device)
-    if recipe.initial:
-        pipe = MMDiTGenerator.from_pretrained(recipe.initial)
-    else:
-        pipe = _new_generator(recipe, captions)
-    pipe.to(device)
-    latents = cache_latents(pipe, cache, [texts[:2] for texts in captions],
-                            keep_moments=recipe.initial is not None)  # fmt: skip
+    pipe, cache, texts = _begun(recipe, device, MMDiTGenerator, _new_generator)
+    latents = cache_latents(pipe, cache, texts, keep_moments=recipe.initial is not None)
     del cache
+    run = partial(train_generator, pipe, latents, time_mean=recipe.time_mean,
+                  time_std=recipe.time_std)  # fmt: skip
+    return _ended(recipe, out, pipe, run, checkpoint)
 
-    save = _saving(pipe, out)
-    loop = train_generator(pipe, latents, on_save=save, save_every=2000,
-                           time_mean=recipe.time_mean, time_std=recipe.time_std,
-                           **numbers(recipe, checkpoint))  # fmt: skip
-    if processes.first():
-        save()
-    return loop
+
+# ---------------------------------------------------------------- scales
 
 
 def _new_infinity(recipe: Recipe, captions: Captions) -> infinity.InfinityGenerator:
     """Random weights over a trained tokenizer, its words learnt."""
     config = infinity.PRESETS[recipe.preset]()
-    words = [text for texts in captions for text in texts[:2]]
-    tokenizer = processes.shared(learn_words(words, max_tokens=config.max_tokens))
+    tokenizer = processes.shared(learn_words(_words(captions), max_tokens=config.max_tokens))
     pipe = infinity.InfinityGenerator.from_config(config, tokenizer, recipe.seed)
     load_weights(pipe.vae, Path(str(recipe.autoencoder)) / FILE)
     return pipe
 
 
-@kind("infinity", keys=("autoencoder", "initial", "flips"))
+@kind("infinity", keys=("autoencoder", "initial", "flips", "save_every"))
 def _infinity(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
-    one_start(recipe)
-    cache, captions, _ = pictures(recipe, device)
-    if recipe.initial:
-        pipe = infinity.InfinityGenerator.from_pretrained(recipe.initial)
-    else:
-        pipe = _new_infinity(recipe, captions)
-    pipe.to(device)
-    features = cache_features(pipe, cache, [texts[:2] for texts in captions])
+    pipe, cache, texts = _begun(recipe, device, infinity.InfinityGenerator, _new_infinity)
+    features = cache_features(pipe, cache, texts)
     del cache
-    save = _saving(pipe, out)
-    loop = train_infinity(pipe, features, on_save=save, save_every=2000, flips=recipe.flips,
-                          **numbers(recipe, checkpoint))  # fmt: skip
-    if processes.first():
-        save()
-    return loop
+    run = partial(train_infinity, pipe, features, flips=recipe.flips)
+    return _ended(recipe, out, pipe, run, checkpoint)
 
 
-@kind("var", keys=("autoencoder", "initial"))
+def _new_var(recipe: Recipe, captions: Captions) -> var.VARGenerator:
+    """Random weights over a trained tokenizer; there are no words."""
+    pipe = var.VARGenerator.from_config(var.PRESETS[recipe.preset](), recipe.seed)
+    load_weights(pipe.vae, Path(str(recipe.autoencoder)) / FILE)
+    return pipe
+
+
+@kind("var", keys=("autoencoder", "initial", "save_every"))
 def _var(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
-    one_start(recipe)
-    cache, _, _ = pictures(recipe, device)
-    if recipe.initial:
-        pipe = var.VARGenerator.from_pretrained(recipe.initial)
-    else:
-        pipe = var.VARGenerator.from_config(var.PRESETS[recipe.preset](), recipe.seed)
-        load_weights(pipe.vae, Path(str(recipe.autoencoder)) / FILE)
-    pipe.to(device)
+    pipe, cache, _ = _begun(recipe, device, var.VARGenerator, _new_var)
     tokens = cache_tokens(pipe, cache)
     del cache
-    save = _saving(pipe, out)
-    loop = train_var(pipe, tokens, on_save=save, save_every=2000, **numbers(recipe, checkpoint))
-    if processes.first():
-        save()
-    return loop
-
-
-@kind("tokenflow", keys=("autoencoder", "initial", "model", "save_every"))
-def _tokenflow(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
-    one_start(recipe)
-    cache, captions, _ = pictures(recipe, device)
-    if recipe.initial:
-        pipe = tokenflow.TokenFlowGenerator.from_pretrained(recipe.initial)
-    else:
-        pipe = _new_tokenflow(recipe, captions)
-    pipe.to(device)
-    codes = cache_codes(pipe, cache, [texts[:2] for texts in captions])
-    del cache
-    save = _saving(pipe, out)
-    loop = train_drawing(pipe, codes, on_save=save, save_every=recipe.save_every or 2000,
-                         **numbers(recipe, checkpoint))  # fmt: skip
-    if processes.first():
-        save()
-    return loop
+    return _ended(recipe, out, pipe, partial(train_var, pipe, tokens), checkpoint)
 
 
 def _new_tokenflow(recipe: Recipe, captions: Captions) -> tokenflow.TokenFlowGenerator:
@@ -148,15 +134,49 @@ def _new_tokenflow(recipe: Recipe, captions: Captions) -> tokenflow.TokenFlowGen
     learnt."""
     vae: Any = network_from(tokenflow.TokenFlowTokenizer, Path(str(recipe.autoencoder))).eval()
     config = changed(tokenflow.PRESETS[recipe.preset]().transformer, recipe)
-    words = [text for texts in captions for text in texts[:2]]
     # Behind the learnt words come the three that mark a text and a picture.
-    tokenizer = processes.shared(tokenflow.train_words(words, config.text_vocabulary - 3))
+    tokenizer = processes.shared(tokenflow.train_words(_words(captions),
+                                                       config.text_vocabulary - 3))  # fmt: skip
     sizes = asdict(config) | {"vocabulary": vae.vocabulary, "channels": vae.channels,
                               "patches": tuple(side for side, _ in vae.scales)}  # fmt: skip
     torch.manual_seed(recipe.seed)
     transformer = initialise(tokenflow.TokenFlowTransformer(**sizes)).eval()
     return tokenflow.TokenFlowGenerator(transformer=transformer, vae=vae, tokenizer=tokenizer,
                                         defaults=tokenflow.Defaults())  # fmt: skip
+
+
+@kind("tokenflow", keys=("autoencoder", "initial", "model", "save_every"))
+def _tokenflow(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
+    pipe, cache, texts = _begun(recipe, device, tokenflow.TokenFlowGenerator, _new_tokenflow)
+    codes = cache_codes(pipe, cache, texts)
+    del cache
+    return _ended(recipe, out, pipe, partial(train_drawing, pipe, codes), checkpoint)
+
+
+# ---------------------------------------------------------------- one map
+
+
+def _new_layton(recipe: Recipe, captions: Captions) -> layton.LaytonGenerator:
+    """Random weights over a trained tokenizer of one map, whose codes and places are taken over;
+    its words learnt."""
+    vae, config = tokenizer_from(Path(str(recipe.autoencoder))), layton.GENERATORS[recipe.preset]()
+    own = changed(config.transformer, recipe)
+    pixels = getattr(vae, "image", SIZE)  # a plain codebook takes any size: the world's then
+    ((side, _),) = vae.sizes_of(pixels, pixels)
+    tokenizer = processes.shared(learn_words(_words(captions), max_tokens=own.text))
+    config = replace(config, transformer=replace(own, vocabulary=vae.vocabulary, side=side))
+    return layton.LaytonGenerator.from_config(config, vae, tokenizer, recipe.seed)
+
+
+@kind("layton", keys=("autoencoder", "initial", "model", "save_every"))
+def _layton(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
+    pipe, cache, texts = _begun(recipe, device, layton.LaytonGenerator, _new_layton)
+    ids = cache_ids(pipe, cache, texts)
+    del cache
+    return _ended(recipe, out, pipe, partial(train_ids, pipe, ids), checkpoint)
+
+
+# ---------------------------------------------------------------- what reads
 
 
 @kind("reader", keys=("autoencoder", "features", "model"))

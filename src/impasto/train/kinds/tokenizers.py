@@ -17,7 +17,6 @@ from impasto.train import processes
 from impasto.train.autoencoder import train_autoencoder
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.codebooks import clip_teacher, start_from_teacher, train_tokenflow, train_vq
-from impasto.train.data import PictureCache
 from impasto.train.infinity import scale_report, train_tokenizer
 from impasto.train.kinds.common import FILE, changed, numbers, pictures, save_plain, unseen
 from impasto.train.loop import Loop
@@ -53,10 +52,6 @@ def _report(model: Any, sizes: Sizes, vocabulary: int, device: torch.device, out
     size = tuple(side * model.stride for side in sizes[-1])
     images = cached(unseen(device), size)(slice(None))
     files.write_json(out / "scales.json", codebook_report(model, images, sizes, vocabulary))
-
-
-def _side(cache: PictureCache) -> tuple[int, int]:
-    return cache.images.shape[2], cache.images.shape[3]
 
 
 @kind("autoencoder", keys=("freeze_encoder", "initial", *SHARED))
@@ -119,16 +114,20 @@ def _var_tokenizer(
 
 
 @kind("vq-tokenizer", presets=("sticker", "sticker-fsq", "tiny"),
-      keys=("freeze_encoder", "initial", "model", *SHARED))  # fmt: skip
+      keys=("freeze_encoder", "initial", "model", "sides", *SHARED))  # fmt: skip
 def _vq_tokenizer(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
-    cache, _, _ = pictures(recipe, device)
     torch.manual_seed(recipe.seed)
     model = vq.VQTokenizer(**asdict(changed(vq.PRESETS[recipe.preset](), recipe)))
+    for side in recipe.sides:
+        model.sizes_of(side, side)
+    cache, _, _ = pictures(recipe, device)
     if recipe.initial:
         load_weights(model, Path(recipe.initial) / FILE)
-    loop = train_vq(model, cache, **_learning(recipe, model, out, checkpoint))
+    loop = train_vq(model, cache, sides=recipe.sides,
+                    **_learning(recipe, model, out, checkpoint))  # fmt: skip
     save_plain(model, out)
-    _report(model, model.sizes_of(*_side(cache)), model.vocabulary, device, out)
+    side = max(recipe.sides, default=cache.images.shape[-1])
+    _report(model, model.sizes_of(side, side), model.vocabulary, device, out)
     return loop
 
 

@@ -1,0 +1,190 @@
+"""Layton from its front to what draws, by recipes, very small."""
+
+import pytest
+import torch
+import yaml
+
+from impasto.models import load_generator
+from impasto.models.autoencoders import load_autoencoder
+from impasto.models.layton import LaytonTokenizer
+from impasto.models.storage import network_from
+from impasto.models.vq import VQTokenizer
+from impasto.sample.protocol import Request, generate
+from impasto.train import data
+from impasto.train.kinds import common, generators, layton, tokenizers
+from impasto.train.layton import PixelObjective
+from impasto.train.loop import Loop
+from impasto.train.run import Recipe, run_recipe
+from impasto.zoo.weights import load_state
+from tests import tiny_mmdit
+
+BASE = {"preset": "tiny", "scenes": 1000, "steps": 2, "batch": 4, "lr": 0.01, "compiled": False}
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """name -> folder of every step, each on the one before."""
+    out, small = tmp_path_factory.mktemp("layton"), {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "CHUNK", 8)
+        values = BASE | {"kind": "clip", "scenes": 16, "workers": 1}
+        small["of all"] = common.pictures(Recipe(**values), torch.device("cpu"))
+    source = out / "mmdit"
+    tiny_mmdit.tiny().save_pretrained(source)
+
+    def train(kind, name=None, **values):
+        path = out / "recipe.yaml"
+        path.write_text(yaml.safe_dump(BASE | {"kind": kind} | values))
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (generators, layton, tokenizers):
+                patch.setattr(module, "pictures", lambda recipe, device: small["of all"])
+            return run_recipe(path, out / (name or kind))
+
+    made = {"train": train, "source": source}
+    made["front"] = train("vq-tokenizer", sides=[16, 24])
+    made["base"] = train("layton-base", autoencoder=str(source), front=str(made["front"]))
+    made["accelerator"] = train("layton-accelerator", initial=str(made["base"]))
+    made["alignment"] = train("layton-alignment", initial=str(made["accelerator"]),
+                              sides=[16, 24])  # fmt: skip
+    made["pixels"] = train("layton-pixels", initial=str(made["alignment"]),
+                           pixels={"l1": 1.0, "first": 800})  # fmt: skip
+    return made
+
+
+def parts(folder):
+    """Part -> its tensors."""
+    names = {"vq": "vq", "vae": "vae", "unet": "unet", "copy": "controlnet"}
+    found = {part: load_state(folder / name / "diffusion_pytorch_model.safetensors")
+             for part, name in names.items()}  # fmt: skip
+    return found | {"accelerator": load_state(folder / "lora" / "adapter_model.safetensors")}
+
+
+def changed(before, after):
+    """Parts in which a tensor is another."""
+    return {part for part, tensors in parts(before).items()
+            if any(not torch.equal(tensor, parts(after)[part][key])
+                   for key, tensor in tensors.items())}  # fmt: skip
+
+
+def test_every_step_changes_its_own_part_alone(chain):
+    assert changed(chain["base"], chain["accelerator"]) == {"accelerator"}
+    assert changed(chain["accelerator"], chain["alignment"]) == {"copy"}
+    assert changed(chain["alignment"], chain["pixels"]) == {"copy"}
+
+
+def test_the_base_begins_with_the_given_parts(chain):
+    model = network_from(LaytonTokenizer, chain["base"])
+    source = load_generator(chain["source"])
+    assert model.config["latent_mean"] == list(source.defaults.latent_mean)
+    assert model.config["latent_std"] == list(source.defaults.latent_std)
+    front = network_from(VQTokenizer, chain["front"])
+    for key, tensor in model.vq.state_dict().items():
+        assert torch.equal(tensor, front.state_dict()[key]), key
+    # The copy is of the trained base, behind zero convolutions: codes say nothing yet.
+    own, copy = parts(chain["base"])["unet"], parts(chain["base"])["copy"]
+    assert all(torch.equal(tensor, own[key]) for key, tensor in copy.items() if key in own)
+    assert "conv_in.weight" in own and "conv_in.weight" in copy
+    ids = torch.arange(4)[None]
+    a, b = (model.decode_tokens([x], model.sizes_of(32, 32), seeds=[3]) for x in (ids, ids + 9))
+    assert torch.equal(a, b)
+
+
+def test_what_was_learnt_is_decoded_in_all_ways(chain):
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    made = {}
+    ways = ("decoding=ddim,steps=2", "steps=1", "decoding=hyper", "steps=3", "tokens_side=24")
+    for text in ways:
+        found = load_autoencoder(f"layton:folder={chain['pixels']},{text}").reconstruct(x)
+        made[text] = found.images
+        assert found.images.shape == x.shape and torch.isfinite(found.images).all()
+        assert found.ids[0].shape == (2, 9 if "side" in text else 4)
+    assert not torch.equal(made["steps=1"], made["decoding=hyper"])
+    assert not torch.equal(made["steps=1"], made["steps=3"])
+
+
+@pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")
+def test_what_draws_its_ids_is_trained_and_bound_to_it(chain):
+    folder = chain["train"]("layton", autoencoder=str(chain["pixels"]), model={"depth": 1})
+    pipe = load_generator(folder)
+    assert isinstance(pipe.vae, LaytonTokenizer)
+    assert pipe.transformer.config["depth"] == 1 and pipe.transformer.side == 2
+    assert pipe.defaults.tokens == pipe.vae.token_digest()
+    images, _ = generate(pipe, [Request.of("a photo of a dog")], [0])
+    assert images.shape == (1, 3, 32, 32) and torch.isfinite(images).all()
+    plain = chain["train"]("layton", "plain", autoencoder=str(chain["front"]), steps=1)
+    assert load_generator(plain).transformer.side == 128 // 8
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [("layton-base", {}), ("layton-accelerator", {"initial": "base"}),
+     ("layton-alignment", {"initial": "base", "sides": [16, 24]}),
+     ("layton-pixels", {"initial": "alignment", "sides": [16, 24]})],
+)  # fmt: skip
+def test_the_same_command_goes_on_to_the_same_bits(chain, monkeypatch, kind, given):
+    values = {"steps": 4, "checkpoint_every": 2, **given}
+    if "initial" in values:
+        values["initial"] = str(chain[values["initial"]])
+    else:
+        values |= {"autoencoder": str(chain["source"]), "front": str(chain["front"])}
+    whole, update = chain["train"](kind, f"{kind}-whole", **values), Loop.update
+
+    def breaking(loop, *arguments):
+        update(loop, *arguments)
+        if loop.step == 3:
+            raise KeyError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "update", breaking)
+        with pytest.raises(KeyError, match="broken"):
+            chain["train"](kind, f"{kind}-broken", **values)
+    resumed = chain["train"](kind, f"{kind}-broken", **values)
+    assert changed(whole, resumed) == set()
+
+
+def test_copies_of_several_sizes_are_learnt_in_turn(chain, monkeypatch):
+    seen = []
+    monkeypatch.setattr(VQTokenizer, "features", lambda model, x, own=VQTokenizer.features: (
+        seen.append(x.shape[-1]), own(model, x))[1])  # fmt: skip
+    chain["train"]("vq-tokenizer", "sides", sides=[8, 16, 24], steps=12)
+    assert set(seen[:12]) == {8, 16, 24}
+
+
+def test_small_copies_are_enlarged_again(chain):
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    made = load_autoencoder(f"shrunk:folder={chain['front']},side=16")
+    found, plain = made.reconstruct(x), load_autoencoder(str(chain["front"]))
+    small = torch.nn.functional.interpolate(x, (16, 16), mode="bilinear", antialias=True)
+    assert torch.equal(found.ids[0], plain.reconstruct(small).ids[0])
+    assert found.images.shape == x.shape and made.provenance()["side"] == 16
+    with pytest.raises(ValueError, match="no smaller, not of 8 x 8"):
+        made.reconstruct(torch.rand(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="multiples of 8"):
+        load_autoencoder(f"shrunk:folder={chain['front']},side=12")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "words"),
+    [("layton-base", {"front": "front"}, "name it in autoencoder, such as sticker-mmdit"),
+     ("layton-base", {"autoencoder": "source"}, "name the folder that kind vq-tokenizer made"),
+     ("layton-pixels", {}, "name its folder in initial"),
+     ("layton-alignment", {"initial": "base", "sides": [20]}, "tokens are read off a copy of 8"),
+     ("layton-pixels", {"initial": "base", "pixels": {"steps": 3}}, "must be 1 or 2, given 3"),
+     ("layton-pixels", {"initial": "base", "pixels": {"l3": 3}}, "pixels has no 'l3'"),
+     ("vq-tokenizer", {"sides": [20]}, "multiples of 8 pixels, not 20 x 20")],
+)  # fmt: skip
+def test_trainings_that_cannot_be_are_refused(chain, kind, values, words):
+    given = {key: str(chain[value]) if value in ("front", "source", "base") else value
+             for key, value in values.items() if not isinstance(value, list | dict)}  # fmt: skip
+    with pytest.raises(ValueError, match=words):
+        chain["train"](kind, "refused", **values | given)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"first": 5, "steps": 2}, "`first` is the time of a single step"),
+     ({"perceptual": "vgg"}, "perceptual 'vgg'"), ({"l1": -1.0}, "l1 must be a number >= 0")],
+)  # fmt: skip
+def test_bad_objectives_of_pixels(given, words):
+    with pytest.raises(ValueError, match=words):
+        PixelObjective(**given)
