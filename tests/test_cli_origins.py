@@ -73,3 +73,11 @@ def test_tokenizers_load_by_name(tmp_path, name, make, other):
     with pytest.raises(ValueError, match=f"{tmp_path} does not hold a "):
         load_autoencoder(f"{other}:folder={tmp_path}")
     assert name in build.filled("tokenizers")
+
+
+def test_a_folder_called_as_a_name_that_needs_options_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="tokenizer 'vq' needs 'folder': vq:folder="):
+        load_autoencoder("vq")
+    tiny_vq.tokenizer().save_pretrained("vq")
+    assert load_autoencoder("vq").digest == tiny_vq.tokenizer().token_digest()

@@ -225,6 +225,8 @@ def load_autoencoder(
     that are missing or do not fit.
     """
     name = str(name_or_path)
-    if name.partition(":")[0] in TOKENIZERS:
+    kind, options, _ = name.partition(":")
+    # A bare name that cannot do without options may well be a folder's.
+    if kind in TOKENIZERS and (options or not TOKENIZERS.needs(kind) or not Path(name).is_dir()):
         return TOKENIZERS.create(name, device=device)
     return _loaded(_found(name), name, device)

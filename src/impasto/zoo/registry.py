@@ -103,10 +103,15 @@ class Registry(Generic[T]):
             if key not in allowed:
                 raise ValueError(f"unknown key {key!r} for {self.kind} {name!r}: "
                                  f"{nearest(key, allowed)}")  # fmt: skip
-        for key in allowed:
-            if _required(parameters[key]) and key not in options:
+        for key in self.needs(name):
+            if key in allowed and key not in options:
                 raise ValueError(f"{self.kind} {name!r} needs {key!r}: {name}:{key}=…")
         return factory, options
+
+    def needs(self, name: str) -> list[str]:
+        """The options that a registered name cannot do without."""
+        parameters = inspect.signature(self.factory(name)).parameters
+        return [key for key, parameter in parameters.items() if _required(parameter)]
 
 
 def _required(parameter: inspect.Parameter) -> bool:
