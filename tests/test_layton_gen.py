@@ -26,7 +26,7 @@ from impasto.models.vq import PRESETS
 from impasto.sample.protocol import Request, Sampling, generate
 from impasto.search import BestOfN, Draw, TTSVar
 from impasto.spec import Item, Spec
-from tests import tiny_layton, tiny_layton_gen, tiny_vq
+from tests import tiny_layton, tiny_layton_gen, tiny_tokenflow, tiny_vq
 from tests.fakes import FakeSecond
 from tests.tiny_layton_gen import SIDE, TEXT
 
@@ -582,6 +582,9 @@ def test_a_folder_with_another_tokenizer_is_refused(pipe, tmp_path):
     pipe.save_pretrained(tmp_path, "float32")
     save_network(tiny_vq.tokenizer(seed=5), tmp_path / "vae", "float32")
     with pytest.raises(ValueError, match="its codes mean other things"):
+        load_generator(tmp_path)
+    save_network(tiny_tokenflow.tokenizer(), tmp_path / "vae", "float32")
+    with pytest.raises(ValueError, match="a TokenFlowTokenizer, and a VQTokenizer is wanted"):
         load_generator(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     (tmp_path / "model_index.json").write_text(json.dumps(index | {"vae": ["impasto", "Other"]}))
