@@ -7,7 +7,7 @@ import pytest
 
 from impasto.world import Sprites
 
-pytest.register_assert_rewrite("tests.drawing")
+pytest.register_assert_rewrite("tests.converted", "tests.drawing")
 
 
 @pytest.fixture(scope="session")
