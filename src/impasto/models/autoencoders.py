@@ -23,14 +23,13 @@ from impasto.files import sha256_file
 from impasto.models import FAMILIES
 from impasto.models.layton import DECODINGS, LaytonTokenizer
 from impasto.models.next_scale.pipeline import NextScaleGenerator
+from impasto.models.next_scale.reconstruct import BitAutoencoder, ScaleAutoencoder
 from impasto.models.reconstruct import (
     Autoencoder,
-    BitAutoencoder,
     CodeAutoencoder,
     LatentAutoencoder,
     QuantisedAutoencoder,
     Reconstruction,
-    ScaleAutoencoder,
 )
 from impasto.models.storage import network_from, read_json, weights_digest
 from impasto.models.tokenflow import TokenFlowTokenizer
