@@ -7,6 +7,8 @@ import pytest
 
 from impasto.world import Sprites
 
+pytest.register_assert_rewrite("tests.converted", "tests.drawing")
+
 
 @pytest.fixture(scope="session")
 def sprites() -> Sprites:

@@ -141,7 +141,7 @@ GIVEN = {"pool": Moments(torch.zeros(128), torch.eye(128))}
 @pytest.mark.parametrize("measures, counts, message", [
     ({"fd": {}}, (128, 500), "fd_x needs at least 129 pictures, there are 128: a covariance of"),
     ({"fd": {}}, (500, 128), "there are 128"),
-    ({"kd": {}, "fd": {}, "cmmd": {}}, (9, 9), r"give more, or leave it out: measures=kd\+cmmd$"),
+    ({"kd": {}, "fd": {}, "cmmd": {}}, (9, 9), r"out: --features NAME:measures=kd\+cmmd$"),
     ({"fd": {}}, (128, 0, GIVEN), "there are 128"),
     ({"fd": {}}, (500, 0), "fd_x needs the reference's pictures"),
     ({"fd": {}}, (500, 0, {"pool": Moments(torch.zeros(64), torch.eye(64))}), "128 features, the"),

@@ -379,7 +379,7 @@ def test_eval_reconstruction_is_the_same(greys):
 @pytest.mark.parametrize("arguments, message", [
     (["reconstruction", "a"], "Missing option '--tokenizer'"),
     (["reconstruction", "--tokenizer", "sticker-mmdot", "a"], "did you mean 'sticker-mmdit'"),
-    (["reconstruction", "--tokenizer", "sticker-infinity", "a"], "--size PIXELS cuts them"),
+    (["reconstruction", "--tokenizer", "sticker-infinity", "a"], "--size PIXELS scales and cuts"),
     (["reconstruction", "--model", "x"], "--model"),
     (["--model", "fake", "reconstruction"], "reconstruction comes first: impasto eval rec"),
 ])  # fmt: skip

@@ -16,9 +16,10 @@ from impasto.models.infinity.model import Condition
 from impasto.models.infinity.sampler import draw_bits
 from impasto.models.storage import save_network
 from impasto.sample.flops import count_flops
-from impasto.sample.protocol import Request, Sampling, generate
+from impasto.sample.protocol import Sampling, generate
 from impasto.zoo.weights import load_state, load_weights, save_weights
-from tests import tiny_infinity, tiny_mmdit
+from tests import drawing, tiny_infinity, tiny_mmdit
+from tests.drawing import requests, through
 
 SHORT, LONG = "a red dog", "four purple cats"
 
@@ -28,18 +29,8 @@ def pipe():
     return tiny_infinity.generator()
 
 
-def requests(*prompts):
-    return [Request.of(prompt) for prompt in prompts]
-
-
 def start(pipe, prompts=(SHORT,), seeds=None, **settings):
-    return pipe.start(requests(*prompts), seeds or list(range(len(prompts))), Sampling(**settings))
-
-
-def through(pipe, state, steps=None):
-    for _ in range(state.steps - state.step if steps is None else steps):
-        state = pipe.advance(state)
-    return state
+    return drawing.start(pipe, prompts, seeds, **settings)
 
 
 def with_defaults(pipe, **changes):
@@ -84,15 +75,9 @@ def test_cached_drawing_equals_drawing_from_scratch(pipe):
 @pytest.mark.parametrize("layer", [0, -1])
 def test_a_row_does_not_depend_on_its_batch(pipe, guidance, layer):
     pipe = with_defaults(pipe, guidance_layer=layer)
-    settings = Sampling(guidance=guidance)
-    prompts = [SHORT, LONG, SHORT, "a bench"]
-    whole, cost = generate(pipe, requests(*prompts), [5, 6, 7, 8], settings)
-    assert len({picture.numpy().tobytes() for picture in whole}) == 4
-    for rows in ([1], [3, 0]):
-        part, _ = generate(pipe, requests(*[prompts[i] for i in rows]), [5 + i for i in rows],
-                           settings)  # fmt: skip
-        assert torch.equal(part, whole[rows])
-    assert cost.row_steps == 16 and cost.images == 4
+    prompts, settings = [SHORT, LONG, SHORT, "a bench"], Sampling(guidance=guidance)
+    _, cost = drawing.drawn_in_any_batch(pipe, prompts, settings)
+    assert cost.row_steps == 16
 
 
 def test_all_rows_at_once_draw_the_same_bits(pipe, monkeypatch):
@@ -198,52 +183,19 @@ def test_guidance_inside_a_block_is_another_guidance(pipe):
 
 
 def test_select_re_indexes_everything(pipe):
-    state = through(pipe, start(pipe, [SHORT, LONG, "a bench"], [7, 8, 9]), 2)
-    kept = pipe.select(state, [2, 0, 2])
-    assert kept.seeds == (9, 7, 9)
-    assert kept.costs == tuple(state.costs[i] for i in (2, 0, 2))
-    direct = through(pipe, start(pipe, ["a bench", SHORT, "a bench"], [9, 7, 9]), 2)
-    for _ in range(2):
-        assert torch.equal(kept.f_hat, direct.f_hat)
-        for a, b in zip(kept.cache or (), direct.cache or (), strict=True):
-            assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
-        kept, direct = pipe.advance(kept), pipe.advance(direct)
-    assert torch.equal(pipe.finish(kept), pipe.finish(direct))
+    drawing.selected_as_drawn(pipe, [SHORT, LONG, "a bench"], 2)
 
 
 def test_twins_part_when_given_other_seeds(pipe):
-    state = pipe.select(through(pipe, start(pipe, seeds=[1]), 2), [0, 0])
-    twins = through(pipe, state)
-    assert torch.equal(twins.f_hat[0], twins.f_hat[1])
-    parted = through(pipe, replace(state, seeds=(1, 99)))
-    assert torch.equal(parted.f_hat[0], twins.f_hat[0])
-    assert not torch.equal(parted.f_hat[1], twins.f_hat[1])
+    drawing.twins_part(pipe, 2)
 
 
 def test_states_are_values(pipe):
-    state = pipe.advance(start(pipe))
-    f_hat, keys = state.f_hat.clone(), state.cache[0][0].clone()
-    other, first = pipe.advance(replace(state, seeds=(50,))), pipe.advance(state)
-    pipe.preview(first)
-    assert torch.equal(state.f_hat, f_hat) and torch.equal(state.cache[0][0], keys)
-    assert torch.equal(pipe.advance(state).f_hat, first.f_hat)
-    assert not torch.equal(other.f_hat, first.f_hat)
+    drawing.states_are_values(pipe, 1)
 
 
 def test_previews_are_the_partial_sum_through_the_same_decoder(pipe):
-    state = start(pipe)
-    with pytest.raises(ValueError, match="0 of 4 scales are drawn; call preview"):
-        pipe.finish(state)
-    state = pipe.advance(state)
-    preview = pipe.preview(state)
-    with torch.no_grad():
-        assert torch.equal(preview, pipe.vae.decode(state.f_hat))
-    assert preview.shape == (1, 3, 48, 48)
-    state = through(pipe, state)
-    image = pipe.finish(state)
-    assert (pipe.preview(state) - image).abs().max() <= 0.5 / 255 + 1e-6
-    with pytest.raises(ValueError, match="all 4 scales are drawn"):
-        pipe.advance(state)
+    drawing.previews_are_partial_sums(pipe, 4, 48)
 
 
 def test_cost_is_what_torch_counts(pipe):
@@ -352,11 +304,7 @@ def test_other_formats_load(pipe, tmp_path):
     ("vae/config.json", {"bits": 5}, "has shape"),
 ])  # fmt: skip
 def test_folders_that_do_not_fit_are_refused_by_name(pipe, tmp_path, file, change, message):
-    pipe.save_pretrained(tmp_path)
-    values = json.loads((tmp_path / file).read_text()) | change
-    (tmp_path / file).write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=message):
-        load_generator(tmp_path)
+    drawing.folder_is_refused(pipe, tmp_path, file, change, message)
 
 
 def test_parts_from_different_places(pipe, tmp_path):

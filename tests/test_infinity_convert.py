@@ -13,6 +13,7 @@ from impasto.models.infinity.tokenizer import InfinityTokenizer
 from impasto.models.storage import network_from
 from impasto.zoo.convert import convert
 from tests import tiny_infinity
+from tests.converted import file, same
 
 SMALL = {"bits": 4, "widths": (32, 32, 32, 64, 64), "blocks": 2, "groups": 32}
 
@@ -34,17 +35,6 @@ def plain(model):
 def tokenizer():
     torch.manual_seed(0)
     return InfinityTokenizer(**SMALL)
-
-
-def file(tmp_path, values):
-    torch.save(values, tmp_path / "foreign.pth")
-    return tmp_path / "foreign.pth"
-
-
-def same(a, b):
-    ours, theirs = a.state_dict(), b.state_dict()
-    assert set(ours) == set(theirs)
-    return all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items())
 
 
 # ------------------------------------------------------------------------------ the transformer

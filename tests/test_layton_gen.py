@@ -23,10 +23,11 @@ from impasto.models.layton.sampling import numbers
 from impasto.models.next_scale.graphs import Recycled
 from impasto.models.storage import save_network
 from impasto.models.vq import PRESETS
-from impasto.sample.protocol import Request, Sampling, generate
+from impasto.sample.protocol import Sampling, generate
 from impasto.search import BestOfN, Draw, TTSVar
 from impasto.spec import Item, Spec
-from tests import tiny_layton, tiny_layton_gen, tiny_vq
+from tests import drawing, tiny_layton, tiny_layton_gen, tiny_tokenflow, tiny_vq
+from tests.drawing import requests, start, through
 from tests.fakes import FakeSecond
 from tests.tiny_layton_gen import SIDE, TEXT
 
@@ -37,20 +38,6 @@ N = SIDE**2
 @pytest.fixture(scope="module")
 def pipe():
     return tiny_layton_gen.generator()
-
-
-def requests(*prompts):
-    return [Request.of(prompt) for prompt in prompts]
-
-
-def start(pipe, prompts=(DOG,), seeds=None, **settings):
-    return pipe.start(requests(*prompts), seeds or list(range(len(prompts))), Sampling(**settings))
-
-
-def through(pipe, state, steps=None):
-    for _ in range(state.steps - state.step if steps is None else steps):
-        state = pipe.advance(state)
-    return state
 
 
 def meta(**sizes):
@@ -274,14 +261,9 @@ def test_cached_drawing_equals_drawing_anew(pipe, monkeypatch):
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 3.0])
 def test_a_row_does_not_depend_on_its_batch(pipe, guidance):
     settings, prompts = Sampling(guidance=guidance), [DOG, CUPS, DOG, BENCH]
-    whole, cost = generate(pipe, requests(*prompts), [5, 6, 7, 8], settings)
+    whole, cost = drawing.drawn_in_any_batch(pipe, prompts, settings)
     assert whole.shape == (4, 3, 32, 32)
-    assert len({picture.numpy().tobytes() for picture in whole}) == 4
-    for rows in ([1], [3, 0]):
-        part, _ = generate(pipe, requests(*[prompts[i] for i in rows]), [5 + i for i in rows],
-                           settings)  # fmt: skip
-        assert torch.equal(part, whole[rows])
-    assert (cost.row_steps, cost.images, cost.tokens, cost.decodes) == (4 * SIDE, 4, 4 * N, 4)
+    assert (cost.row_steps, cost.tokens, cost.decodes) == (4 * SIDE, 4 * N, 4)
 
 
 def test_all_rows_at_once_draw_the_same_ids(pipe, monkeypatch):
@@ -381,16 +363,7 @@ def test_temperature_and_truncation_leave_less_to_chance(pipe):
 
 
 def test_select_re_indexes_everything(pipe):
-    state = through(pipe, start(pipe, [DOG, CUPS, BENCH], [7, 8, 9]), 2)
-    kept = pipe.select(state, [2, 0, 2])
-    assert kept.seeds == (9, 7, 9) and kept.prompt_of == (2, 0, 2)
-    direct = through(pipe, start(pipe, [BENCH, DOG, BENCH], [9, 7, 9]), 2)
-    for _ in range(2):
-        assert torch.equal(kept.ids, direct.ids)
-        for a, b in zip(kept.cache or (), direct.cache or (), strict=True):
-            assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
-        kept, direct = pipe.advance(kept), pipe.advance(direct)
-    assert torch.equal(pipe.finish(kept), pipe.finish(direct))
+    kept, direct = drawing.selected_as_drawn(pipe, [DOG, CUPS, BENCH], 2, ("ids",))
     assert torch.equal(pipe.finish(pipe.select(kept, [1])), pipe.finish(direct)[1:2])
 
 
@@ -582,6 +555,9 @@ def test_a_folder_with_another_tokenizer_is_refused(pipe, tmp_path):
     pipe.save_pretrained(tmp_path, "float32")
     save_network(tiny_vq.tokenizer(seed=5), tmp_path / "vae", "float32")
     with pytest.raises(ValueError, match="its codes mean other things"):
+        load_generator(tmp_path)
+    save_network(tiny_tokenflow.tokenizer(), tmp_path / "vae", "float32")
+    with pytest.raises(ValueError, match="a TokenFlowTokenizer, and a VQTokenizer is wanted"):
         load_generator(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     (tmp_path / "model_index.json").write_text(json.dumps(index | {"vae": ["impasto", "Other"]}))

@@ -1,7 +1,6 @@
 """What LaytonGen learns from, its prompts' places, and its published file's names."""
 
 import copy
-import json
 import math
 
 import pytest
@@ -21,7 +20,7 @@ from impasto.sample.protocol import Request, Sampling
 from impasto.train.data import PictureCache
 from impasto.train.layton_gen import cache_ids, train_ids
 from impasto.zoo.convert import convert
-from tests import tiny_layton_gen
+from tests import converted, tiny_layton_gen
 from tests.tiny_layton_gen import CAPTIONS, SIDE, TEXT
 
 N = SIDE**2
@@ -235,20 +234,8 @@ def test_a_trainings_checkpoint_is_read_wherever_its_tensors_are(tmp_path, wrap)
 def test_other_files_are_refused(tmp_path, change, message):
     state = official_transformer(small())
     change(state)
-    save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=message):
-        convert(tmp_path / "model.safetensors", "layton-gen", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    converted.refused(state, "layton-gen", tmp_path, message)
 
 
 def test_the_command_line_knows_the_kind(tmp_path):
-    from typer.testing import CliRunner
-
-    from impasto.cli import app
-
-    save_file(official_transformer(small()), tmp_path / "model.safetensors")
-    done = CliRunner().invoke(app, ["convert", str(tmp_path / "model.safetensors"), "--kind",
-                                    "layton-gen", "--out", str(tmp_path / "out")])
-    assert done.exit_code == 0, done.output
-    record = json.loads((tmp_path / "out" / "conversion.json").read_text())
-    assert record["kind"] == "layton-gen"
+    converted.known_to_the_command_line(official_transformer(small()), "layton-gen", tmp_path)

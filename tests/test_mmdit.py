@@ -18,7 +18,8 @@ from impasto.models.mmdit import PRESETS, Defaults, MMDiTGenerator
 from impasto.sample.protocol import Part, Request, Sampling, generate
 from impasto.zoo.registry import MODELS
 from impasto.zoo.weights import shipped_folder
-from tests import tiny_mmdit
+from tests import drawing, tiny_mmdit
+from tests.drawing import requests
 
 SHORT = Sampling(steps=2)
 
@@ -28,12 +29,8 @@ def pipe():
     return tiny_mmdit.tiny()
 
 
-def requests(*prompts):
-    return [Request.of(prompt) for prompt in prompts]
-
-
 def start(pipe, prompts=("a red dog",), seeds=None, **settings):
-    return pipe.start(requests(*prompts), seeds or list(range(len(prompts))), Sampling(**settings))
+    return drawing.start(pipe, prompts, seeds, **settings)
 
 
 # ------------------------------------------------------------------------------ sizes
@@ -123,11 +120,7 @@ def test_bfloat16_network_draws_nearly_the_same(pipe, tmp_path):
     ("transformer/config.json", {"num_layers": 3}, "missing keys .*transformer_blocks.2"),
 ])  # fmt: skip
 def test_folders_that_do_not_fit_are_refused_by_name(pipe, tmp_path, file, change, message):
-    pipe.save_pretrained(tmp_path)
-    values = json.loads((tmp_path / file).read_text()) | change
-    (tmp_path / file).write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=message):
-        load_generator(tmp_path)
+    drawing.folder_is_refused(pipe, tmp_path, file, change, message)
 
 
 def test_missing_things_are_named(pipe, tmp_path):

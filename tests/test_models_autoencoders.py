@@ -15,7 +15,7 @@ from impasto.models.storage import save_network
 from impasto.run.pictures import Frame, open_pictures
 from impasto.zoo.registry import TOKENIZERS
 from impasto.zoo.weights import save_weights
-from tests import tiny_infinity, tiny_tokenflow, tiny_var, tiny_vq
+from tests import tiny_infinity, tiny_tokenflow, tiny_tokenflow_lm, tiny_var, tiny_vq
 
 BLOCKS = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
 
@@ -131,6 +131,14 @@ def test_pictures_must_fit(tmp_path):
     saved(tmp_path)
     with pytest.raises(ValueError, match="multiples of 2 pixels, not 31 x 32"):
         load_autoencoder(tmp_path).reconstruct(torch.zeros(1, 3, 32, 31))
+
+
+def test_the_tokenizer_of_a_generator_of_codes_knows_its_scales(tmp_path):
+    generator = tiny_tokenflow_lm.generator()
+    generator.save_pretrained(tmp_path, "float32")
+    whole, alone = load_autoencoder(tmp_path), load_autoencoder(tmp_path / "vae")
+    assert whole.digest == alone.digest == generator.vae.token_digest()
+    assert whole.sizes_of(32, 32) == generator.square_sizes
 
 
 @pytest.mark.parametrize("family", [tiny_infinity, tiny_var])

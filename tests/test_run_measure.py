@@ -328,8 +328,8 @@ def test_memory_is_shared_out(tmp_path):
     ({"extractors": [Mean(), Mean()]}, ValueError, "features mean are asked for twice"),
     ({"perceptual": [Gap(), Gap()]}, ValueError, "asked for twice: lpips_gap, lpips_gap"),
     ({"scorer": FakeScorer()}, ValueError, "truth is known"),
-    ({"frame": Frame(20)}, ValueError, "are 20 x 20: .* multiples of 8 pixels; --size"),
-    ({"frame": Frame(None, 8)}, ValueError, "gaussian needs pictures of at least 11 x 11"),
+    ({"frame": Frame(20)}, ValueError, "20 x 20: .* multiples of 8 pixels; give another --size"),
+    ({"frame": Frame(None, 8)}, ValueError, "at 11 x 11 pixels or more, given a side of 8"),
 ])  # fmt: skip
 def test_what_cannot_be_measured_claims_no_folder(tmp_path, changes, error, message):
     pictures = folder(tmp_path / "in", [0, 50, 100])

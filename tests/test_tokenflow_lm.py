@@ -4,7 +4,7 @@ import copy
 import importlib
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -28,11 +28,9 @@ from impasto.models.tokenflow.model import seen
 from impasto.models.tokenflow.sampler import DEFECTS
 from impasto.models.tokenflow.text import pieces, prompt_ids, slots
 from impasto.models.var.sampler import draw_tokens
-from impasto.sample.protocol import Request, Sampling, generate
-from impasto.search import Draw, TTSVar
-from impasto.spec import Item, Spec
-from tests import tiny_tokenflow, tiny_tokenflow_lm
-from tests.fakes import FakeSecond
+from impasto.sample.protocol import Sampling
+from tests import drawing, tiny_tokenflow, tiny_tokenflow_lm
+from tests.drawing import start, through
 from tests.tiny_tokenflow_lm import SIZES
 
 BENCHMARKS = str(Path(__file__).parent.parent / "benchmarks")
@@ -44,20 +42,6 @@ L = 21
 @pytest.fixture(scope="module")
 def pipe():
     return tiny_tokenflow_lm.generator()
-
-
-def requests(*prompts):
-    return [Request.of(prompt) for prompt in prompts]
-
-
-def start(pipe, prompts=(DOG,), seeds=None, **settings):
-    return pipe.start(requests(*prompts), seeds or list(range(len(prompts))), Sampling(**settings))
-
-
-def through(pipe, state, steps=None):
-    for _ in range(state.steps - state.step if steps is None else steps):
-        state = pipe.advance(state)
-    return state
 
 
 def meta(**sizes):
@@ -331,13 +315,8 @@ def test_every_pass_has_numbers_of_its_own():
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_a_row_does_not_depend_on_its_batch(pipe, guidance):
     settings, prompts = Sampling(guidance=guidance), [DOG, CUPS, DOG, BENCH]
-    whole, cost = generate(pipe, requests(*prompts), [5, 6, 7, 8], settings)
-    assert len({picture.numpy().tobytes() for picture in whole}) == 4
-    for rows in ([1], [3, 0]):
-        part, _ = generate(pipe, requests(*[prompts[i] for i in rows]), [5 + i for i in rows],
-                           settings)  # fmt: skip
-        assert torch.equal(part, whole[rows])
-    assert cost.row_steps == 12 and cost.images == 4 and cost.tokens == 4 * (1 + 3 * 20)
+    _, cost = drawing.drawn_in_any_batch(pipe, prompts, settings)
+    assert cost.row_steps == 12 and cost.tokens == 4 * (1 + 3 * 20)
 
 
 def test_all_rows_at_once_draw_the_same_tokens(pipe, monkeypatch):
@@ -397,16 +376,7 @@ def test_one_leaves_the_unconditional_branch_out(pipe):
 
 
 def test_select_re_indexes_everything(pipe):
-    state = through(pipe, start(pipe, [DOG, CUPS, BENCH], [7, 8, 9]), 1)
-    kept = pipe.select(state, [2, 0, 2])
-    assert kept.seeds == (9, 7, 9) and kept.prompt_of == (2, 0, 2)
-    direct = through(pipe, start(pipe, [BENCH, DOG, BENCH], [9, 7, 9]), 1)
-    for _ in range(2):
-        assert torch.equal(kept.f_hat, direct.f_hat) and torch.equal(kept.running, direct.running)
-        for a, b in zip(kept.cache or (), direct.cache or (), strict=True):
-            assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
-        kept, direct = pipe.advance(kept), pipe.advance(direct)
-    assert torch.equal(pipe.finish(kept), pipe.finish(direct))
+    drawing.selected_as_drawn(pipe, [DOG, CUPS, BENCH], 1, ("f_hat", "running"))
 
 
 def test_rows_are_selected_before_the_first_scale_too(pipe):
@@ -416,24 +386,12 @@ def test_rows_are_selected_before_the_first_scale_too(pipe):
 
 
 def test_twins_part_when_given_other_seeds(pipe):
-    state = pipe.select(through(pipe, start(pipe, seeds=[1]), 1), [0, 0])
-    twins = through(pipe, state)
-    assert torch.equal(twins.f_hat[0], twins.f_hat[1])
-    parted = through(pipe, replace(state, seeds=(1, 99)))
-    assert torch.equal(parted.f_hat[0], twins.f_hat[0])
-    assert not torch.equal(parted.f_hat[1], twins.f_hat[1])
+    drawing.twins_part(pipe, 1)
 
 
 def test_states_are_values(pipe):
     for steps in (0, 1):
-        state = through(pipe, start(pipe), steps)
-        f_hat, running, keys = (x.clone() for x in (state.f_hat, state.running, state.cache[0][0]))
-        other, first = pipe.advance(replace(state, seeds=(50,))), pipe.advance(state)
-        pipe.preview(first)
-        assert torch.equal(state.f_hat, f_hat) and torch.equal(state.running, running)
-        assert torch.equal(state.cache[0][0], keys)
-        assert torch.equal(pipe.advance(state).f_hat, first.f_hat)
-        assert not torch.equal(other.f_hat, first.f_hat)
+        drawing.states_are_values(pipe, steps, ("f_hat", "running"))
 
 
 def test_passes_leave_the_first_ones_keys_in_the_cache(pipe):
@@ -449,17 +407,7 @@ def test_passes_leave_the_first_ones_keys_in_the_cache(pipe):
 
 
 def test_previews_are_the_partial_sum_through_the_same_decoder(pipe):
-    state = start(pipe)
-    with pytest.raises(ValueError, match="0 of 3 scales are drawn; call preview"):
-        pipe.finish(state)
-    state = pipe.advance(state)
-    with torch.no_grad():
-        assert torch.equal(pipe.preview(state), pipe.vae.decode(state.f_hat))
-    assert pipe.preview(state).shape == (1, 3, 32, 32)
-    state = through(pipe, state)
-    assert (pipe.preview(state) - pipe.finish(state)).abs().max() <= 0.5 / 255 + 1e-6
-    with pytest.raises(ValueError, match="all 3 scales are drawn"):
-        pipe.advance(state)
+    drawing.previews_are_partial_sums(pipe, 3, 32)
 
 
 def test_cost_is_what_torch_counts(pipe):
@@ -566,11 +514,7 @@ def test_other_formats_load_though_they_round_the_codes(pipe, tmp_path):
     ("transformer/config.json", {"depth": 4}, "missing keys .*layers.3"),
 ])  # fmt: skip
 def test_folders_that_do_not_fit_are_refused_by_name(pipe, tmp_path, file, change, message):
-    pipe.save_pretrained(tmp_path)
-    values = json.loads((tmp_path / file).read_text()) | change
-    (tmp_path / file).write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=message):
-        load_generator(tmp_path)
+    drawing.folder_is_refused(pipe, tmp_path, file, change, message)
 
 
 def test_parts_from_different_places(pipe, tmp_path):
@@ -640,12 +584,4 @@ def test_graphs_are_told_apart_by_what_they_read(pipe, monkeypatch):
 
 
 def test_tts_var_searches_among_its_drawings(pipe):
-    specs = [Spec(tag="single_object", include=(Item(cls=name),), prompt=f"a photo of a {name}")
-             for name in ("dog", "cat")]  # fmt: skip
-    search = TTSVar(2, FakeSecond(), schedule=(2, 1, 1), cluster=(), resample=(1,))
-    draws = [Draw(spec, 7, 0) for spec in specs]
-    found = search.draw(pipe, draws, Sampling(), 64)
-    alone = [search.draw(pipe, [draw], Sampling(), 64)[0] for draw in draws]
-    for one, same in zip(found, alone, strict=True):
-        assert torch.equal(one.image, same.image) and one.cost == same.cost
-        assert one.cost.row_steps == 4 + 4 + 2
+    drawing.searched_among_others(pipe)

@@ -1,7 +1,6 @@
 """What TokenFlow's language model learns from, and its published file's names."""
 
 import copy
-import json
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ from impasto.models.tokenflow.train import (
 )
 from impasto.sample.protocol import Request, Sampling
 from impasto.zoo.convert import convert
-from tests import tiny_tokenflow_lm
+from tests import converted, tiny_tokenflow_lm
 from tests.tiny_tokenflow_lm import CAPTIONS, SIZES
 
 
@@ -175,20 +174,8 @@ def test_without_ends_the_published_number_of_codes_is_taken(tmp_path):
 def test_other_files_are_refused(tmp_path, change, message):
     state = official_transformer(small())
     change(state)
-    save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=message):
-        convert(tmp_path / "model.safetensors", "tokenflow-t2i", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    converted.refused(state, "tokenflow-t2i", tmp_path, message)
 
 
 def test_the_command_line_knows_the_kind(tmp_path):
-    from typer.testing import CliRunner
-
-    from impasto.cli import app
-
-    save_file(official_transformer(small()), tmp_path / "model.safetensors")
-    done = CliRunner().invoke(app, ["convert", str(tmp_path / "model.safetensors"), "--kind",
-                                    "tokenflow-t2i", "--out", str(tmp_path / "out")])
-    assert done.exit_code == 0, done.output
-    record = json.loads((tmp_path / "out" / "conversion.json").read_text())
-    assert record["kind"] == "tokenflow-t2i"
+    converted.known_to_the_command_line(official_transformer(small()), "tokenflow-t2i", tmp_path)

@@ -165,7 +165,9 @@ def test_every_kind_of_picture_is_given_as_rgb(here, mode, level):
 @pytest.mark.parametrize("size, arguments, message", [
     ((4, 4), [], "a.png is 4 x 4: .* multiples of 8 pixels, .*; --size PIXELS scales"),
     ((17, 16), [], "a.png is 17 x 16: .* multiples of 8 pixels"),
-    ((16, 16), ["--size", "20"], "a.png is 20 x 20: .* multiples of 8 pixels"),
+    ((16, 16), ["--size", "20"], "a.png is to be cut to 20 x 20: .* multiples of 8 pixels, .*; "
+                                 "give another --size"),
+    ((16, 16), ["--size", "4104"], "size must be from 1 to 4096 pixels, given 4104"),
     ((3000, 1), ["--size", "4096"], "a picture of 3000 x 1 pixels is too narrow"),
 ])  # fmt: skip
 def test_sizes_that_do_not_fit_write_nothing(here, size, arguments, message):
@@ -173,6 +175,13 @@ def test_sizes_that_do_not_fit_write_nothing(here, size, arguments, message):
     done = call("tokenize", "a.png", "--tokenizer", "vq", "--out", "out", *arguments)
     assert done.exit_code == 2 and not (here / "out").exists()
     assert re.search(message, done.stderr), done.stderr
+
+
+def test_a_folder_is_no_picture(here):
+    (here / "folder").mkdir()
+    done = call("tokenize", "folder", "--tokenizer", "vq", "--out", "out")
+    assert done.exit_code == 2 and not (here / "out").exists()
+    assert "folder is a folder; give the pictures in it" in done.stderr
 
 
 def test_size_makes_any_picture_fit(here):
@@ -213,11 +222,14 @@ def ids(*given):
     (ids(0, 1, 2, 3, 4, 0.5), "given 0.5"), (ids(0, 1, 2, 3, 4, True), "given True"),
     (ids(0, 1, 2, 3, 4), "map 0 has 2 x 3 = 6 ids, given 5"),
     (ids(*[0] * 7), "map 0 has 2 x 3 = 6 ids, given 7"),
-    (changed(ids=[]), "there must be ids of 1 maps"), (changed(ids=[5]), "6 ids, given 5"),
+    (changed(ids=[]), "there must be ids of 1 maps, given 0"),
+    (changed(ids=[5]), "6 ids, given 5"),
     (changed(maps=[[3, 2]]), "24 x 16 has maps of 2 x 3; given [[3, 2]]"),
     (changed(height=12), "multiples of 8 pixels"),
     (changed(height=0), "must be whole numbers above 0, given 0"),
     (changed(height=10**12), "has maps of 125000000000 x 3"),
+    *[(changed(name=name), f"the name of picture 0 must be that of a file, given {name!r}")
+      for name in (5, "", "/", "a/..", "a\0b")],
     (changed(more=1), "must have the keys height, ids, maps, name, width"),
     (lambda values: values.update(format="x"), "is no file of ids"),
     (lambda values: values.update(pictures=[]), "holds no pictures"),
@@ -242,11 +254,12 @@ def test_ids_of_another_tokenizer_are_refused(here):
     assert f"another tokenizer (vq, digest {theirs}) than other ({own})" in done.stderr
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2]", "{", "\x00\xff"])
+@pytest.mark.parametrize("text", ["", "[1, 2]", "{", "\x00\xff", "[" * 10**5])
 def test_files_that_hold_no_ids(here, text):
     (here / "t.json").write_text(text)
     done = call("detokenize", "t.json", "--tokenizer", "vq")
-    assert done.exit_code == 2 and "t.json" in done.stderr and "Traceback" not in done.output
+    assert done.exit_code == 2 and "Traceback" not in done.output
+    assert "t.json is no file of ids" in done.stderr and "impasto tokenize" in done.stderr
 
 
 def test_there_must_be_a_file(here):

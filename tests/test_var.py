@@ -15,11 +15,10 @@ from impasto.models.var.classes import named_classes, read_class
 from impasto.models.var.costs import scale_flops
 from impasto.models.var.model import Condition
 from impasto.models.var.sampler import draw_tokens, ramp
-from impasto.sample.protocol import Request, Sampling, generate
-from impasto.search import Draw, TTSVar
-from impasto.spec import CLASSES, Item, Spec
-from tests import tiny_var
-from tests.fakes import FakeSecond
+from impasto.sample.protocol import Sampling
+from impasto.spec import CLASSES
+from tests import drawing, tiny_var
+from tests.drawing import start, through
 
 DOG, CAT, BENCH = "a photo of a dog", "cat", "a photo of a bench"
 
@@ -27,20 +26,6 @@ DOG, CAT, BENCH = "a photo of a dog", "cat", "a photo of a bench"
 @pytest.fixture(scope="module")
 def pipe():
     return tiny_var.generator()
-
-
-def requests(*prompts):
-    return [Request.of(prompt) for prompt in prompts]
-
-
-def start(pipe, prompts=(DOG,), seeds=None, **settings):
-    return pipe.start(requests(*prompts), seeds or list(range(len(prompts))), Sampling(**settings))
-
-
-def through(pipe, state, steps=None):
-    for _ in range(state.steps - state.step if steps is None else steps):
-        state = pipe.advance(state)
-    return state
 
 
 def with_defaults(pipe, **changes):
@@ -126,14 +111,8 @@ def test_cached_drawing_equals_drawing_from_scratch(pipe):
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_a_row_does_not_depend_on_its_batch(guidance):
     pipe, settings = tiny_var.generator(top_k=20, top_p=0.9), Sampling(guidance=guidance)
-    prompts = [DOG, CAT, DOG, BENCH]
-    whole, cost = generate(pipe, requests(*prompts), [5, 6, 7, 8], settings)
-    assert len({picture.numpy().tobytes() for picture in whole}) == 4
-    for rows in ([1], [3, 0]):
-        part, _ = generate(pipe, requests(*[prompts[i] for i in rows]), [5 + i for i in rows],
-                           settings)  # fmt: skip
-        assert torch.equal(part, whole[rows])
-    assert cost.row_steps == 12 and cost.images == 4
+    _, cost = drawing.drawn_in_any_batch(pipe, [DOG, CAT, DOG, BENCH], settings)
+    assert cost.row_steps == 12
 
 
 def test_all_rows_at_once_draw_the_same_tokens(pipe, monkeypatch):
@@ -237,49 +216,19 @@ def test_guidance_zero_draws_without_the_class(pipe):
 
 
 def test_select_re_indexes_everything(pipe):
-    state = through(pipe, start(pipe, [DOG, CAT, BENCH], [7, 8, 9]), 1)
-    kept = pipe.select(state, [2, 0, 2])
-    assert kept.seeds == (9, 7, 9)
-    direct = through(pipe, start(pipe, [BENCH, DOG, BENCH], [9, 7, 9]), 1)
-    for _ in range(2):
-        assert torch.equal(kept.f_hat, direct.f_hat)
-        for a, b in zip(kept.cache or (), direct.cache or (), strict=True):
-            assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
-        kept, direct = pipe.advance(kept), pipe.advance(direct)
-    assert torch.equal(pipe.finish(kept), pipe.finish(direct))
+    drawing.selected_as_drawn(pipe, [DOG, CAT, BENCH], 1)
 
 
 def test_twins_part_when_given_other_seeds(pipe):
-    state = pipe.select(through(pipe, start(pipe, seeds=[1]), 1), [0, 0])
-    twins = through(pipe, state)
-    assert torch.equal(twins.f_hat[0], twins.f_hat[1])
-    parted = through(pipe, replace(state, seeds=(1, 99)))
-    assert torch.equal(parted.f_hat[0], twins.f_hat[0])
-    assert not torch.equal(parted.f_hat[1], twins.f_hat[1])
+    drawing.twins_part(pipe, 1)
 
 
 def test_states_are_values(pipe):
-    state = pipe.advance(start(pipe))
-    f_hat, keys = state.f_hat.clone(), state.cache[0][0].clone()
-    other, first = pipe.advance(replace(state, seeds=(50,))), pipe.advance(state)
-    pipe.preview(first)
-    assert torch.equal(state.f_hat, f_hat) and torch.equal(state.cache[0][0], keys)
-    assert torch.equal(pipe.advance(state).f_hat, first.f_hat)
-    assert not torch.equal(other.f_hat, first.f_hat)
+    drawing.states_are_values(pipe, 1)
 
 
 def test_previews_are_the_partial_sum_through_the_same_decoder(pipe):
-    state = start(pipe)
-    with pytest.raises(ValueError, match="0 of 3 scales are drawn; call preview"):
-        pipe.finish(state)
-    state = pipe.advance(state)
-    with torch.no_grad():
-        assert torch.equal(pipe.preview(state), pipe.vae.decode(state.f_hat))
-    assert pipe.preview(state).shape == (1, 3, 32, 32)
-    state = through(pipe, state)
-    assert (pipe.preview(state) - pipe.finish(state)).abs().max() <= 0.5 / 255 + 1e-6
-    with pytest.raises(ValueError, match="all 3 scales are drawn"):
-        pipe.advance(state)
+    drawing.previews_are_partial_sums(pipe, 3, 32)
 
 
 def test_cost_is_what_torch_counts(pipe):
@@ -368,11 +317,7 @@ def test_other_formats_load(pipe, tmp_path):
     ("vae/config.json", {"channels": 5}, "has shape"),
 ])  # fmt: skip
 def test_folders_that_do_not_fit_are_refused_by_name(pipe, tmp_path, file, change, message):
-    pipe.save_pretrained(tmp_path)
-    values = json.loads((tmp_path / file).read_text()) | change
-    (tmp_path / file).write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=message):
-        load_generator(tmp_path)
+    drawing.folder_is_refused(pipe, tmp_path, file, change, message)
 
 
 def test_parts_from_different_places(pipe, tmp_path):
@@ -435,15 +380,9 @@ def test_graphs_are_refused_off_a_gpu(pipe):
 def test_tts_var_searches_among_drawings_by_class(pipe):
     """Rows are chosen after scales and go on by other seeds, as in any family of scales; a draw
     does not depend on those beside it."""
-    specs = [Spec(tag="single_object", include=(Item(cls=name),), prompt=f"a photo of a {name}")
-             for name in ("dog", "cat")]  # fmt: skip
-    search = TTSVar(2, FakeSecond(), schedule=(2, 1, 1), cluster=(), resample=(1,))
-    draws = [Draw(spec, 7, 0) for spec in specs]
-    found = search.draw(pipe, draws, Sampling(), 64)
-    alone = [search.draw(pipe, [draw], Sampling(), 64)[0] for draw in draws]
-    for one, same in zip(found, alone, strict=True):
-        assert torch.equal(one.image, same.image) and one.cost == same.cost
-        assert (one.cost.row_steps, one.cost.tokens) == (4 + 4 + 2, 4 * 1 + 4 * 4 + 2 * 16)
+    found = drawing.searched_among_others(pipe)
+    for one in found:
+        assert one.cost.tokens == 4 * 1 + 4 * 4 + 2 * 16
         assert len(one.candidates) == 2 and one.cost.decodes == 4 + 2
     best = max(range(2), key=lambda i: found[0].candidates[i].value)
     assert found[0].chosen == best and not torch.equal(found[0].image, found[1].image)

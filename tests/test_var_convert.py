@@ -18,6 +18,7 @@ from impasto.models.var.model import VARTransformer
 from impasto.models.var.tokenizer import VARTokenizer
 from impasto.zoo.convert import convert
 from tests import tiny_var
+from tests.converted import file, same
 
 # State keys of the official files: measured there.
 KEYS = {"d16": 220, "d20": 272, "d24": 324, "d30": 402, "d36-s": 446}
@@ -25,17 +26,6 @@ KEYS = {"d16": 220, "d20": 272, "d24": 324, "d30": 402, "d36-s": 446}
 
 def tokenizer():
     return tiny_var.tokenizer(widths=(32, 32, 64), groups=32, blocks=2)
-
-
-def file(tmp_path, values):
-    torch.save(values, tmp_path / "foreign.pth")
-    return tmp_path / "foreign.pth"
-
-
-def same(a, b):
-    ours, theirs = a.state_dict(), b.state_dict()
-    assert set(ours) == set(theirs)
-    return all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items())
 
 
 # ------------------------------------------------------------------------------ the transformer

@@ -129,7 +129,7 @@ def check_enough(
     """
     for name, options in measures.items():
         rule, others = MEASURES[name], "+".join(key for key in measures if key != name)
-        out = f", or leave it out: measures={others}" if others else ""
+        out = f", or leave it out: --features NAME:measures={others}" if others else ""
         width, counts = widths[rule.stream], [samples]
         moment = (given or {}).get(rule.stream) if rule.reference == "moments" else None
         if moment is not None and len(moment.mean) != width:

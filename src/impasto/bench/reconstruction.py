@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["SSIMS", "CodebookUse", "codebook_use", "decibels", "psnr", "ssim", "use_of_counts"]
+__all__ = ["SMALLEST", "SSIMS", "CodebookUse", "codebook_use", "decibels", "psnr", "ssim",
+           "use_of_counts"]  # fmt: skip
 
 
 class _Window(NamedTuple):
@@ -44,6 +45,8 @@ SSIMS = {
     "skimage_dr2": _Window(_UNIFORM, True, 2.0),
     "gaussian": _Window(_gaussian(), False, 1.0),
 }
+SMALLEST = max(len(window.weights) for window in SSIMS.values())
+"""Pixels a side of a picture that all of them can compare."""
 
 
 def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +84,8 @@ def ssim(x: Tensor, y: Tensor, variant: str) -> Tensor:
         raise ValueError(f"unknown SSIM {variant!r}; name one of {', '.join(SSIMS)}")
     (weights, sample, span), (x, y) = SSIMS[variant], _pair(x, y)
     if min(x.shape[-2:]) < (n := len(weights)):
-        raise ValueError(f"{variant} needs pictures of at least {n} x {n} pixels")
+        raise ValueError(f"SSIM {variant} compares pictures of at least {n} x {n} pixels, given "
+                         f"{x.shape[-1]} x {x.shape[-2]}")  # fmt: skip
     mx, my = _filtered(x, weights), _filtered(y, weights)
     norm = n * n / (n * n - 1) if sample else 1.0
     sx, sy, sxy = (norm * (_filtered(a * b, weights) - ma * mb)

@@ -23,14 +23,13 @@ from impasto.files import sha256_file
 from impasto.models import FAMILIES
 from impasto.models.layton import DECODINGS, LaytonTokenizer
 from impasto.models.next_scale.pipeline import NextScaleGenerator
+from impasto.models.next_scale.reconstruct import BitAutoencoder, ScaleAutoencoder
 from impasto.models.reconstruct import (
     Autoencoder,
-    BitAutoencoder,
     CodeAutoencoder,
     LatentAutoencoder,
     QuantisedAutoencoder,
     Reconstruction,
-    ScaleAutoencoder,
 )
 from impasto.models.shrunk import ShrunkAutoencoder
 from impasto.models.storage import network_from, read_json, weights_digest
@@ -137,13 +136,16 @@ def _own(kind: Any, folder: Path, name: str, device: str | torch.device) -> Code
 
 
 def _next_scale(folder: Path, name: str, device: str | torch.device) -> ScaleAutoencoder | None:
-    """The tokenizer of a folder that holds a next-scale generator; None of another."""
+    """The tokenizer of a folder that holds a next-scale generator; None of another, and of one
+    whose tokenizer knows its scales itself."""
     index = folder / "model_index.json"
     family: Any = FAMILIES.get(str(read_json(index).get("_class_name"))) if index.is_file() else ""
     if not (isinstance(family, type) and issubclass(family, NextScaleGenerator)):
         return None
+    kind = SCALED.get(family.LAYOUT.networks["vae"].__name__)
+    if kind is None:
+        return None
     generator = family.from_pretrained(folder, device=device)
-    kind = SCALED[type(generator.vae).__name__]
     return kind(generator, name, sha256_file(folder / "vae" / FILE))
 
 

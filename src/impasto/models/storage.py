@@ -135,6 +135,9 @@ def network_from(kind: Any, folder: Path) -> nn.Module:
         return kind.from_parts(folder)
     config = read_json(folder / "config.json")
     if _like_diffusers(kind):
+        if (found := config.get("_class_name", kind.__name__)) != kind.__name__:
+            raise ValueError(f"{folder} holds a {found}, and a {kind.__name__} is wanted there: "
+                             f"give that of the model")  # fmt: skip
         network = kind.from_config(config)
     else:
         network = kind(kind.config_class.from_dict(config))

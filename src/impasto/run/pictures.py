@@ -16,6 +16,7 @@ All pictures of a set have one size, or are brought to one (`Frame`).
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ from torch.nn import functional as F
 from impasto.bench.distribution import Moments
 from impasto.bench.results import read_results
 from impasto.files import sha256_file
-from impasto.images import centre_crop, image_size, quantise, read_image
+from impasto.images import MAX_PIXELS, centre_crop, image_size, quantise, read_image
 from impasto.run.directory import RunDirectory
 from impasto.score.check import task_scene
 from impasto.spec import Spec
@@ -47,6 +48,8 @@ __all__ = ["Frame", "Pictures", "open_pictures"]
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 SOURCES: Registry[Pictures] = Registry("source of pictures")
 COMBINING = tuple(task for task in GENEVAL_TASKS if task != "single_object")
+LONGEST = math.isqrt(MAX_PIXELS)
+"""Side of the largest square that is read or made."""
 Size = tuple[int, int]
 """Height and width."""
 
@@ -57,11 +60,23 @@ class Frame:
 
     size: cut to size x size as ADM cuts ImageNet (`images.centre_crop`); None: as it is.
     measured: then resized to measured x measured by PyTorch's bicubic without antialiasing, on
-    the 8-bit grid again, as TokenFlow measures another resolution; None: not.
+    the 8-bit grid again, as TokenFlow measures another resolution; None: not. Raises ValueError
+    for a side that is none, or so long that the picture would have more than `MAX_PIXELS`.
     """
 
     size: int | None = None
     measured: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, side in self.record().items():
+            if side is not None and not 1 <= side <= LONGEST:
+                raise ValueError(f"{name} must be from 1 to {LONGEST} pixels, given {side}")
+
+    @property
+    def advice(self) -> str:
+        """What to do about pictures whose size a model does not take."""
+        return ("--size PIXELS scales and cuts pictures to a square" if self.size is None else
+                "give another --size")  # fmt: skip
 
     def cut(self, image: Tensor) -> Tensor:
         """(3, H, W)."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from impasto.bench.codes import place_classes, place_colors
-from impasto.bench.reconstruction import SSIMS, decibels, ssim
+from impasto.bench.reconstruction import SMALLEST, SSIMS, decibels, ssim
 from impasto.bench.reconstruction_summary import (
     MEANS,
     summarise_ids,
@@ -80,8 +80,13 @@ class ReconstructionSettings:
         try:
             self.model.sizes_of(height, width)
         except ValueError as error:
-            raise ValueError(f"the pictures are {width} x {height}: {error}; --size PIXELS cuts "
-                             f"them to squares") from error  # fmt: skip
+            raise ValueError(f"the pictures are {width} x {height}: {error}; "
+                             f"{self.frame.advice}") from error  # fmt: skip
+        compared = self.frame.measured or min(height, width)
+        if compared < SMALLEST:
+            raise ValueError(f"pictures are compared at {SMALLEST} x {SMALLEST} pixels or more, "
+                             f"given a side of {compared}; enlarge them (--size, --measured)"
+                             )  # fmt: skip
         names = [each.name for each in self.perceptual]
         if len(set(names)) < len(names):
             raise ValueError(f"perceptual distances are asked for twice: {', '.join(names)}")

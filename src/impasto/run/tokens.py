@@ -12,6 +12,7 @@ Ids mean nothing to another tokenizer: the record's digest must be its own befor
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,6 @@ from impasto.bench.reconstruction import decibels
 from impasto.files import write_json
 from impasto.images import image_size, quantise, read_image, write_png
 from impasto.models.autoencoders import Autoencoder
-from impasto.run.directory import read_json
 from impasto.run.pictures import Frame
 
 __all__ = ["FORMAT", "check_pictures", "colors_of", "difference", "maps_picture", "restored",
@@ -94,12 +94,18 @@ def check_pictures(model: Autoencoder, paths: Sequence[Path], frame: Frame) -> N
     """Raises ValueError naming the first picture whose size the tokenizer does not take, by the
     files' heads; ImageError for what is none."""
     for path in paths:
-        height, width = image_size(path) if frame.size is None else (frame.size, frame.size)
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; give the pictures in it, or measure them all "
+                             f"by 'impasto eval reconstruction {path}'")  # fmt: skip
+        height, width = image_size(path)
+        if frame.size is not None:
+            height = width = frame.size
         try:
             model.sizes_of(height, width)
         except ValueError as error:
-            raise ValueError(f"{path} is {width} x {height}: {error}; --size PIXELS scales and "
-                             f"cuts pictures to a square") from error  # fmt: skip
+            made = "is" if frame.size is None else "is to be cut to"
+            raise ValueError(f"{path} {made} {width} x {height}: {error}; {frame.advice}"
+                             ) from error  # fmt: skip
 
 
 def _files(out: Path, name: str, **images: Tensor) -> dict[str, str]:
@@ -151,8 +157,13 @@ def tokenized(
 # ---------------------------------------------------------------- ids to pictures
 
 
-def _checked(values: Any, path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     """The content of a tokens file. Raises ValueError for what is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no file of ids: it is not JSON ({error}); give the "
+                         f"tokens.json of 'impasto tokenize'") from error  # fmt: skip
     if not isinstance(values, Mapping) or values.get("format") != FORMAT:
         raise ValueError(f"{path} is no file of ids: it has no \"format\": \"{FORMAT}\"; give the "
                          f"tokens.json of 'impasto tokenize'")  # fmt: skip
@@ -167,7 +178,15 @@ def _checked(values: Any, path: Path) -> dict[str, Any]:
         if not all(type(picture[key]) is int and picture[key] > 0 for key in ("height", "width")):
             raise ValueError(f"{path}: the size of picture {i} must be whole numbers above 0, "
                              f"given {picture['height']!r} and {picture['width']!r}")  # fmt: skip
+        if not _is_name(picture["name"]):
+            raise ValueError(f"{path}: the name of picture {i} must be that of a file, given "
+                             f"{picture['name']!r}")  # fmt: skip
     return dict(values)
+
+
+def _is_name(name: Any) -> bool:
+    """Whether a file can be called so; folders before it do not count."""
+    return isinstance(name, str) and "\0" not in name and Path(name).name not in ("", "..")
 
 
 def _ids(picture: Mapping[str, Any], model: Autoencoder) -> list[Tensor]:
@@ -179,7 +198,8 @@ def _ids(picture: Mapping[str, Any], model: Autoencoder) -> list[Tensor]:
                          f"{wanted}; given {picture['maps']}")  # fmt: skip
     given = picture["ids"]
     if not isinstance(given, list) or len(given) != len(sizes):
-        raise ValueError(f"there must be ids of {len(sizes)} maps")
+        raise ValueError(f"there must be ids of {len(sizes)} maps, given "
+                         f"{len(given) if isinstance(given, list) else repr(given)}")  # fmt: skip
     for k, (own, (h, w)) in enumerate(zip(given, sizes, strict=True)):
         if not isinstance(own, list) or len(own) != h * w:
             count = len(own) if isinstance(own, list) else repr(own)
@@ -197,7 +217,7 @@ def restored(path: Path, model: Autoencoder) -> Iterator[tuple[str, Tensor]]:
     Raises ValueError, before anything is decoded, for a file that is none, for ids of another
     tokenizer, out of range, or not as many as the maps have places.
     """
-    values = _checked(read_json(path), path)
+    values = _read(path)
     theirs, own = values["tokenizer"].get("digest"), model.digest
     if theirs != own:
         name = values["tokenizer"].get("name")
@@ -210,6 +230,6 @@ def restored(path: Path, model: Autoencoder) -> Iterator[tuple[str, Tensor]]:
             every.append(_ids(picture, model))
         except ValueError as error:
             raise ValueError(f"{path}, picture {i} ({picture['name']}): {error}") from error
-    names = _names([Path(str(picture["name"])) for picture in values["pictures"]])
+    names = _names([Path(picture["name"]) for picture in values["pictures"]])
     for name, picture, ids in zip(names, values["pictures"], every, strict=True):
         yield name, quantise(model.decode_ids(ids, picture["height"], picture["width"])[0])

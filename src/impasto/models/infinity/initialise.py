@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from impasto.models.infinity.model import InfinityTransformer
+from impasto.models.next_scale.initialise import truncated_normal
 
 __all__ = ["initialise"]
 
@@ -22,14 +23,7 @@ def initialise(model: InfinityTransformer) -> InfinityTransformer:
     """
     blocks: Any = model.blocks
     width, depth = model.pos_start.shape[-1], len(blocks)
-    std = (1 / (3 * width)) ** 0.5
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.trunc_normal_(module.weight, std=std)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for weight in (model.pos_start, model.text_proj_for_sos.ca.mat_q):
-        nn.init.trunc_normal_(weight, std=std)
+    truncated_normal(model, (model.pos_start, model.text_proj_for_sos.ca.mat_q), width)
     nn.init.trunc_normal_(model.cfg_uncond, std=1.2 / model.cfg_uncond.shape[1] ** 0.5)
     head: Any = model.head_nm.ada_lin[1]
     model.head.weight.mul_(0.02)

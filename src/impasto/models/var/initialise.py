@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from impasto.models.next_scale.initialise import truncated_normal
 from impasto.models.var.model import VARTransformer
 
 __all__ = ["initialise"]
@@ -24,14 +25,7 @@ def initialise(model: VARTransformer, gamma: float = 1e-3) -> VARTransformer:
     """
     blocks: Any = model.blocks
     width, depth = model.pos_start.shape[-1], len(blocks)
-    std = (1 / (3 * width)) ** 0.5
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.trunc_normal_(module.weight, std=std)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for weight in (model.pos_start, model.pos_1LC):
-        nn.init.trunc_normal_(weight, std=std)
+    truncated_normal(model, (model.pos_start, model.pos_1LC), width)
     head: Any = model.head_nm.ada_lin[1]
     model.head.weight.mul_(0.02)
     head.weight.mul_(0.5)
