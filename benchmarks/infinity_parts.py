@@ -1,4 +1,4 @@
-"""What the two benchmarks of Infinity share: random networks, clocks, the roofline.
+"""What the two benchmarks of Infinity share: random networks, the roofline.
 
 Networks are made on the meta device and filled where they run, in their final type. Random weights
 change no cost. They are scaled so that guided log-odds spread over some units: bits are then the
@@ -8,16 +8,15 @@ network's doing as well as the noise's, and comparing them means something.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import statistics
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import torch
+from measuring import Timed, say, timed
+from roofline import CARDS
 from torch import nn
 from transformers import T5Config, T5EncoderModel
 
@@ -32,7 +31,7 @@ from impasto.models.mmdit import train_tokenizer
 PROMPT = ("a photo of two red dogs to the left of a small blue bench, under a tall green tree "
           "that stands beside an old brick house, painted in soft morning light with long "
           "shadows and a few white birds above the roof")  # fmt: skip
-FLOPS, BANDWIDTH = 989e12, 3.35e12
+FLOPS, _, _, BANDWIDTH = CARDS["NVIDIA H100 80GB HBM3"]
 """Of an H100 (SXM): dense bfloat16 products, and bytes of its memory, a second."""
 
 FLAN_T5_XL = {"d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_heads": 32,
@@ -52,11 +51,6 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="timed calls of each way")
     parser.add_argument("--uncompiled", action="store_true", help="leave ours compiled out")
     parser.add_argument("--profile", action="store_true", help="kernels that take longest (GPU)")
-
-
-def say(**values: Any) -> None:
-    """One line of JSON, at once."""
-    print(json.dumps(values), flush=True)
 
 
 # -------------------------------------------------------------------------------- networks
@@ -100,41 +94,7 @@ def fill(network: nn.Module) -> None:
             part.weight.mul_(0.3)
 
 
-# -------------------------------------------------------------------------------- time
-
-
-class Timed(NamedTuple):
-    """Seconds of the first call, of the second, and of those after; peak memory of the latter."""
-
-    result: Any
-    cold: float
-    second: float
-    warm: list[float]
-    gib: float | None
-
-    @property
-    def seconds(self) -> float:
-        return statistics.median(self.warm)
-
-
-def timed(run: Callable[[], Any], device: str, repeats: int) -> Timed:
-    cuda = device.startswith("cuda")
-
-    def once() -> tuple[Any, float]:
-        if cuda:
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        result = run()
-        if cuda:
-            torch.cuda.synchronize()
-        return result, time.perf_counter() - start
-
-    cold, second = once()[1], once()[1]
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    results = [once() for _ in range(repeats)]
-    gib = torch.cuda.max_memory_allocated() / 2**30 if cuda else None
-    return Timed(results[-1][0], cold, second, [seconds for _, seconds in results], gib)
+# -------------------------------------------------------------------------------- the roofline
 
 
 class Floor(NamedTuple):

@@ -1,25 +1,29 @@
 """TokenFlow beside its published code: encoding, decoding, drawing; in one run.
 
-    python benchmarks/tokenflow.py --device cuda                    # TokenFlow-XL, the 7B model
-    python benchmarks/tokenflow.py --tokenizer tiny --model tiny    # a smoke run
+    python benchmarks/tokenflow.py --device cuda                     # B at 256, L, XL; 7 billion
+    python benchmarks/tokenflow.py --tokenizers tiny --model tiny    # a smoke run
 
-Random weights, which change no cost. A line of JSON each: seconds (median), pictures a second,
-peak memory, how many times faster than the published way (`official_tokenflow.py`), share of the
-roofline where products are counted; then whether both gave the same ids.
+Random weights, which change no cost. A line of JSON a row as it is measured, whether both ways
+gave the same, and a table of all. The published ways are `official_tokenflow.py`; decoding has but
+one. L needs timm (extra `vitamin`) and is left out, by name, where that is missing.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from infinity_parts import FLOPS, say, timed
+from measuring import Sheet, filled
 from official_tokenflow import official_draw, official_encode
-from torch import nn
+from roofline import Stage
+from torch import Tensor
 
+from impasto.models.next_scale.maps import tokens
 from impasto.models.tokenflow import (
     STRATEGIES,
     TOKENIZERS,
@@ -30,141 +34,195 @@ from impasto.models.tokenflow import (
     TokenFlowTransformer,
     train_words,
 )
-from impasto.models.tokenflow.costs import decoder_flops, positions
-from impasto.sample.flops import count_flops
+from impasto.models.tokenflow.costs import positions, scale_flops
 from impasto.sample.protocol import Request, Sampling, generate
 
 PROMPT = "a photo of two red dogs left of a small blue bench, under a tall green tree"
 OF_MODEL = {"7b": "b-256", "sticker": "sticker", "tiny": "tiny"}
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--tokenizer", choices=sorted(TOKENIZERS), default="xl")
-    parser.add_argument("--model", choices=sorted(OF_MODEL), default="7b")
-    parser.add_argument("--batch", type=int, default=8, help="pictures at once of the tokenizer")
+    parser.add_argument("--tokenizers", nargs="*", choices=sorted(TOKENIZERS),
+                        default=["b-256", "l", "xl"])  # fmt: skip
+    parser.add_argument("--model", choices=[*sorted(OF_MODEL), "none"], default="7b")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32],
+                        help="pictures at once of the tokenizers")  # fmt: skip
     parser.add_argument("--draw", type=int, default=1, help="pictures at once of the model")
-    parser.add_argument("--passes", type=int, choices=sorted(STRATEGIES), default=3)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--passes", type=int, nargs="+", choices=sorted(STRATEGIES),
+                        default=[1, 3])  # fmt: skip
+    parser.add_argument("--dtypes", nargs="+", choices=sorted(DTYPES),
+                        help="of tokenizers; by default bfloat16 on a GPU, else float32")
+    parser.add_argument("--repeats", type=int, default=3, help="timed calls of a way, at most")
+    parser.add_argument("--compile", action="store_true",
+                        help="add drawing compiled, by the last of --passes: a minute more"
+                        )  # fmt: skip
+    parser.add_argument("--json", type=Path, help="file for all figures")
     return parser.parse_args()
 
 
-def dtype_of(device: str) -> torch.dtype:
-    return torch.bfloat16 if device.startswith("cuda") else torch.float32
+# -------------------------------------------------------------------------------- tokenizers
 
 
-@torch.no_grad()
-def filled(network: Any, device: str) -> Any:
-    """Weights of variance 1 / inputs, norms 1, biases 0."""
-    nn.Module.to_empty(nn.Module.to(network, dtype_of(device)), device=device)
-    for name, own in [*network.named_parameters(), *network.named_buffers()]:
-        if "position_ids" in name:
-            own.copy_(torch.arange(own.shape[-1], device=device))
-        elif own.ndim == 1:
-            own.fill_(float("norm" in name and name.endswith("weight")))
-        elif own.is_floating_point():
-            own.normal_(std=own[0].numel() ** -0.5)
-    return network.eval().requires_grad_(False)
-
-
-def tokenizer(name: str, device: str) -> TokenFlowTokenizer:
-    torch.manual_seed(0)
+def unfilled(name: str) -> TokenFlowTokenizer:
+    """On the meta device. Raises ValueError where timm is missing."""
     with torch.device("meta"):
-        made = TokenFlowTokenizer(**asdict(TOKENIZERS[name]()))
-    return filled(made, device)
+        return TokenFlowTokenizer(**asdict(TOKENIZERS[name]()))
 
 
-def report(
-    way: str, run: Callable[[], Any], chosen: argparse.Namespace, pictures: int, *,
-    base: float | None = None, flops: float | None = None,
-) -> tuple[Any, float]:  # fmt: skip
-    """Time a way and say so. flops: of one picture. Gives its result and seconds."""
-    done = timed(run, chosen.device, chosen.repeats)
-    share = None
-    if flops is not None and chosen.device.startswith("cuda"):
-        share = round(flops * pictures / FLOPS / done.seconds, 3)
-    say(way=way, seconds=round(done.seconds, 4), all=[round(s, 4) for s in done.warm],
-        pictures_per_second=round(pictures / done.seconds, 2), cold=round(done.cold, 2),
-        GiB=None if done.gib is None else round(done.gib, 2),
-        times_faster=None if base is None else round(base / done.seconds, 2),
-        share_of_roofline=share)  # fmt: skip
-    return done.result, done.seconds
+def encoding(vae: TokenFlowTokenizer) -> list[Stage]:
+    """Both encoders, and all codes' products with all places."""
+    side, book = vae.scales[-1][0] * vae.factor, vae.quantize
+    one, pixel = (torch.empty(1, 3, own, own, device="meta", dtype=vae.dtype)
+                  for own in (vae.image, side))  # fmt: skip
+    search = 2 * tokens(vae.scales) * book.vocabulary * book.channels
+    return [Stage.of(vae.encoder_vqkd, one), Stage.of(vae.encoder, pixel), Stage(exact=search)]
 
 
-def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> dict[str, int]:
+def decoding(vae: TokenFlowTokenizer) -> list[Stage]:
+    wide = torch.empty(1, vae.post_quant_conv.out_channels, *vae.scales[-1], device="meta",
+                       dtype=vae.dtype)  # fmt: skip
+    return [Stage.of(vae.decoder, wide)]
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> dict[str, int]:
     differ = sum(int((x != y).sum()) for x, y in zip(a, b, strict=True))
     return {"ids_that_differ": differ, "of": sum(x.numel() for x in a)}
 
 
-@torch.inference_mode()
-def tokenizers(chosen: argparse.Namespace) -> None:
-    vae = tokenizer(chosen.tokenizer, chosen.device)
-    x = torch.rand(chosen.batch, 3, vae.image, vae.image, device=chosen.device)
-    one = torch.empty(1, 3, vae.image, vae.image, device="meta")
+def tokenizer_rows(sheet: Sheet, name: str, dtype: torch.dtype, batches: list[int]) -> None:
+    """Encoding and decoding of one tokenizer, by number of pictures at once."""
+    try:
+        made = unfilled(name)
+    except (ValueError, RuntimeError) as error:  # no timm, or one that takes no meta device
+        if TOKENIZERS[name]().tower != "vitamin":
+            raise
+        sheet.note(tokenizer=name, left_out=str(error))
+        return
+    vae = filled(made, sheet.device, dtype)
+    sheet.note(tokenizer=name, pixels=vae.image, ids=tokens(vae.scales),
+               weights=sum(p.numel() for p in vae.parameters()))  # fmt: skip
+    there, back = encoding(vae), decoding(vae)
+    for pictures in batches:
+        x = torch.rand(pictures, 3, vae.image, vae.image, device=sheet.device)
+        row = partial(sheet.time, dtype=dtype, pictures=pictures)
+        named = {"model": name, "what": "encode"}
+        theirs = row(named | {"way": "published quantiser"}, partial(official_encode, vae, x),
+                     there)  # fmt: skip
+        own = row(named | {"way": "ours"}, partial(vae.encode, x), there, base=theirs)
+        if own is None:
+            continue
+        if theirs is not None:
+            sheet.note(tokenizer=name, pictures=pictures, **same(theirs.result, own.result))
+        ids, theirs, own = own.result, None, None  # what the ids were made with is free again
+        row(named | {"what": "decode", "way": "ours"},
+            partial(vae.decode_tokens, ids, vae.scales), back)  # fmt: skip
+
+
+# -------------------------------------------------------------------------------- drawing
+
+
+def model(name: str, device: str, dtype: torch.dtype) -> TokenFlowGenerator:
     with torch.device("meta"):
-        meta = TokenFlowTokenizer(**asdict(TOKENIZERS[chosen.tokenizer]()))
-    side, book = vae.scales[-1][0] * vae.factor, vae.quantize
-    pixel = torch.empty(1, 3, side, side, device="meta")
-    search = 2 * sum(h * w for h, w in vae.scales) * book.vocabulary * book.channels
-    encoding = count_flops(meta.encoder_vqkd, one) + count_flops(meta.encoder, pixel) + search
-    say(tokenizer=chosen.tokenizer, batch=chosen.batch, ids=sum(h * w for h, w in vae.scales),
-        dtype=str(vae.dtype), device=torch.cuda.get_device_name()
-        if chosen.device.startswith("cuda") else "cpu")  # fmt: skip
-    theirs, base = report("encode, published quantiser", lambda: official_encode(vae, x), chosen,
-                          chosen.batch, flops=encoding)  # fmt: skip
-    ours, _ = report("encode, ours", lambda: vae.encode(x), chosen, chosen.batch, base=base,
-                     flops=encoding)  # fmt: skip
-    say(**same(theirs, ours))
-    report("decode", lambda: vae.decode(vae.features_of(ours, vae.scales)), chosen, chosen.batch,
-           flops=decoder_flops(vae))  # fmt: skip
+        transformer = TokenFlowTransformer(**asdict(TRANSFORMERS[name]()))
+    return TokenFlowGenerator(transformer=filled(transformer, device, dtype),
+                              vae=filled(unfilled(OF_MODEL[name]), device, dtype),
+                              tokenizer=train_words([PROMPT] * 3, 320),
+                              defaults=Defaults())  # fmt: skip
 
 
-def model(chosen: argparse.Namespace) -> TokenFlowGenerator:
-    vae = tokenizer(OF_MODEL[chosen.model], chosen.device)
-    config = TRANSFORMERS[chosen.model]()
-    with torch.device("meta"):
-        transformer = TokenFlowTransformer(**asdict(config))
-    words = train_words([PROMPT] * 3, 320)
-    top_k, top_p = STRATEGIES[chosen.passes]
-    return TokenFlowGenerator(transformer=filled(transformer, chosen.device), vae=vae,
-                              tokenizer=words,
-                              defaults=Defaults(top_k=top_k, top_p=top_p))  # fmt: skip
+def drawing(pipe: TokenFlowGenerator) -> list[Stage]:
+    """The least: prompt and negative text read at once; then every pass of every scale, of two
+    branches, by a cache. Weights of the words' head and embedding are not read."""
+    net = pipe.transformer
+    blocks = sum(p.numel() for p in net.model.layers.parameters())
+    read = sum(len(pipe._text_ids(text)) + len(pipe._scale.opening) - 1
+               for text in (PROMPT, pipe.defaults.negative))  # fmt: skip
+    stages = [Stage(products=2 * read * blocks, weights=blocks)]
+    weights = blocks + net.config["vocabulary"] * net.config["width"]
+    for k in range(len(net.sizes)):
+        flops = 2 * scale_flops(net, k, pipe._scale.prefix)
+        stages.append(Stage(products=flops, weights=weights,
+                            times=pipe.defaults.passes if k else 1))  # fmt: skip
+    return stages
 
 
-@torch.inference_mode()
-def drawing(chosen: argparse.Namespace) -> None:
-    pipe, seeds = model(chosen), list(range(1, chosen.draw + 1))
-    prompts, sizes = [PROMPT] * chosen.draw, pipe.transformer.sizes
-    prefix = pipe._scale.prefix + 1
-    counts = {way: positions(sizes, prefix, chosen.passes, cached=way == "cached")
-              for way in ("uncached", "cached")}  # fmt: skip
-    say(model=chosen.model, pictures=chosen.draw, passes=chosen.passes, places=counts)
-    theirs, base = report("draw, everything anew",
-                          lambda: official_draw(pipe, prompts, seeds).ids, chosen, chosen.draw)
-    requests, sums = [Request.of(text) for text in prompts], []
+class Drawing:
+    """Ways to draw `pictures` with one number of passes."""
 
-    def ours() -> torch.Tensor:
-        state = pipe.start(requests, seeds, Sampling())
+    def __init__(self, sheet: Sheet, pipe: TokenFlowGenerator, name: str, pictures: int) -> None:
+        self.sheet, self.pipe, self.stages = sheet, pipe, drawing(pipe)
+        self.prompts, self.seeds = [PROMPT] * pictures, list(range(1, pictures + 1))
+        self.requests = [Request.of(text) for text in self.prompts]
+        passes, sizes, prefix = pipe.defaults.passes, pipe.transformer.sizes, pipe._scale.prefix
+        self.named = {"model": name, "what": f"draw, {passes} pass{'es' * (passes > 1)}"}
+        sheet.note(**self.named, places={
+            way: positions(sizes, prefix + 1, passes, cached=way == "cached")
+            for way in ("uncached", "cached")})  # fmt: skip
+        self.theirs = self._row("published: all anew", lambda: official_draw(
+            pipe, self.prompts, self.seeds).ids, self.stages, warming=False)  # fmt: skip
+
+    def _row(self, way: str, run: Any, stages: list[Stage], **more: Any) -> Any:
+        return self.sheet.time(self.named | {"way": way}, run, stages, dtype=self.pipe.vae.dtype,
+                               pictures=len(self.seeds), **more)  # fmt: skip
+
+    def _drawn(self) -> Tensor:
+        state = self.pipe.start(self.requests, self.seeds, Sampling())
         while not state.done:
-            state = pipe.advance(state)
-        sums[:] = [state.f_hat]
-        return sums[0]
+            state = self.pipe.advance(state)
+        return state.f_hat
 
-    report("draw, cached", ours, chosen, chosen.draw, base=base)
-    wanted = pipe.vae.features_of(theirs, sizes)
-    say(largest_difference_of_sums=float((sums[0] - wanted).abs().max()))
-    if chosen.device.startswith("cuda"):
-        pipe.use_graphs()
-        report("draw, cached, with graphs", ours, chosen, chosen.draw, base=base)
-        say(largest_difference_of_sums=float((sums[0] - wanted).abs().max()))
+    def ours(self, way: str) -> None:
+        """And how far it is from the published way's sums of codes."""
+        done = self._row(way, self._drawn, self.stages, warming=True, base=self.theirs)
+        if done is not None and self.theirs is not None:
+            wanted = self.pipe.vae.features_of(self.theirs.result, self.pipe.transformer.sizes)
+            self.sheet.note(**self.named, way=way, largest_difference_of_sums=float(
+                (done.result - wanted).abs().max()))  # fmt: skip
+
+    def with_picture(self) -> None:
+        self._row("the same, with the picture",
+                  lambda: generate(self.pipe, self.requests, self.seeds)[0],
+                  [*self.stages, *decoding(self.pipe.vae)], warming=True)  # fmt: skip
+
+
+def drawing_rows(sheet: Sheet, chosen: argparse.Namespace, dtype: torch.dtype) -> None:
+    pipe, graphs = model(chosen.model, sheet.device, dtype), sheet.device.startswith("cuda")
+    every: list[Drawing] = []
+    for passes in chosen.passes:
+        top_k, top_p = STRATEGIES[passes]
+        pipe.defaults = replace(pipe.defaults, top_k=top_k, top_p=top_p)
+        ways = Drawing(sheet, pipe, chosen.model, chosen.draw)
+        ways.ours("ours, cached")
+        if graphs:
+            pipe.use_graphs()
+            ways.ours("ours, cached, with graphs")
+        ways.with_picture()
+        pipe.use_graphs(False)
+        every.append(ways)
+    if chosen.compile:
         pipe.compile()
-        pipe.use_graphs()
-        report("draw, cached, compiled with graphs", ours, chosen, chosen.draw, base=base)
-    report("with the picture", lambda: generate(pipe, requests, seeds)[0], chosen, chosen.draw)
+        pipe.use_graphs(graphs)
+        every[-1].ours("ours, cached, compiled" + " with graphs" * graphs)
+
+
+@torch.inference_mode()
+def main() -> int:
+    chosen, begun = options(), time.perf_counter()
+    usual = "bfloat16" if chosen.device.startswith("cuda") else "float32"
+    dtypes = [DTYPES[name] for name in chosen.dtypes or [usual]]
+    sheet = Sheet(chosen.device, chosen.repeats)
+    sheet.header(dtypes)
+    for name in chosen.tokenizers:
+        for dtype in dtypes:
+            tokenizer_rows(sheet, name, dtype, chosen.batches)
+    if chosen.model != "none":
+        drawing_rows(sheet, chosen, DTYPES[usual])
+    sheet.note(seconds_in_all=round(time.perf_counter() - begun, 1))
+    return sheet.close(chosen.json, **vars(chosen))
 
 
 if __name__ == "__main__":
-    asked = options()
-    tokenizers(asked)
-    drawing(asked)
+    raise SystemExit(main())

@@ -9,7 +9,7 @@ from torch import nn
 from impasto.models.mmdit import sampler
 from impasto.models.mmdit.sampler import euler, guided_velocity, predict_x_0, shifted_times
 from impasto.models.mmdit.text import Encoding
-from impasto.sample.flops import count_flops
+from impasto.sample.flops import count_flops, flops_by_operation
 from impasto.sample.protocol import Request, Sampling, generate, row_seed
 from impasto.sample.seeds import row_noise
 from tests import tiny_mmdit
@@ -79,6 +79,14 @@ def test_flops_by_hand():
     assert count_flops(conv, torch.zeros(2, 3, 6, 6)) == 2 * (2 * 8 * 6 * 6) * (3 * 3 * 3)
     # q k^T and the product with v: 2 heads, 10 tokens, 16 wide, both 2 L L d.
     assert count_flops(Attention(), torch.zeros(1, 2, 10, 16)) == 2 * (2 * 2 * 10 * 10 * 16)
+
+
+def test_flops_by_operation():
+    both = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Linear(6, 5))
+    x = torch.zeros(2, 3, 6, 6)
+    want = {"aten.convolution": 2 * (2 * 8 * 6 * 6) * 27, "aten.addmm": 2 * (2 * 8 * 6) * 6 * 5}
+    assert flops_by_operation(both, x) == want and count_flops(both, x) == sum(want.values())
+    assert flops_by_operation(nn.ReLU(), x) == {}
 
 
 def test_counting_leaves_the_module_alone():

@@ -17,7 +17,6 @@ from torch import Tensor
 from impasto.models import tokenflow, vq
 from impasto.models.tokenflow.semantic import SemanticEncoder, Teacher
 from impasto.models.tokenflow.train import drop_scale, quantised, semantic_loss
-from impasto.models.vq.train import quantised as vq_quantised
 from impasto.score.clip import load_clip_model
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
@@ -62,7 +61,7 @@ def train_vq(
     sizes = [(side, side) for side in sides or cache.images.shape[-1:]]
 
     def attempt(_: Loop, x: Tensor) -> Attempt:
-        out = vq_quantised(vae, features(x))
+        out = vae.quantize.learnt(features(x))
         return Attempt(picture(out.z_q), out.vq + out.commit, {"vq": out.vq.detach()}, out.ids)
 
     return _train(vae, cache, attempt, sizes, name="vq", compiled=compiled, **numbers)
