@@ -95,6 +95,14 @@ def test_a_training_names_earlier_models(tmp_path):
     assert table.uses["semantic"] == "model" and len(table.uses) == 6
 
 
+@pytest.mark.parametrize("name", ["tokenflow/sticker", "tokenflow/design", "layton/sticker"])
+def test_the_recipes_of_tokenizers_are_whole_before_anything_is_made(name, tmp_path):
+    stack, tools = load_stack(f"recipes/{name}.yaml"), Tools(tmp_path, build)
+    for i, step in enumerate(stack.steps):
+        step.check(tools, stack.steps[:i])
+    assert not list(tmp_path.iterdir())
+
+
 # ------------------------------------------------------------------------------ the probe
 
 

@@ -165,9 +165,9 @@ class Distances(Step):
 
 
 def _prompts(tools: Tools, step: Eval) -> int:
-    """How many a step draws."""
-    alone = step.alone(next(iter(step.named)))
-    return len(alone.planned(tools, "none", 0).bench_part.specs)
+    """How many a step draws, whether or not its models are there yet."""
+    bench = tools.bench(step.bench)
+    return len((bench if step.limit is None else bench.stratified(step.limit)).specs)
 
 
 def _prompt(name: str, i: int) -> int:
