@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
+from impasto.train.recipe import check_keys
 from impasto.train.tokenizers import cached, perceptual, psnr
 from impasto.zoo.registry import PERCEPTUAL, nearest
 
@@ -79,10 +80,7 @@ class PixelObjective:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PixelObjective:
         """Raises ValueError naming an unknown key and the nearest ones."""
-        known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ValueError(f"pixels has no {key!r}: {nearest(key, known)}")
+        check_keys(cls, values, "pixels")
         return cls(**values)
 
 

@@ -18,7 +18,7 @@ from impasto.train.data import split_of
 from impasto.train.loop import Loop
 from impasto.zoo.registry import nearest
 
-__all__ = ["KINDS", "Kind", "Recipe", "kind", "load_recipe"]
+__all__ = ["KINDS", "Kind", "Recipe", "check_keys", "kind", "load_recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +112,15 @@ class Recipe:
 def _default(name: str) -> Any:
     own = next(f for f in fields(Recipe) if f.name == name)
     return own.default if own.default_factory is MISSING else own.default_factory()
+
+
+def check_keys(kind: Any, values: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError for a key that the dataclass `kind` has not, with the nearest ones.
+    where: the recipe's key that holds the values."""
+    known = [f.name for f in fields(kind)]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{where} has no {key!r}: {nearest(key, known)}")
 
 
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +27,7 @@ from impasto.train.adversary import Adversary, adaptive_weight
 from impasto.train.checkpoint import Carried, Checkpoint
 from impasto.train.data import PictureCache
 from impasto.train.loop import CodebookCollapse, Loop, learning_rate
+from impasto.train.recipe import check_keys
 from impasto.zoo.registry import PERCEPTUAL, nearest
 
 __all__ = ["Attempt", "Objective", "cached", "last_weight", "perceptual", "psnr",
@@ -91,10 +92,7 @@ class Objective:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Objective:
         """Raises ValueError naming an unknown key and the nearest ones."""
-        known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ValueError(f"objective has no {key!r}: {nearest(key, known)}")
+        check_keys(cls, values, "objective")
         return cls(**values)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,9 +21,8 @@ from impasto.train.data import (
     chunks,
     split_of,
 )
-from impasto.train.recipe import Recipe
+from impasto.train.recipe import Recipe, check_keys
 from impasto.world import Renderer, Sprites
-from impasto.zoo.registry import nearest
 from impasto.zoo.weights import save_weights
 
 __all__ = ["FILE", "Captions", "changed", "numbers", "one_start", "pictures", "save_plain",
@@ -60,10 +59,7 @@ def numbers(recipe: Recipe, checkpoint: Checkpoint) -> dict[str, Any]:
 
 def changed(config: Config, recipe: Recipe) -> Config:
     """A preset with the recipe's `model`. Raises ValueError for an unknown key."""
-    known = [field.name for field in fields(config)]  # type: ignore[arg-type]
-    for key in recipe.model:
-        if key not in known:
-            raise ValueError(f"model has no {key!r}: {nearest(key, known)}")
+    check_keys(config, recipe.model, "model")
     values = {key: tuple(value) if isinstance(value, list) else value
               for key, value in recipe.model.items()}  # fmt: skip
     return replace(config, **values)  # type: ignore[type-var]
