@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -136,6 +137,8 @@ class Reader(LocalWords):
                              f"{made}")  # fmt: skip
         self.network, self.features, self.tokenizer = network, features, tokenizer
         self.chat, self.name = chat, name
+        # A training asks the same words of many pictures: splitting them anew was most of a step.
+        self._ids = lru_cache(maxsize=2**17)(self._split)
 
     @property
     def words(self) -> PreTrainedTokenizerFast:
@@ -143,7 +146,7 @@ class Reader(LocalWords):
 
     # ---------------------------------------------------------------- sequences
 
-    def _ids(self, text: str, *, marks: bool) -> list[int]:
+    def _split(self, text: str, *, marks: bool) -> list[int]:
         """marks: whether the tokenizer's special words may stand in the text."""
         if not text:
             return []

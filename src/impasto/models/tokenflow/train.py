@@ -177,15 +177,24 @@ def answer_loss(
     reader: Reader, features: Tensor, questions: Sequence[str], answers: Sequence[str]
 ) -> Tensor:
     """Mean CE over all words of the answers and their ends, of pictures' features (B, P, D)."""
-    network, rows, wanted = reader.network, [], []
-    for own, question, answer in zip(network.projector(features), questions, answers, strict=True):
-        (before, behind), said = reader.prompt_ids(question), reader.answer_ids(answer)
-        rows.append(reader.embedded(before, own, [*behind, *said[:-1]]))
-        # A place's logits are of the word after it.
-        wanted.append(F.pad(torch.tensor(said), (len(rows[-1]) - len(said), 0), value=-100))
-    there = [torch.ones(len(row), dtype=torch.long, device=features.device) for row in rows]
-    padded = nn.utils.rnn.pad_sequence
-    logits = network.lm(inputs_embeds=padded(rows, batch_first=True),
-                        attention_mask=padded(there, batch_first=True)).logits  # fmt: skip
-    targets = padded(wanted, batch_first=True, padding_value=-100).to(logits.device)
+    network, device = reader.network, features.device
+    seen = network.projector(features)
+    prompts = [reader.prompt_ids(question) for question in questions]
+    said = [reader.answer_ids(answer) for answer in answers]
+    before = prompts[0][0]  # the same of all: no prompt has a system text
+    words = [torch.tensor([*behind, *answer[:-1]])
+             for (_, behind), answer in zip(prompts, said, strict=True)]  # fmt: skip
+    # A place's logits are of the word after it.
+    wanted = [F.pad(torch.tensor(answer), (len(own) - len(answer), 0), value=-100)
+              for own, answer in zip(words, said, strict=True)]  # fmt: skip
+    padded, first = nn.utils.rnn.pad_sequence, len(before) + seen.shape[1]
+    there = padded([torch.ones(len(own), dtype=torch.long) for own in words], batch_first=True)
+    targets = padded(wanted, batch_first=True, padding_value=-100)
+    look = network.lm.get_input_embeddings()
+    begun = look(torch.tensor([before], dtype=torch.long, device=device)).expand(len(seen), -1, -1)
+    rest = look(padded(words, batch_first=True).to(device))
+    logits = network.lm(inputs_embeds=torch.cat([begun, seen.to(rest.dtype), rest], dim=1),
+                        attention_mask=F.pad(there, (first, 0), value=1).to(device)
+                        ).logits[:, first:]  # fmt: skip
+    targets = targets.to(logits.device)
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
