@@ -28,17 +28,19 @@ DOUBLE_BLOCK = 256
 class NF4Linear(bnb.nn.Linear4bit):
     """`linear` in NF4, computed in `compute`. Of one on the meta device: without weights yet."""
 
-    def __init__(self, linear: nn.Linear, compute: torch.dtype, double: bool) -> None:
+    weight: Any
+
+    def __init__(self, linear: nn.Linear, compute: torch.dtype, doubled: bool) -> None:
         has_bias = linear.bias is not None
         super().__init__(linear.in_features, linear.out_features, has_bias, compute,
-                         compress_statistics=double, quant_type="nf4", device="meta"
+                         compress_statistics=doubled, quant_type="nf4", device="meta"
                          )  # fmt: skip
-        self.double, self.bias = double, linear.bias
+        self.doubled, self.bias = doubled, linear.bias
         if not linear.weight.is_meta:
             # Of the compute dtype, so that what is dequantised needs no cast.
-            weight = Params4bit(linear.weight.detach().to(compute), blocksize=BLOCK,
-                                compress_statistics=double, quant_type="nf4", module=self
-                                )  # fmt: skip
+            weight: Any = Params4bit(linear.weight.detach().to(compute), blocksize=BLOCK,
+                                     compress_statistics=doubled, quant_type="nf4", module=self
+                                     )  # fmt: skip
             self.weight = weight.to(linear.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +78,7 @@ class NF4Linear(bnb.nn.Linear4bit):
             raise ValueError(f"no NF4 weight with its quant state: {error}") from error
         state = weight.quant_state
         found = (state.quant_type, tuple(state.shape), state.nested, state.blocksize, codes.shape)
-        wanted = ("nf4", (self.out_features, self.in_features), self.double, BLOCK,
+        wanted = ("nf4", (self.out_features, self.in_features), self.doubled, BLOCK,
                   ((n + 1) // 2, 1))  # fmt: skip
         if found != wanted or codes.dtype != torch.uint8:
             raise ValueError(f"type, shape, double quantisation, block and codes are {found}; "
