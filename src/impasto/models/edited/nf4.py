@@ -47,13 +47,15 @@ class NF4Linear(bnb.nn.Linear4bit):
         """Not bitsandbytes' own: that one rounds the bias in place and, on processors with
         bfloat16 products, repacks the weights with rounded absmax, which are then what is saved.
         """
-        state = self.weight.quant_state
         bias = None if self.bias is None else self.bias.to(self.compute_dtype)
         h = x.to(self.compute_dtype)
-        if h.device.type == "cpu":
-            y = F.linear(h, bnb.functional.dequantize_4bit(self.weight.data, state), bias)
+        if h.is_meta:  # FLOPs are being counted; the weight has lost its state
+            y = F.linear(h, h.new_empty(self.out_features, self.in_features), bias)
+        elif h.device.type == "cpu":
+            w = bnb.functional.dequantize_4bit(self.weight.data, self.weight.quant_state)
+            y = F.linear(h, w, bias)
         else:
-            y = bnb.matmul_4bit(h, self.weight, bias=bias, quant_state=state)
+            y = bnb.matmul_4bit(h, self.weight, self.weight.quant_state, bias=bias)
         return y.to(x.dtype)
 
     def parts(self) -> list[Tensor]:

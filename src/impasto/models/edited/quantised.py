@@ -25,6 +25,7 @@ from impasto.models.edited.quantisation import (
     stock_config,
 )
 from impasto.models.edited.weight_only import GROUPS, Int4Linear, Int8Linear, WeightOnlyLinear
+from impasto.zoo.convert import named
 from impasto.zoo.registry import nearest
 from impasto.zoo.weights import load_state, save_tensors
 
@@ -217,7 +218,9 @@ def load_quantised(model: nn.Module, path: str | Path) -> None:
     missing, unexpected = sorted({*rest} - {*state}), sorted({*state} - {*rest})
     wrong = [key for key in rest if key in state and state[key].shape != rest[key].shape]
     if missing or unexpected or wrong:
-        raise ValueError(f"{path} does not fit {type(model).__name__}: missing keys {missing}, "
-                         f"unexpected keys {unexpected}, other shapes {wrong}")  # fmt: skip
+        told = [f"{what} {named(keys)}" for what, keys in (
+            ("missing keys", missing), ("unexpected keys", unexpected), ("other shapes of", wrong),
+        ) if keys]  # fmt: skip
+        raise ValueError(f"{path} does not fit {type(model).__name__}: {', '.join(told)}")
     # What is on the meta device has no memory to copy into.
     model.load_state_dict(state, strict=False, assign=any(t.is_meta for t in rest.values()))
