@@ -142,7 +142,7 @@ def test_unknown_models_are_refused_with_what_is_missing():
         latte = LatteTransformer3DModel(num_layers=1, caption_channels=16, in_channels=4,
                                         norm_type="ada_norm_single", sample_size=16, patch_size=2,
                                         num_attention_heads=2, attention_head_dim=8)  # fmt: skip
-    with pytest.raises(ValueError, match=r"nearest is FLUX, where it has no transf\w+\.0\.norm1\.linear, no"):
+    with pytest.raises(ValueError, match=r"nearest is FLUX, .* no \w+\.0\.norm1\.linear, no"):
         host_of(chroma)
     with pytest.raises(ValueError, match=r"nearest is PixArt.*also temporal_transformer_blocks"):
         host_of(latte)
