@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from impasto.train import processes
 from impasto.train.checkpoint import Carried, Checkpoint, load_optimizer
 
-__all__ = ["CodebookCollapse", "Loop", "NonFiniteLoss", "constant", "learning_rate", "within"]
+__all__ = [
+    "SCHEDULES",
+    "CodebookCollapse",
+    "Loop",
+    "NonFiniteLoss",
+    "constant",
+    "halved",
+    "learning_rate",
+    "within",
+]  # fmt: skip
 
 
 class NonFiniteLoss(RuntimeError):
@@ -40,6 +49,15 @@ def learning_rate(progress: float, warmup: float = 0.02) -> float:
 def constant(progress: float, warmup: float = 0.02) -> float:
     """Factor in [0, 1]: linear warm-up, then 1."""
     return min(progress / warmup, 1.0) if warmup else 1.0
+
+
+def halved(progress: float) -> float:
+    """Factor in (0, 1]: halved after every quarter (grafting, stage 1)."""
+    return 0.5 ** min(int(4 * progress), 3)
+
+
+SCHEDULES: Mapping[str, Callable[[float], float]] = {
+    "cosine": learning_rate, "constant": constant, "halved": halved}  # fmt: skip
 
 
 def within(name: str, path: str) -> bool:
