@@ -46,9 +46,14 @@ def learning_rate(progress: float, warmup: float = 0.02) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
-def constant(progress: float, warmup: float = 0.02) -> float:
-    """Factor in [0, 1]: linear warm-up, then 1."""
-    return min(progress / warmup, 1.0) if warmup else 1.0
+def constant(progress: float) -> float:
+    """Always 1."""
+    return 1.0
+
+
+def warmed(progress: float, warmup: float = 0.02) -> float:
+    """Factor in [0, 1]: linear warm-up, then 1 (grafting, stage 2)."""
+    return min(progress / warmup, 1.0)
 
 
 def halved(progress: float) -> float:
@@ -57,7 +62,8 @@ def halved(progress: float) -> float:
 
 
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
-    "cosine": learning_rate, "constant": constant, "halved": halved}  # fmt: skip
+    "cosine": learning_rate, "constant": constant, "halved": halved, "warm-up": warmed,
+}
 
 
 def within(name: str, path: str) -> bool:
