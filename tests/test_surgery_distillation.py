@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from impasto.models.mmdit import PRESETS
+from impasto.models.mmdit.text import Encoding
 from impasto.surgery import distillation
 from impasto.surgery.distillation import (
     R_THRES,
@@ -23,7 +24,7 @@ from impasto.surgery.distillation import (
     shared_blocks,
 )
 from impasto.surgery.finetune import finetune
-from impasto.surgery.noised import Noised
+from impasto.surgery.noised import flow_matched, output_of
 from impasto.train.loop import Loop, halved, warmed
 
 IDLE = ("transformer_blocks.3.attn.add_q_proj", "transformer_blocks.3.attn.norm_added_q")
@@ -61,11 +62,7 @@ def without(teacher, *paths):
 def batch(rows=3, generator=None):
     x_0, eps, text, pooled = (torch.randn(rows, *shape, generator=generator) for shape in (
         (4, 4, 4), (4, 4, 4), (16, 32), (32,)))  # fmt: skip
-    t = torch.rand(rows, generator=generator)
-    x_t = torch.lerp(x_0, eps, t[:, None, None, None])
-    given = {"hidden_states": x_t, "timestep": 1000 * t, "encoder_hidden_states": text,
-             "pooled_projections": pooled}  # fmt: skip
-    return Noised(x_0, x_t, t, eps - x_0, given)
+    return flow_matched(x_0, eps, torch.rand(rows, generator=generator), Encoding(text, pooled))
 
 
 def fixed():
@@ -169,8 +166,8 @@ def test_the_common_beginning_run_once_is_the_same_as_run_twice(
     if hook:
         hook.remove()
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(v_T, teacher(**one.given).sample.float())
-        assert torch.equal(v_S, student(**one.given).sample.float())
+        assert torch.equal(v_T, output_of(teacher, one.given))
+        assert torch.equal(v_S, output_of(student, one.given))
     assert not any("forward" in vars(m) or m._forward_hooks or m._forward_pre_hooks
                    for model in (teacher, student) for m in model.modules())  # fmt: skip
     # Of blocks that learn: two streams, the last block's text ends in None.
@@ -194,15 +191,15 @@ def test_the_loss_is_the_papers(teacher):
     one, v_T, v_S = fixed(), torch.randn(3, 4, 4, 4), torch.randn(3, 4, 4, 4)
     pairs = [(torch.zeros(2, 2), torch.full((2, 2), 3.0)), (torch.zeros(1), torch.full((1,), 2.0))]
     loss, parts = distillation_loss(Losses(task=2.0), one, v_T, v_S, pairs)
-    s = one.sigma.view(3, 1, 1, 1)
+    s = one.given["timestep"].view(3, 1, 1, 1) / 1000
     task = float((-s * v_S + one.x_t - one.x_0).square().mean())
     output = float((v_S - v_T).square().mean())
     assert float(loss) == pytest.approx(2 * task + output + 1e-4 * (9 + 4), rel=1e-5)
     assert float(parts["task"]) == pytest.approx(task) and float(parts["features"]) == 13
     # x_0 of a perfect velocity is x_0 itself.
-    assert float(distillation_loss(Losses(task=1.0), one, v_T, one.target, [])[1]["task"]) < 1e-10
-    with pytest.raises(ValueError, match="give it weight 0"):
-        distillation_loss(Losses(task=1.0), one, v_T[:, :2], v_S[:, :2], [])
+    v = (one.x_t - one.x_0) / s
+    assert float(distillation_loss(Losses(task=1.0), one, v_T, v, [])[1]["task"]) < 1e-10
+    assert float(one.error(v)) < 1e-8
     with pytest.raises(ValueError, match="weight of features must be a number >= 0, given -1"):
         Losses(features=-1)
     with pytest.raises(ValueError, match="all three losses have weight 0"):
@@ -217,7 +214,7 @@ def test_frozen_tensors_keep_their_bits_and_the_rest_comes_nearer(teacher):
 
     def apart():
         with torch.no_grad():
-            a, b = (model(**one.given).sample for model in (student, teacher))
+            a, b = (output_of(model, one.given) for model in (student, teacher))
         return float((a - b).square().mean())
 
     first = apart()
@@ -278,7 +275,7 @@ def test_fine_tuning_is_the_diffusion_loss_on_everything(teacher, monkeypatch):
                                                             update(loop, loss)))  # fmt: skip
     one = fixed()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        expected = float((teacher(**one.given).sample - one.target).square().mean())
+        expected = float(one.error(output_of(teacher, one.given)))
     loop = finetune(model, fixed, steps=20, lr=0.01, ema=0.0)
     assert shown[0] == pytest.approx(expected, rel=1e-4) and shown[-1] < 0.9 * shown[0]
     assert (loop.clip, loop.schedule) == (10.0, warmed)

@@ -4,7 +4,7 @@ Kwon et al. 2025 (arXiv 2508.04663). With v the networks' outputs on the same x_
 
     L      = a_task L_task + a_out L_out + a_feat L_feat
     L_out  = mean |v_S - v_T|^2
-    L_task = mean |(x_t - sigma_t v_S) - x_0|^2
+    L_task = mean |(x_t - sigma_t v_S) - x_0|^2        the estimate of x_0, whatever v is
     L_feat = sum over blocks that learn and are not removed, and over their streams (image, text),
              of mean |f_S - f_T|^2
 
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from impasto.surgery.noised import Noised, output_of
-from impasto.surgery.regression import streams
+from impasto.surgery.regression import compiled, streams
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.loop import Loop, constant, within
@@ -170,13 +170,13 @@ def shared_blocks(teacher: nn.Module, student: nn.Module, blocks: Sequence[str])
 @dataclass
 class TeacherAndStudent:
     """Both outputs on one batch, and the features to compare. blocks: dotted paths in the order of
-    execution, the same in both. shared: how many of them the teacher runs for both. compiled:
+    execution, the same in both. shared: how many of them the teacher runs for both. compile:
     whether the blocks that are run go through torch.compile."""
 
     teacher: nn.Module
     student: nn.Module
     blocks: Sequence[str]
-    compiled: bool = False
+    compile: bool = False
     shared: int = field(init=False)
     hooked: list[str] = field(init=False)
     _seen: dict[str, Any] = field(init=False, default_factory=dict, repr=False)
@@ -207,34 +207,26 @@ class TeacherAndStudent:
     def together(self) -> Iterator[None]:
         """While it lasts, the student's shared blocks give what the teacher's gave. Nothing of
         either network is another afterwards."""
-        handles, patched = [], []
+        handles, run = [], [self.teacher.get_submodule(path) for path in self.blocks]
+        own = [self.student.get_submodule(path) for path in self.blocks]
         try:
             for path in {*self.hooked, *map(self._replayed, range(self.shared))}:
                 handles += [model.get_submodule(path).register_forward_hook(self._see(path))
                             for model in (self.teacher, self.student)]  # fmt: skip
             if self.shared:
-                own = self.blocks[self.shared]
                 handles += [
-                    self.teacher.get_submodule(own).register_forward_pre_hook(
-                        self._enter, with_kwargs=True),
-                    self.student.get_submodule(own).register_forward_pre_hook(
+                    run[self.shared].register_forward_pre_hook(self._enter, with_kwargs=True),
+                    own[self.shared].register_forward_pre_hook(
                         lambda *_: self._entered, with_kwargs=True),
                 ]  # fmt: skip
-            for i, path in enumerate(self.blocks):
-                block = self.student.get_submodule(path)
-                if i < self.shared:
-                    block.forward = self._replay(i)
-                    patched.append(block)
-                if self.compiled:
-                    run = [self.teacher.get_submodule(path), block][: 1 + (i >= self.shared)]
-                    for each in run:
-                        each.forward = torch.compile(each.forward)
-                    patched += run
-            yield
+            for i in range(self.shared):
+                own[i].forward = self._replay(i)
+            with compiled([*run, *own[self.shared :]] if self.compile else ()):
+                yield
         finally:
             for handle in handles:
                 handle.remove()
-            for block in patched:
+            for block in own:
                 vars(block).pop("forward", None)
 
     def _replayed(self, i: int) -> str:
@@ -264,18 +256,13 @@ class TeacherAndStudent:
 def distillation_loss(
     losses: Losses, batch: Noised, v_T: Tensor, v_S: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """L, and its parts unweighted. Raises ValueError for a task loss on outputs that are no
-    velocities of x_t."""
+    """L, and its parts unweighted."""
     parts = {"output": (v_S - v_T).square().mean()}
     if losses.features:
         apart = [(b.float() - a.float()).square().mean() for a, b in pairs]
         parts["features"] = torch.stack(apart).sum() if apart else v_S.new_zeros(())
     if losses.task:
-        if v_S.shape != batch.x_t.shape:
-            raise ValueError(f"the task loss is of velocities {tuple(batch.x_t.shape)}, and the "
-                             f"student gives {tuple(v_S.shape)}; give it weight 0")  # fmt: skip
-        sigma = batch.sigma[:, None, None, None]
-        parts["task"] = (batch.x_t - sigma * v_S - batch.x_0).square().mean()
+        parts["task"] = (batch.estimate(v_S) - batch.x_0).square().mean()
     weights = asdict(losses)
     return torch.stack([weights[name] * part for name, part in parts.items()]).sum(), {
         name: part.detach() for name, part in parts.items()}  # fmt: skip
@@ -286,7 +273,7 @@ def distil(
     *, steps: int, lr: float = 1e-4, losses: Losses | None = None,
     factors: Mapping[str, float] | None = None, weight_decay: float = 1e-4, clip: float = 1.0,
     ema: float = 0.0, schedule: Callable[[float], float] = constant,
-    minutes: float | None = None, seed: int = 0, compiled: bool = False,
+    minutes: float | None = None, seed: int = 0, compile: bool = False,
     checkpoint: Checkpoint | None = None,
 ) -> Loop:  # fmt: skip
     """Train what learns of `student` (`preserve`, `scale_updates`) on `teacher`'s outputs.
@@ -299,7 +286,7 @@ def distil(
     loop = Loop(student.train(), steps, lr, weight_decay=weight_decay, betas=(0.9, 0.999),
                 ema_decay=ema, minutes=minutes, name="distillation", checkpoint=checkpoint,
                 schedule=schedule, clip=clip, factors=dict(factors or {}))  # fmt: skip
-    both, chosen = TeacherAndStudent(teacher, student, blocks, compiled), losses or Losses()
+    both, chosen = TeacherAndStudent(teacher, student, blocks, compile), losses or Losses()
     with both.together():
         while loop.running:
             batch = batches()

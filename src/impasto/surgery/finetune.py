@@ -67,7 +67,8 @@ def finetune(
     model: nn.Module, batches: Callable[[], Noised], *, steps: int, lr: float = 1e-4,
     rank: int | None = None, targets: Sequence[str] = ("attn", "ff"), weight_decay: float = 0.0,
     clip: float = 10.0, ema: float = 0.9999, schedule: Callable[[float], float] = warmed,
-    minutes: float | None = None, seed: int = 0, checkpoint: Checkpoint | None = None,
+    minutes: float | None = None, seed: int = 0, compile: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Loop:  # fmt: skip
     """Train `model` on what `batches` draws; all of it, or (rank) by `low_rank`. The moving
     average is what is kept. Raises ValueError, NonFiniteLoss."""
@@ -79,10 +80,11 @@ def finetune(
         loop = Loop(model, steps, lr, weight_decay=weight_decay, betas=(0.9, 0.999),
                     ema_decay=ema, minutes=minutes, name="fine-tuning", checkpoint=checkpoint,
                     schedule=schedule, clip=clip)  # fmt: skip
+        run: Any = torch.compile(model) if compile else model
         while loop.running:
             batch = batches()
             with torch.autocast(batch.x_t.device.type, torch.bfloat16):
-                loss = (output_of(model, batch.given) - batch.target).square().mean()
+                loss = batch.error(output_of(run, batch.given))
             loop.update(loss)
         loop.load_average()
     model.eval()

@@ -2,7 +2,7 @@
 
     x_t = (1 - t) x_0 + t eps,   v = eps - x_0       flow matching (SD3, arXiv 2403.03206)
 
-t is logit-normal and shifted as the generator's own times are, sigma_t = t.
+t is logit-normal and shifted as the generator's own times are.
 """
 
 from __future__ import annotations
@@ -16,23 +16,33 @@ from torch import Tensor, nn
 
 from impasto.models.mmdit import MMDiTGenerator
 from impasto.models.mmdit.sampler import interpolate
-from impasto.models.mmdit.text import encode, null_ids
+from impasto.models.mmdit.text import Encoding, encode, null_ids
 from impasto.models.mmdit.train import drop_text, sample_times
 from impasto.train.generator import LatentCache
 
-__all__ = ["Noised", "noised_latents", "output_of"]
+__all__ = ["Noised", "flow_matched", "noised_latents", "output_of"]
 
 
 @dataclass(frozen=True)
 class Noised:
-    """A batch. x_0, x_t, target: (B, C, h, w), target being what the host ought to give (the
-    velocity); sigma: (B,); given: keyword arguments of a call of the host."""
+    """A batch. x_0, x_t: (B, C, h, w); given: keyword arguments of a call of the host; of what it
+    gives, float32, error: the diffusion loss, a scalar, and estimate: that of x_0."""
 
     x_0: Tensor
     x_t: Tensor
-    sigma: Tensor
-    target: Tensor
     given: Mapping[str, Any]
+    error: Callable[[Tensor], Tensor]
+    estimate: Callable[[Tensor], Tensor]
+
+
+def flow_matched(x_0: Tensor, eps: Tensor, t: Tensor, text: Encoding) -> Noised:
+    """A batch of SD3's kind, at times t (B,)."""
+    at = t[:, None, None, None]
+    x_t = interpolate(x_0, eps, at)
+    given = {"hidden_states": x_t, "encoder_hidden_states": text.states, "timestep": 1000 * t,
+             "pooled_projections": text.pooled, "return_dict": False}  # fmt: skip
+    return Noised(x_0, x_t, given, lambda v: (v - (eps - x_0)).square().mean(),
+                  lambda v: x_t - at * v)  # fmt: skip
 
 
 def noised_latents(
@@ -56,12 +66,7 @@ def noised_latents(
         t = sample_times(batch, mean=time_mean, std=time_std, device=device)
         t = shift * t / (1 + (shift - 1) * t)
         x_0 = cache.latents[rows].float()
-        eps = torch.randn_like(x_0)
-        x_t = interpolate(x_0, eps, t[:, None, None, None])
-        given = {"hidden_states": x_t, "timestep": 1000 * t, "return_dict": False,
-                 "encoder_hidden_states": text.states, "pooled_projections": text.pooled
-                 }  # fmt: skip
-        return Noised(x_0, x_t, t, eps - x_0, given)
+        return flow_matched(x_0, torch.randn_like(x_0), t, text)
 
     return draw
 

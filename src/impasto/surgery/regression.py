@@ -31,8 +31,8 @@ from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.loop import Loop, NonFiniteLoss, halved
 
-__all__ = ["CRITERIA", "Gates", "NonFiniteActivation", "Regression", "criterion", "default_loss",
-           "held_out_losses", "regress", "streams"]  # fmt: skip
+__all__ = ["CRITERIA", "Gates", "NonFiniteActivation", "Regression", "compiled", "criterion",
+           "default_loss", "held_out_losses", "regress", "streams"]  # fmt: skip
 
 CRITERIA = ("l1", "l2", "huber")
 LOOK_EVERY = 10
@@ -40,9 +40,9 @@ LOOK_EVERY = 10
 
 Batches = Callable[[], Mapping[str, Any]]
 """Draws what the host is called with: noised latents, times, conditioning."""
-Gates = Mapping[str, Sequence[tuple[str, int]]]
+Gates = Mapping[str, Sequence[tuple[str, int] | None]]
 """Target -> for each of its streams, the module that makes its gate (B, D), and which of that
-module's outputs it is."""
+module's outputs it is; None for a stream without."""
 
 
 class NonFiniteActivation(NonFiniteLoss):
@@ -110,6 +110,19 @@ def _module(host: nn.Module, path: str) -> nn.Module:
 
 
 @contextlib.contextmanager
+def compiled(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """While it lasts, what the modules do goes through torch.compile; hooks stay outside."""
+    there = list(modules)
+    for module in there:
+        module.forward = torch.compile(module.forward)
+    try:
+        yield
+    finally:
+        for module in there:
+            vars(module).pop("forward", None)
+
+
+@contextlib.contextmanager
 def _tapped(host: nn.Module, targets: Iterable[str], give: Callable[..., None]) -> Iterator[None]:
     """With `give` called at every target. Raises ValueError for one that is not there."""
     handles = []
@@ -152,13 +165,14 @@ class _Watch:
 
 
 def _differences(
-    target: str, given: Any, wanted: Any, gates: Sequence[Tensor]
+    target: str, given: Any, wanted: Any, gates: Sequence[Tensor | None]
 ) -> list[tuple[Tensor, Tensor]]:
-    """The streams (scion's, host's) that both have, multiplied by their gates. Raises ValueError
-    for a scion that gives something else than its operator."""
+    """The streams (scion's, host's) that both have, multiplied by their gates: a last block's text
+    may be None. Raises ValueError for a scion that gives something else than its operator."""
     a, b = streams(given), streams(wanted)
     shapes = [[None if x is None else tuple(x.shape) for x in side] for side in (a, b)]
-    if len(a) != len(b) or any(x != y for x, y in zip(*shapes, strict=True) if y is not None):
+    both = [(x, y) for x, y in zip(*shapes, strict=False) if None not in (x, y)]
+    if len(a) != len(b) or not both or any(x != y for x, y in both):
         raise ValueError(f"{target}: the scion gives shapes {shapes[0]}, the host's operator "
                          f"{shapes[1]}; they must be the same")  # fmt: skip
     if gates and len(gates) != len(b):
@@ -166,7 +180,8 @@ def _differences(
     pairs = []
     for i, (x, y) in enumerate(zip(a, b, strict=True)):
         if x is not None and y is not None:
-            scale = gates[i][:, None] if gates else 1
+            gate = gates[i] if gates else None
+            scale = 1 if gate is None else gate[:, None]
             pairs.append((scale * x, scale * y))
     return pairs
 
@@ -183,19 +198,23 @@ class _Locals:
     step: int = 0
     made: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
+    @property
+    def places(self) -> set[tuple[str, int]]:
+        return {each for found in self.gates.values() for each in found if each}
+
     def __call__(self, target: str, args: Any, kwargs: Any, output: Any) -> None:
         given = (*args, *kwargs.values())
         self.watch.see(f"what reaches {target}", self.step,
                        (x for x in given if isinstance(x, Tensor)))  # fmt: skip
         self.watch.see(target, self.step, streams(output))
-        gates = [self.made[each] for each in self.gates.get(target, ())]
+        gates = [self.made[each] if each else None for each in self.gates.get(target, ())]
         with torch.set_grad_enabled(self.learning):
             own = self.scions[target](*args, **kwargs)
             self.watch.see(f"the scion of {target}", self.step, streams(own))
             self.use(target, _differences(target, own, output, gates))
 
     def gate(self, path: str, _: nn.Module, __: Any, output: Any) -> None:
-        for of, place in {each for found in self.gates.values() for each in found}:
+        for of, place in self.places:
             if of == path:
                 made = streams(output)
                 gate = made[place] if place < len(made) else None
@@ -214,9 +233,8 @@ class _Locals:
 
     @contextlib.contextmanager
     def listening(self, host: nn.Module) -> Iterator[None]:
-        paths = {path for found in self.gates.values() for path, _ in found}
         handles = [_module(host, path).register_forward_hook(partial(self.gate, path))
-                   for path in sorted(paths)]  # fmt: skip
+                   for path in sorted({path for path, _ in self.places})]  # fmt: skip
         try:
             with _tapped(host, self.scions, self):
                 yield
@@ -262,7 +280,7 @@ def regress(
     losses: Mapping[str, str] | None = None, delta: float = 1.0, clip: float = 10.0,
     weight_decay: float = 0.0, gates: Gates | None = None,
     held_out: Sequence[Mapping[str, Any]] = (), minutes: float | None = None, seed: int = 0,
-    schedule: Callable[[float], float] = halved,
+    schedule: Callable[[float], float] = halved, compile: bool = False,
     checkpoint: Checkpoint | None = None,
 ) -> Regression:  # fmt: skip
     """Train every scion on the host's activations; the host stays as it is.
@@ -272,7 +290,8 @@ def regress(
     sequence ("transformer_blocks.0>transformer_blocks.1": given what the first is given, learning
     what the last gives). batches: draws the keyword arguments of a call of the host, anew each
     step. losses: by target, where not `default_loss`; lrs likewise over `lr`. clip: largest norm
-    of each scion's gradient. gates: multiply both sides by these (off in the paper).
+    of each scion's gradient. gates: multiply both sides by these (off in the paper). compile:
+    the scions, for the training.
 
     Raises ValueError for targets, losses or scions that do not fit, NonFiniteActivation naming
     module and step.
@@ -297,8 +316,10 @@ def regress(
         loss.backward()
         found[target] = loss.detach()
 
-    _steps(host, loop, batches, found,
-           _Locals(scions, gates or {}, learn, _Watch(_device(host)), learning=True))  # fmt: skip
+    with compiled(scions.values() if compile else ()):
+        _steps(host, loop, batches, found,
+               _Locals(scions, gates or {}, learn, _Watch(_device(host)), learning=True)
+               )  # fmt: skip
     loop.load_average()
     for scion in scions.values():
         scion.eval()
