@@ -9,8 +9,10 @@ from torch import nn
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 from impasto.models.edited import quantised
+from impasto.models.edited.loading import from_pretrained
 from impasto.models.edited.quantisation import Quantisation, from_stock, layer_bytes
 from impasto.models.edited.quantised import memory, quantise
+from impasto.models.edited.record import apply, edits_of
 from impasto.models.edited.weight_only import Int4Linear
 from impasto.models.storage import network_from, save_network
 from impasto.sample.flops import count_flops
@@ -239,6 +241,21 @@ def test_changed_weights_are_what_is_quantised(tmp_path):
         codes[name] = again.transformer_blocks[0].ff.net[2]._weight_qdata
     assert codes["base"].any()
     assert (codes["distilled"].int() + codes["base"]).abs().max() <= 1  # 127 has no -128
+
+
+def test_edits_stack(tmp_path):
+    """Blocks removed, an operator grafted, quantised: one folder, the same bits."""
+    model = transformer(num_layers=4)
+    for values in ({"edit": "remove", "removed": {"2": ["all"], "1": ["ff", "w_norm1_context"]}},
+                   {"edit": "graft", "place": "mlp", "operator": "mlp", "options": {"ratio": 3},
+                    "blocks": [3]}, WAYS[0].to_edit()):  # fmt: skip
+        apply(model, values)
+    save_network(model, tmp_path, "float32")
+    loaded = from_pretrained(tmp_path)
+    assert [values["edit"] for values in edits_of(loaded)] == ["remove", "graft", "quantise"]
+    assert torch.equal(velocity(loaded), velocity(model))
+    left = [path for path, m in loaded.named_modules() if type(m) is nn.Linear]
+    assert left == [] and memory(loaded) == memory(model)
 
 
 # ------------------------------------------------------------------------------ refusals

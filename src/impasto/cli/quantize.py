@@ -48,13 +48,14 @@ def quantize(
     """
     from impasto.models.edited.folder import edited_folder
     from impasto.models.edited.quantisation import Quantisation
-    from impasto.models.edited.quantised import memory, quantise
+    from impasto.models.edited.quantised import memory
+    from impasto.models.edited.record import apply
 
     how = Quantisation(format, compute, double, skip=tuple(skip or ()))
 
     def edit(transformer: nn.Module) -> dict[str, Any]:
         before = memory(transformer).total
-        quantise(transformer, how.to_edit())
+        apply(transformer, how.to_edit())
         after = memory(transformer)
         return {"weights": after.weights, "bytes_before": before, "bytes_after": after.total,
                 "bytes_not_quantised": after.rest, "bits_a_weight": after.bits}  # fmt: skip

@@ -12,35 +12,33 @@ import torch
 from torch import nn
 
 from impasto.files import new_folder
-from impasto.models.storage import network_from, read_json, save_network, weights_file
-from impasto.zoo.registry import nearest
+from impasto.models.edited.hosts import host_of
+from impasto.models.edited.loading import from_pretrained
+from impasto.models.edited.stock import RECORD
+from impasto.models.storage import read_json, save_network
 from impasto.zoo.weights import holds_int8, shipped_folder
 
-__all__ = ["HOSTS", "edited_folder", "transformer_from"]
+__all__ = ["edited_folder", "transformer_from"]
 
 T = TypeVar("T")
-HOSTS = ("DiTTransformer2DModel", "FluxTransformer2DModel", "PixArtTransformer2DModel",
-         "SD3Transformer2DModel", "SanaTransformer2DModel")  # fmt: skip
-"""Classes of diffusers whose weights are edited."""
 STALE = ("README.md",)
 """What is true of the model that was given only: its card."""
 
 
 def transformer_from(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """The transformer in a folder, on the CPU, in evaluation mode. Raises ValueError for another
-    class than `HOSTS`, FileNotFoundError for what is missing."""
+    """The transformer in a folder, with its edits, on the CPU, in evaluation mode. Raises
+    ValueError for one that `host_of` does not know, FileNotFoundError for what is missing."""
     config = read_json(folder / "config.json")
-    name = str(config.get("_class_name"))
-    if name not in HOSTS:
-        raise ValueError(f"{folder} holds a {name}: {nearest(name, [*HOSTS])}")
-    kind: Any = getattr(diffusers, name)
-    path = folder / weights_file(kind)
-    plain = not {"edits", "quantization_config"} & {*config}
-    if plain and not (path.is_file() and holds_int8(path)):
-        # Never all of it in float32, and files in several parts.
-        return kind.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True,
-                                    local_files_only=True).eval()  # fmt: skip
-    return nn.Module.to(network_from(kind, folder), dtype).eval()
+    kind: Any = getattr(diffusers, str(config.get("_class_name")), None)
+    ours = {"delta", "edits", "quantization_config"} & {*config}
+    path = folder / "diffusion_pytorch_model.safetensors"
+    if kind is None or ours or (path.is_file() and holds_int8(path)):
+        network = from_pretrained(folder, torch_dtype=dtype)
+    else:  # diffusers' own way, which never holds all of it in float32
+        network = kind.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True,
+                                       local_files_only=True).eval()  # fmt: skip
+    host_of(network)
+    return network
 
 
 def edited_folder(
@@ -58,11 +56,14 @@ def edited_folder(
     if source.resolve() in out.resolve().parents:
         raise ValueError(f"{out} lies within {source}, which is read; give another folder")
     with new_folder(out) as folder:
-        network = transformer_from(source / "transformer" if whole else source, dtype)
+        part = "transformer" if whole else ""
+        network = transformer_from(source / part, dtype)
         result = edit(network)
         if whole:
-            skipped = shutil.ignore_patterns("transformer", *STALE)
+            skipped = shutil.ignore_patterns(part, *STALE)
             shutil.copytree(source, folder, ignore=skipped, dirs_exist_ok=True)
-        save_network(network, folder / "transformer" if whole else folder,
-                     "bfloat16" if dtype == torch.bfloat16 else "float32")  # fmt: skip
+        format = "bfloat16" if dtype == torch.bfloat16 else "float32"
+        save_network(network, folder / part, format)
+        if (source / part / RECORD).is_file():  # blocks that went before
+            shutil.copy(source / part / RECORD, folder / part / RECORD)
     return result

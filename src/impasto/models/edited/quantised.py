@@ -24,6 +24,7 @@ from impasto.models.edited.quantisation import (
     from_stock,
     stock_config,
 )
+from impasto.models.edited.record import edit
 from impasto.models.edited.weight_only import GROUPS, Int4Linear, Int8Linear, WeightOnlyLinear
 from impasto.zoo.convert import named
 from impasto.zoo.registry import nearest
@@ -76,15 +77,16 @@ def is_quantised(model: nn.Module) -> bool:
     return bool(_packed(model))
 
 
+@edit("quantise")
 @torch.no_grad()
-def quantise(model: nn.Module, edit: Mapping[str, Any]) -> None:
+def quantise(model: nn.Module, values: Mapping[str, Any]) -> None:
     """Replace a model's linear layers in place by quantised ones.
 
-    edit: as of `Quantisation.to_edit`. On the meta device layers come without weights, for
+    values: as of `Quantisation.to_edit`. On the meta device layers come without weights, for
     `load_quantised`. Raises ValueError for a missing library, a model that is quantised already,
     weights that are not finite, or options that do not fit.
     """
-    how = Quantisation.from_edit(edit)
+    how = Quantisation.from_edit(values)
     if is_quantised(model):
         raise ValueError(f"{type(model).__name__} is quantised already; give what it was made of")
     layers = _layers(model, how)
