@@ -44,8 +44,10 @@ class Recipe:
     tokenflow's tokenizer is distilled from; start: whether its encoder begins as that. front: of
     layton-base, the folder of a trained vq tokenizer. sides: pixels a side of pictures' copies,
     one a step: that layton's decoder is shown codes of, or that a vq tokenizer learns to code.
-    pixels: what layton-pixels learns (`train.layton.PixelObjective`). model: values of the
-    preset's configuration to override. save_every: steps between two of its saved models.
+    pixels: what layton-pixels learns (`train.layton.PixelObjective`). teacher: also the host of a
+    graft-regression or a prune-distillation, whose initial is the edited network; regression,
+    distillation, tuning: how these and finetune learn (`train.kinds.surgery`). model: values of
+    the preset's configuration to override. save_every: steps between two of its saved models.
     checkpoint_every: steps between two checkpoints, from which the same command goes on
     (`train.checkpoint`).
     """
@@ -76,6 +78,9 @@ class Recipe:
     front: str | None = None
     sides: Sequence[int] = field(default_factory=list)
     pixels: Mapping[str, Any] = field(default_factory=dict)
+    regression: Mapping[str, Any] = field(default_factory=dict)
+    distillation: Mapping[str, Any] = field(default_factory=dict)
+    tuning: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     save_every: int = 0
     features: str | None = None
