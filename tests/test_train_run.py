@@ -33,6 +33,7 @@ RECIPES = sorted((Path(__file__).parent.parent / "recipes/sticker").glob("*.yaml
 """The others are stacks."""
 GENERATORS = [name for name, kind in KINDS.items() if "autoencoder" in kind.keys]
 TOKENIZERS = [name for name in KINDS if name.endswith("-tokenizer")]
+SURGERY = [name for name, kind in KINDS.items() if kind.train.__module__.endswith("surgery")]
 LAYTON = [name for name in KINDS if name.startswith("layton-")]
 BASE = {"kind": "clip", "scenes": 1000, "steps": 2, "batch": 4, "lr": 1e-3}
 
@@ -81,7 +82,7 @@ def test_recipes_have_their_own_data():
 
 def test_only_what_draws_leaves_the_evaluation_out():
     for recipe in map(load_recipe, RECIPES):
-        drawing = recipe.kind in ("autoencoder", *TOKENIZERS, *GENERATORS, *LAYTON)
+        drawing = recipe.kind in ("autoencoder", *TOKENIZERS, *GENERATORS, *LAYTON, *SURGERY)
         drawing &= recipe.kind != "reader"
         drawing |= recipe.preset == "patches"  # what a tokenizer learns from
         assert recipe.split == ("train" if drawing else "all")

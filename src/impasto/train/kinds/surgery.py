@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from impasto import files
+from impasto.models.edited.grafts import operator_path
 from impasto.models.edited.hosts import Host, host_of
 from impasto.models.mmdit import MMDiTGenerator
 from impasto.surgery import distillation as ways
@@ -36,6 +37,8 @@ from impasto.zoo.registry import nearest
 __all__ = ["Distillation", "Regression", "Tuning"]
 
 SENSITIVITY = ("auto", "none", "graded", "binary")
+GATES = {"attention": 1, "mlp": 4, "attention2": 6}
+"""Place -> which output of a block's modulation is its gate."""
 KEYS = ("initial", "time_mean", "time_std")
 Options = TypeVar("Options")
 
@@ -198,8 +201,8 @@ def _targets(host: Host, edits: Sequence[Mapping[str, Any]]) -> dict[str, tuple[
             found |= {f"{host.path(a)}>{host.path(b)}": (host.path(a), "pairs")
                       for a, b in edit["pairs"]}  # fmt: skip
         else:
-            paths = [host.operator(i, edit["place"]) for i in edit["blocks"]]
-            found |= {path: (path, edit["place"]) for path in paths}
+            paths = [operator_path(host, i, edit["place"]) for i in edit["blocks"]]
+            found |= {path: (path, edit["place"].rstrip("2")) for path in paths}
     return found
 
 
@@ -212,11 +215,10 @@ def _gates(host: Host, edits: Sequence[Mapping[str, Any]]) -> Gates:
         if not joint and host.family.name != "DiT":
             raise ValueError(f"regression: gated is for blocks whose modulation is a module; "
                              f"{path} of {host.family.name} has none, leave it out")  # fmt: skip
+        image, text = (f"{path}.norm1", GATES[place]), (f"{path}.norm1_context", 1)
         ends = getattr(host.block(i), "context_pre_only", False)
-        text = [None if ends else (f"{path}.norm1_context", 1)] if joint else []
-        image = 1 if place == "attention" else 4
-        found[host.operator(i, place)] = [(f"{path}.norm1", image),
-                                          *(text if place == "attention" else [])]  # fmt: skip
+        both = joint and place == "attention"
+        found[operator_path(host, i, place)] = [image, *([None if ends else text] if both else ())]
     return found
 
 
