@@ -3,7 +3,8 @@
     model_index.json     {"_class_name": the family's, component: [library, class], ...}
     config.json          the family's sampling defaults
     NETWORK/             config.json, and diffusion_pytorch_model.safetensors of diffusers' kind of
-                         class (our own too), model.safetensors of transformers'
+                         class (our own too), model.safetensors of transformers'. An edited
+                         network's config.json says so (models/edited/record.py)
     tokenizer/           tokenizer.json, tokenizer_config.json, where the family reads text by one
 
 Classes are never looked up by name: the index must name exactly those of the family's `Layout`.
@@ -138,7 +139,12 @@ def network_from(kind: Any, folder: Path) -> nn.Module:
         if (found := config.get("_class_name", kind.__name__)) != kind.__name__:
             raise ValueError(f"{folder} holds a {found}, and a {kind.__name__} is wanted there: "
                              f"give that of the model")  # fmt: skip
+        edits, base = config.pop("edits", None), config.pop("edits_base", None)
         network = kind.from_config(config)
+        if edits is not None:
+            from impasto.models.edited.record import rebuild
+
+            rebuild(network, edits, base)
     else:
         network = kind(kind.config_class.from_dict(config))
     load_weights(network, folder / weights_file(kind))
@@ -153,6 +159,8 @@ def save_network(network: Any, folder: Path, format: str) -> None:
         return
     if _like_diffusers(type(network)):
         network.save_config(folder)
+        if record := getattr(network, "surgery", None):
+            files.write_json(folder / "surgery.json", record)
     else:
         network.config.save_pretrained(folder)
     save_weights(folder / weights_file(type(network)), network.state_dict(), format)

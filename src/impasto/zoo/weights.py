@@ -148,13 +148,19 @@ def holds_int8(path: str | Path) -> bool:
 
 
 def load_state(path: str | Path, masks: Collection[str] = ()) -> dict[str, Tensor]:
-    """The tensors of a file; int8 ones come back as float32, others as they are stored.
+    """The tensors of a file, or of the parts that PATH.index.json names where it is in several;
+    int8 ones come back as float32, others as they are stored.
 
     masks: names of tensors that may hold -infinity. Raises ValueError for a file that is no
     safetensors, an unknown quantisation, a scale without its tensor, or a value that is not
     finite.
     """
     path = Path(path)
+    index = path.with_name(f"{path.name}.index.json")
+    if not path.is_file() and index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        parts = [load_state(path.with_name(Path(name).name), masks) for name in names]
+        return {key: tensor for part in parts for key, tensor in part.items()}
     data = path.read_bytes()
     try:
         tensors = load(data)
