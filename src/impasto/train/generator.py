@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from impasto.models.latents import latent_moments
 from impasto.models.mmdit import MMDiTGenerator
 from impasto.models.mmdit.text import null_ids, token_ids
-from impasto.models.mmdit.train import latent_moments, training_loss
+from impasto.models.mmdit.train import training_loss
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
