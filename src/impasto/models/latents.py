@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from diffusers.models import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from impasto.images import quantise
 from impasto.models.networks import NetworkGenerator
@@ -25,7 +25,7 @@ from impasto.sample.protocol import Cost, Sampling, State
 from impasto.sample.rowwise import in_rows, rowwise_products
 from impasto.sample.settings import check_guidance, size_of
 
-__all__ = ["LatentDefaults", "LatentGenerator", "LatentState", "latent_moments"]
+__all__ = ["LatentDefaults", "LatentGenerator", "LatentState", "adaln_zero_", "latent_moments"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +209,23 @@ class LatentGenerator(NetworkGenerator):
     def default_size(self) -> tuple[int, int]:
         side = self.transformer.config["sample_size"] * self.downscale
         return side, side
+
+
+@torch.no_grad()
+def adaln_zero_(transformer: nn.Module, zero: tuple[str, ...]) -> None:
+    """Peebles & Xie 2023 (arXiv 2212.09748): Xavier linears; modulations and the output, those
+    layers whose names end in one of `zero`, zero; embedders of time and class normal."""
+    for name, module in transformer.named_modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif name.endswith("class_embedder.embedding_table"):
+            nn.init.normal_(module.weight, std=0.02)  # type: ignore[arg-type]
+    for name, module in transformer.named_modules():
+        if isinstance(module, nn.Linear) and name.endswith(zero):
+            nn.init.zeros_(module.weight)
+        elif "timestep_embedder.linear_" in name:
+            nn.init.normal_(module.weight, std=0.02)  # type: ignore[arg-type]
 
 
 def latent_moments(latents: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -17,12 +17,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from diffusers.models import AutoencoderKL, SD3Transformer2DModel
-from torch import nn
 from transformers import SiglipTextConfig, SiglipTextModel
 
-from impasto.models.latents import LatentDefaults
+from impasto.models.latents import LatentDefaults, adaln_zero_
 
 __all__ = ["PRESETS", "Defaults", "MMDiTConfig", "sticker", "tiny"]
 
@@ -85,7 +83,8 @@ class MMDiTConfig:
             pos_embed_max_size=self.max_grid,
             qk_norm="rms_norm",
         )
-        adaln_zero_(transformer)
+        adaln_zero_(transformer, ("norm1.linear", "norm1_context.linear", "norm_out.linear",
+                                  "proj_out"))  # fmt: skip
         return transformer
 
     def build_vae(self) -> AutoencoderKL:
@@ -124,22 +123,6 @@ class MMDiTConfig:
         """Sampling defaults with latents taken as they are, before their moments are known."""
         n = self.latent_channels
         return Defaults(latent_mean=(0.0,) * n, latent_std=(1.0,) * n)
-
-
-@torch.no_grad()
-def adaln_zero_(transformer: SD3Transformer2DModel) -> None:
-    """Peebles & Xie 2023 (arXiv 2212.09748): Xavier linears, modulations and the output zero."""
-    for module in transformer.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-    nn.init.zeros_(transformer.proj_out.weight)
-    modulations = ("norm1.linear", "norm1_context.linear", "norm_out.linear")
-    for name, module in transformer.named_modules():
-        if name.endswith(modulations):
-            nn.init.zeros_(module.weight)
-        elif "timestep_embedder.linear_" in name:
-            nn.init.normal_(module.weight, std=0.02)
 
 
 def sticker() -> MMDiTConfig:
