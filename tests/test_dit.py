@@ -25,6 +25,7 @@ from impasto.models.dit.sampler import (
 from impasto.models.latents import adaln_zero_
 from impasto.sample.protocol import Sampling, generate
 from impasto.spec import CLASSES
+from impasto.zoo.registry import BENCHES
 from tests import drawing, tiny_dit
 from tests.drawing import start, through
 
@@ -63,8 +64,8 @@ def test_xl_2_is_the_published_size():
 def test_sticker_is_as_large_as_meant():
     with torch.device("meta"):
         model = PRESETS["sticker"]().build_transformer()
-    assert sum(p.numel() for p in model.parameters()) == 16_173_856
-    assert model.pos_embed.pos_embed.shape == (1, 256, 256)
+    assert sum(p.numel() for p in model.parameters()) == 23_815_328
+    assert model.pos_embed.pos_embed.shape == (1, 256, 384)
 
 
 def test_a_new_transformer_predicts_nothing_and_blocks_are_the_identity():
@@ -258,6 +259,14 @@ def test_a_transformer_without_variance_is_refused(pipe):
     plain = DiTTransformer2DModel.from_config(config)
     with pytest.raises(ValueError, match="predicts noise and variance, 4 channels each"):
         DiTGenerator(transformer=plain, vae=pipe.vae, defaults=pipe.defaults)
+
+
+def test_the_bench_of_one_object_is_read_class_by_class(pipe):
+    """What a model by class is measured with; other tasks ask for what it cannot be told."""
+    specs = BENCHES.create("geneval:task=single_object").specs
+    state = start(pipe, [spec.prompt for spec in specs])
+    assert sorted(state.classes) == [*range(80)]
+    assert [CLASSES[c] for c in state.classes] == [spec.include[0].cls for spec in specs]
 
 
 @pytest.mark.parametrize("text", ["a red dog and a cat", "a photo of a dgo"])

@@ -44,7 +44,7 @@ def cache_classes(
 
 def train_dit(
     pipe: DiTGenerator, cache: ClassCache, *, steps: int, batch: int, lr: float = 1e-3,
-    minutes: float | None = None, compiled: bool = False, seed: int = 0, ema: float = 0.9995,
+    minutes: float | None = None, compiled: bool = False, seed: int = 0, ema: float = 0.999,
     on_save: Callable[[], str | None] | None = None, save_every: int = 0,
     checkpoint: Checkpoint | None = None,
 ) -> Loop:  # fmt: skip

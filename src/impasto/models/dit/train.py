@@ -82,6 +82,10 @@ def _kl(mean_1: Tensor, log_var_1: Tensor, mean_2: Tensor, log_var_2: Tensor) ->
 def _log_chance(x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     """log of the chance of x's bin under N(mean, var), in nats, at least log 1e-12."""
     scale = (-0.5 * log_var).exp()
-    below = torch.special.ndtr((x - 1 / 255 - mean) * scale).where(x > -0.999, 0.0)
-    above = torch.special.ndtr((x + 1 / 255 - mean) * scale).where(x < 0.999, 1.0)
+    below = _cumulative((x - 1 / 255 - mean) * scale).where(x > -0.999, 0.0)
+    above = _cumulative((x + 1 / 255 - mean) * scale).where(x < 0.999, 1.0)
     return (above - below).clamp(min=1e-12).log()
+
+
+def _cumulative(z: Tensor) -> Tensor:
+    return 0.5 * (1 + torch.erf(z / math.sqrt(2)))
