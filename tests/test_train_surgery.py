@@ -15,7 +15,7 @@ from impasto.train.kinds.surgery import Distillation, Regression, Tuning
 from impasto.train.loop import Loop
 from impasto.train.run import Recipe, run_recipe
 from impasto.zoo.weights import load_state
-from tests import tiny_mmdit
+from tests import tiny_dit, tiny_mmdit
 
 BASE = {"preset": "tiny", "scenes": 1000, "steps": 3, "batch": 4, "lr": 0.01, "compiled": False}
 EDITS = {
@@ -26,6 +26,10 @@ EDITS = {
     "paired": [{"edit": "pairs", "pairs": [[0, 1]]}],
     "pruned": [{"edit": "remove", "removed": {"0": ["ff"]}}],
     "whole": [],
+    "dit": [],
+    "dit-grafted": [{"edit": "graft", "place": "attention", "operator": "mamba-2", "options": {},
+                     "blocks": [1]}],
+    "dit-pruned": [{"edit": "remove", "removed": {"1": ["ff"]}}],
 }  # fmt: skip
 GIVEN = {"graft-regression": {"initial": "grafted", "teacher": "whole",
                               "regression": {"held_out": 4}},
@@ -43,7 +47,8 @@ def made(tmp_path_factory):
                                 torch.device("cpu"))  # fmt: skip
     folders = {}
     for name, edits in EDITS.items():
-        pipe, folders[name] = tiny_mmdit.tiny(), out / name
+        pipe = tiny_dit.generator() if name.startswith("dit") else tiny_mmdit.tiny()
+        folders[name] = out / name
         torch.manual_seed(0)
         for edit in edits:
             apply(pipe.transformer, edit)
@@ -98,6 +103,25 @@ def test_fresh_operators_alone_learn_by_regression(made, initial):
         assert set(found["after"][target]) == {"l1", "l2", "huber"}
         assert found["after"][target][loss] < found["before"][target][loss]
     assert edits_of(draws(folder)) == EDITS[initial]
+
+
+def test_a_host_by_class_is_edited_and_trained(made):
+    """Times are a dit's own, its loss has the variance's part, and classes are dropped."""
+    given = {"teacher": "dit", "regression": {"held_out": 4, "gated": True}}
+    first = made["train"]("graft-regression", "dit-1", initial="dit-grafted", **given)
+    keys = moved(made["dit-grafted"], first)
+    assert keys and all(key.startswith("transformer_blocks.1.attn1.") for key in keys)
+    second = made["train"]("finetune", "dit-2", initial=str(first))
+    assert {"transformer_blocks.0.attn1.to_q.weight", "proj_out_2.bias"} < moved(first, second)
+    assert edits_of(load_generator(second).transformer) == EDITS["dit-grafted"]
+    pruned = made["train"]("prune-distillation", "dit-3", initial="dit-pruned", teacher="dit",
+                           distillation={"task": 1.0})  # fmt: skip
+    assert json.loads((pruned / "distillation.json").read_text())["shared_blocks"] == 1
+    keys = {key.rpartition(".")[0] for key in moved(made["dit-pruned"], pruned)}
+    assert keys > {"proj_out_1", "proj_out_2"}
+    assert all(key.startswith(("proj_out", "transformer_blocks.2.", "transformer_blocks.3.")) for key in keys)
+    with pytest.raises(ValueError, match="a dit's times are uniform"):
+        made["train"]("finetune", "dit-4", initial="dit-grafted", time_mean=1.0)
 
 
 def test_gated_regression_and_another_loss(made):

@@ -28,7 +28,7 @@ from torch import Tensor
 from impasto.models.classes import drop_classes
 from impasto.models.dit.sampler import TIMES, noised, output, posterior, predict_x_0
 
-__all__ = ["Losses", "diffusion_loss", "training_loss"]
+__all__ = ["Losses", "diffusion_loss", "output_loss", "training_loss"]
 
 
 class Losses(NamedTuple):
@@ -45,9 +45,16 @@ def diffusion_loss(
 ) -> Losses:  # fmt: skip
     """At times t (B,), int64, with noise eps like x_0 (B, C, h, w). labels: (B,), int64. bars:
     `sampler.alpha_bars` on the device."""
+    x = noised(x_0, eps, bars[t + 1].view(-1, 1, 1, 1))
+    return output_loss(output(transformer, x, t, labels), x_0, x, t=t, eps=eps, bars=bars)
+
+
+def output_loss(
+    out: Tensor, x_0: Tensor, x: Tensor, *, t: Tensor, eps: Tensor, bars: Tensor
+) -> Losses:
+    """`diffusion_loss` of what a network gave, (B, 2C, h, w), for x at times t."""
     a_t, a_s = bars[t + 1].view(-1, 1, 1, 1), bars[t].view(-1, 1, 1, 1)
-    x = noised(x_0, eps, a_t)
-    eps_theta, v = output(transformer, x, t, labels).chunk(2, dim=1)
+    eps_theta, v = out.chunk(2, dim=1)
     true = posterior(x_0, x, a_t, a_s)
     own = posterior(predict_x_0(x, eps_theta.detach(), a_t), x, a_t, a_s)
     log_var = own.log_var(v)
