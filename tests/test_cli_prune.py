@@ -86,6 +86,16 @@ def test_the_rest_loads_with_its_edits(here, arguments):
     assert ("parts of blocks" in row["not_stock_because"]) == ("--components" in arguments)
 
 
+def test_a_model_with_identities_is_renumbered_in_the_end(here):
+    told("sd3", "--blocks", "1,5", "--identities", "-o", "kept")
+    row = told("kept", "--renumber", "-o", "out")
+    told("sd3", "--blocks", "1,5", "-o", "at-once")
+    for name in ("config.json", "surgery.json", "diffusion_pytorch_model.safetensors"):
+        assert (here / "out" / name).read_bytes() == (here / "at-once" / name).read_bytes()
+    assert row["stock"] and not row["removed"]
+    assert row["parameters_after"] < row["parameters_before"]  # the new last block gives no text
+
+
 def test_a_generator_keeps_the_rest(here):
     generator = tiny_mmdit.tiny()
     generator.save_pretrained("model", "bfloat16")
@@ -166,7 +176,10 @@ def test_scores_come_after_what_is_named(here):
     (["--preset", "sd3.5-medium"], "is for a transformer of SD3 with 24 blocks, and this one is "
                                    "of SD3 with 6"),
     (["--preset", "sd3.5-mediun"], "did you mean 'sd3.5-medium'"),
-    (["--preset", "sd3.5-medium", "--blocks", "1"], "--preset is a whole list; give it without"),
+    (["--preset", "sd3.5-medium", "--blocks", "1"], "--preset says all by itself"),
+    (["--renumber", "--blocks", "1"], "--renumber says all by itself"),
+    (["--renumber", "--identities"], "are opposites; give one of them"),
+    (["--renumber"], "no stock form: nothing was removed"),
     (["--blocks", "4-9"], "there is no block 6: this SD3 transformer has blocks 0 to 5"),
     (["--blocks", "0-6"], "all 6 blocks would be removed; leave at least one"),
     (["--blocks", "3-3"], "holds no block: its end is left out"),

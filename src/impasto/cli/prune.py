@@ -72,8 +72,14 @@ def prune(
     ] = None,
     identities: Annotated[
         bool, typer.Option("--identities", help="Leave removed blocks as places that pass on what "
-                                                "they get, so that blocks keep their numbers, "
-                                                "also where diffusers' class fits without them."),
+                                                "they get, also where diffusers' class fits "
+                                                "without them: blocks keep their numbers, which "
+                                                "'impasto train' needs to distil "
+                                                "(prune-distillation)."),
+    ] = False,
+    renumber: Annotated[
+        bool, typer.Option("--renumber", help="Remove nothing more: of a model with --identities "
+                                              "make the folder that diffusers loads."),
     ] = False,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not be there, "
                                                           "or be empty.")],
@@ -89,7 +95,10 @@ def prune(
     from impasto.models.edited.folder import edited_folder, stored_dtype
 
     ways = {"--preset": preset, "--scores": scores,
-            "--blocks or --components": components if blocks is None else blocks}  # fmt: skip
+            "--blocks or --components": components if blocks is None else blocks,
+            "--renumber": renumber or None}  # fmt: skip
+    if renumber and identities:
+        raise ValueError("--renumber and --identities are opposites; give one of them")
     _check(ways, scores, {"--budget": budget, "--order": order, "--base-score": base_score,
                           "--eligible": eligible, "--exclude": exclude})  # fmt: skip
 
@@ -98,6 +107,8 @@ def prune(
         from impasto.surgery.presets import PRESETS, parse_blocks
         from impasto.zoo.registry import nearest
 
+        if renumber:
+            return Plan.of(host, {})
         if preset is not None:
             if preset not in PRESETS:
                 raise ValueError(f"unknown preset {preset!r}: {nearest(preset, list(PRESETS))}")
@@ -121,8 +132,10 @@ def _check(ways: dict[str, Any], scores: Path | None, only: dict[str, Any]) -> N
     given = [name for name, value in ways.items() if value is not None]
     if not given:
         raise ValueError(f"nothing says what to remove; give {', '.join(ways)}")
-    if ways["--preset"] is not None and len(given) > 1:
-        raise ValueError(f"--preset is a whole list; give it without {given[1]}")
+    for alone in ("--preset", "--renumber"):
+        if alone in given and len(given) > 1:
+            other = next(name for name in given if name != alone)
+            raise ValueError(f"{alone} says all by itself; give it without {other}")
     others = [name for name, value in only.items() if value is not None]
     if scores is None and others:
         raise ValueError(f"{others[0]} is about --scores; give --scores FILE with it")
@@ -169,10 +182,11 @@ def _edit(choose: Callable[[Host], Plan], identities: bool) -> Callable[[nn.Modu
                              "quantise the result")  # fmt: skip
         host = host_of(transformer)
         plan, depth = choose(host), host.depth
-        apply(transformer, removal(plan.removed))
+        if plan.removed:
+            apply(transformer, removal(plan.removed))
         reason = "--identities" if identities else misfit(transformer)
-        if reason is None:
-            restock(transformer)
+        if reason is None or not plan.removed:
+            restock(transformer)  # of what has no such form it says why
         return {"family": host.family.name, "blocks": depth,
                 "removed": removal(plan.removed)["removed"], "parameters_before": plan.before,
                 "parameters_after": plan.after if reason else _count(transformer),
