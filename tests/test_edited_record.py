@@ -15,7 +15,7 @@ from impasto.models.edited.loading import from_pretrained
 from impasto.models.edited.record import apply, base_digest, edits_of
 from impasto.models.edited.stock import misfit, restock
 from impasto.models.foreign.loading import load_pipeline
-from impasto.models.storage import save_network
+from impasto.models.storage import network_from, save_network
 from impasto.sample.protocol import Request, Sampling, generate
 from impasto.zoo.weights import load_state
 from tests import tiny_mmdit, tiny_sd3
@@ -57,6 +57,19 @@ def test_what_diffusers_saves_in_parts_loads_too(tmp_path):
     assert torch.equal(output(from_pretrained(tmp_path), "sd3"), output(model, "sd3"))
     half = from_pretrained(tmp_path, torch_dtype="bfloat16")
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+
+
+def test_no_weights_are_made_to_be_thrown_away(tmp_path):
+    """The file's own dtype is what comes, and no parameter is left without a value."""
+    model = edited("dit")
+    save_network(model, tmp_path, "bfloat16")
+    again = network_from(type(model), tmp_path)
+    assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
+    assert not any(t.is_meta for t in [*again.parameters(), *again.buffers()])
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    assert torch.equal(output(again.float(), "dit"), output(model, "dit"))
+    assert not any(p.is_meta for p in torch.nn.Linear(2, 2).parameters())  # only within
 
 
 def test_edits_follow_each_other():

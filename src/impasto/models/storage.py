@@ -14,9 +14,10 @@ Float files are readable by the libraries' own `from_pretrained`; int8 ones by
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import PreTrainedTokenizerFast
 
 from impasto import files
@@ -126,10 +128,25 @@ def weights_file(kind: Any) -> str:
     return ("diffusion_pytorch_model" if _like_diffusers(kind) else "model") + ".safetensors"
 
 
+@contextlib.contextmanager
+def _without_weights() -> Iterator[None]:
+    """Modules that are built within have their parameters on the meta device and their buffers in
+    memory: the large edited models never are in memory with weights that are thrown away."""
+    def empty(_: nn.Module, __: str, parameter: nn.Parameter | None) -> Any:
+        return None if parameter is None else nn.Parameter(parameter.to("meta"))
+
+    handle = register_module_parameter_registration_hook(empty)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def network_from(kind: Any, folder: Path) -> nn.Module:
     """A network of class `kind` with the configuration and the weights in `folder`.
 
-    A class that has `from_parts` reads them itself. Raises FileNotFoundError for what is missing,
+    A class that has `from_parts` reads them itself. An edited network has the dtype of its file,
+    others are in float32. Raises FileNotFoundError for what is missing,
     ValueError for what does not fit.
     """
     if hasattr(kind, "from_parts"):
@@ -140,11 +157,14 @@ def network_from(kind: Any, folder: Path) -> nn.Module:
             raise ValueError(f"{folder} holds a {found}, and a {kind.__name__} is wanted there: "
                              f"give that of the model")  # fmt: skip
         edits, base = config.pop("edits", None), config.pop("edits_base", None)
-        network = kind.from_config(config)
-        if edits is not None:
+        if edits is None:
+            network = kind.from_config(config)
+        else:
             from impasto.models.edited.record import rebuild
 
-            rebuild(network, edits, base)
+            with _without_weights():
+                network = kind.from_config(config)
+                rebuild(network, edits, base)
     else:
         network = kind(kind.config_class.from_dict(config))
     if "quantization_config" in config:

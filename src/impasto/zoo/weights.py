@@ -209,7 +209,8 @@ def _dequantised(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Copy a file's tensors into `module`, cast to its dtypes. Raises ValueError on a misfit."""
+    """Copy a file's tensors into `module`, cast to its dtypes; where it is on the meta device they
+    take their places as they are. Raises ValueError on a misfit."""
     state, wanted = load_state(path), untied(module.state_dict())
     missing, unexpected = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     if missing or unexpected:
@@ -221,7 +222,8 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
                 f"{path}: {key!r} has shape {tuple(tensor.shape)}, "
                 f"{type(module).__name__} needs {tuple(wanted[key].shape)}"
             )
-    module.load_state_dict(state, strict=False)  # checked above; tied names follow the first
+    # Checked above; tied names follow the first.
+    module.load_state_dict(state, strict=False, assign=any(t.is_meta for t in wanted.values()))
 
 
 def _check_finite(path: str | Path, key: str, tensor: Tensor) -> None:
