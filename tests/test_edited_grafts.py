@@ -33,7 +33,8 @@ def pixart():
 def sana():
     return SanaTransformer2DModel(
         **TWO, num_layers=2, in_channels=4, out_channels=4, sample_size=4,
-        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=6)  # fmt: skip
+        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16,
+        caption_channels=6)  # fmt: skip
 
 
 def sd3(layers=4, dual=(0,)):

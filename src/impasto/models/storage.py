@@ -147,13 +147,18 @@ def network_from(kind: Any, folder: Path) -> nn.Module:
             rebuild(network, edits, base)
     else:
         network = kind(kind.config_class.from_dict(config))
-    load_weights(network, folder / weights_file(kind))
+    if "quantization_config" in config:
+        from impasto.models.edited.quantised import restored
+
+        restored(network, config["quantization_config"], folder / weights_file(kind))
+    else:
+        load_weights(network, folder / weights_file(kind))
     return network
 
 
 def save_network(network: Any, folder: Path, format: str) -> None:
     """Write a network's configuration and its weights in one of `impasto.zoo.weights.FORMATS`; one
-    that has `save_parts` writes them itself."""
+    that has `save_parts` writes them itself. Weights that are quantised stay as they are."""
     if hasattr(network, "save_parts"):
         network.save_parts(folder, format)
         return
@@ -163,7 +168,13 @@ def save_network(network: Any, folder: Path, format: str) -> None:
             files.write_json(folder / "surgery.json", record)
     else:
         network.config.save_pretrained(folder)
-    save_weights(folder / weights_file(type(network)), network.state_dict(), format)
+    path = folder / weights_file(type(network))
+    if _like_diffusers(type(network)) and "quantization_config" in network.config:
+        from impasto.models.edited.quantised import save_quantised
+
+        save_quantised(network, path, as_dtype("float32" if format == "float32" else "bfloat16"))
+        return
+    save_weights(path, network.state_dict(), format)
 
 
 def save_components(

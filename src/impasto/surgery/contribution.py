@@ -95,7 +95,10 @@ def read_contributions(path: str | Path, base: float | None = None) -> Contribut
     """Those that `save` or the official code wrote. base: the whole network's score, where the
     file has none. Raises FileNotFoundError, ValueError for another file."""
     path = Path(path)
-    values = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold an object of scores, not {type(values).__name__}")
     own = isinstance(values.get("scores"), dict)

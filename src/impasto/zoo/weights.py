@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from impasto import files
 
 __all__ = ["FORMATS", "dequantise", "holds_int8", "load_state", "load_weights", "quantise",
-           "save_weights", "shipped_folder", "untied", "without_bars"]  # fmt: skip
+           "save_tensors", "save_weights", "shipped_folder", "stored_kinds", "untied",
+           "without_bars"]  # fmt: skip
 
 FORMATS = ("float32", "bfloat16", "int8")
 MIN_SIZE = 4096
@@ -117,10 +118,16 @@ def save_weights(path: str | Path, state: Mapping[str, Tensor], format: str) -> 
             tensors[key], tensors[key + SCALE] = quantise(tensor.detach().cpu())
         else:
             dtype = torch.float32 if format == "float32" else torch.bfloat16
-            kept = tensor.to(dtype) if tensor.is_floating_point() else tensor
-            tensors[key] = kept.detach().cpu().contiguous()
-    metadata = {"format": "pt"} | ({"quantisation": INT8} if format == "int8" else {})
-    files.write_bytes(path, _ordered(save(tensors, metadata)))
+            tensors[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    save_tensors(path, tensors, {"quantisation": INT8} if format == "int8" else {})
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write tensors as they are, atomically, with more metadata than that they are torch's."""
+    kept = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    files.write_bytes(path, _ordered(save(kept, {"format": "pt", **metadata})))
 
 
 def _header(data: bytes) -> tuple[dict[str, Any], int]:
@@ -143,6 +150,16 @@ def holds_int8(path: str | Path) -> bool:
     try:
         with safe_open(path, "pt") as file:
             return "quantisation" in (file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def stored_kinds(path: str | Path) -> set[str]:
+    """The kinds of numbers in a file, as safetensors names them ("BF16", "F32", "I8"). Raises
+    ValueError for what is no safetensors."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 - no dict
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
 

@@ -33,7 +33,8 @@ from impasto.models.edited.operators import PLACES, build_operator
 from impasto.models.edited.record import edit
 from impasto.zoo.registry import nearest
 
-__all__ = ["GRAFT_PLACES", "checked_graft", "graft", "inherit_", "operator_path", "tokens_of"]
+__all__ = ["GRAFT_PLACES", "as_host", "checked_graft", "graft", "inherit_", "is_edited",
+           "operator_path", "tokens_of"]  # fmt: skip
 
 GRAFT_PLACES = ("attention", "attention2", "mlp")
 KEYS = {"edit", "place", "operator", "options", "blocks"}
@@ -93,7 +94,7 @@ def graft(model: nn.Module, edit: Mapping[str, Any]) -> None:
     for i in blocks:
         path = operator_path(host, i, place)
         for old in (host.block(i), getattr(host.block(i), path.rpartition(".")[2], None)):
-            if _is_edited(old):
+            if is_edited(old):
                 raise ValueError(f"{path} is in a {type(old).__name__} already: graft each place "
                                  f"once, and before blocks are removed or paired")  # fmt: skip
         new[path] = _replacement(host, place, operator, options, old)
@@ -102,7 +103,8 @@ def graft(model: nn.Module, edit: Mapping[str, Any]) -> None:
         setattr(model.get_submodule(parent), name, module.train(model.training))
 
 
-def _is_edited(module: Any) -> bool:
+def is_edited(module: Any) -> bool:
+    """Whether a module stands in the place of a host's own."""
     ours = type(module).__module__.startswith(EDITED)
     return ours or isinstance(module, nn.Identity) or hasattr(module, "grafted")
 
@@ -118,7 +120,7 @@ def _replacement(
     drawn_on = "meta" if where.device.type == "meta" else "cpu"
     with torch.device(drawn_on):
         operator = build_operator(name, width=host.width, heads=host.heads, tokens=tokens,
-                                  options=_as_host(name, options, old))  # fmt: skip
+                                  options=as_host(name, options, old))  # fmt: skip
         if joint and name in ("attention", "sliding-window"):
             new = _fresh(old, operator)
         elif joint:
@@ -130,7 +132,7 @@ def _replacement(
     return new.to(device=where.device, dtype=where.dtype)
 
 
-def _as_host(name: str, options: Mapping[str, Any], old: Any) -> dict[str, Any]:
+def as_host(name: str, options: Mapping[str, Any], old: Any) -> dict[str, Any]:
     """Softmax attention has the host's norms and biases, where options do not say."""
     if name not in ("attention", "sliding-window"):
         return dict(options)
