@@ -87,7 +87,8 @@ def draws(folder):
 
 @pytest.mark.parametrize("initial", ["grafted", "paired"])
 def test_fresh_operators_alone_learn_by_regression(made, initial):
-    folder = made["train"]("graft-regression", f"regression-{initial}", initial=initial, steps=16)
+    folder = made["train"]("graft-regression", f"regression-{initial}", initial=initial, steps=24,
+                           lr=0.002)  # fmt: skip
     keys = moved(made[initial], folder)
     places = {"grafted": ("transformer_blocks.0.attn.", "transformer_blocks.1.attn.",
                           "transformer_blocks.1.ff."),
