@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from impasto.models.mmdit.train import sample_times
+from impasto.surgery.listening import NonFiniteActivation
 from impasto.surgery.regression import (
-    NonFiniteActivation,
     criterion,
     default_loss,
     held_out_losses,

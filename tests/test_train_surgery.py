@@ -9,9 +9,9 @@ import yaml
 from impasto.models import load_generator
 from impasto.models.edited.record import apply, edits_of
 from impasto.sample.protocol import Request, Sampling, generate
+from impasto.surgery.options import Distillation, Regression, Tuning
 from impasto.train import data
 from impasto.train.kinds import common, surgery
-from impasto.train.kinds.surgery import Distillation, Regression, Tuning
 from impasto.train.loop import Loop
 from impasto.train.run import Recipe, run_recipe
 from impasto.zoo.weights import load_state
@@ -87,7 +87,8 @@ def draws(folder):
 
 @pytest.mark.parametrize("initial", ["grafted", "paired"])
 def test_fresh_operators_alone_learn_by_regression(made, initial):
-    folder = made["train"]("graft-regression", f"regression-{initial}", initial=initial, steps=30)
+    folder = made["train"]("graft-regression", f"regression-{initial}", initial=initial, steps=24,
+                           lr=0.002)  # fmt: skip
     keys = moved(made[initial], folder)
     places = {"grafted": ("transformer_blocks.0.attn.", "transformer_blocks.1.attn.",
                           "transformer_blocks.1.ff."),
@@ -119,7 +120,8 @@ def test_a_host_by_class_is_edited_and_trained(made):
     assert json.loads((pruned / "distillation.json").read_text())["shared_blocks"] == 1
     keys = {key.rpartition(".")[0] for key in moved(made["dit-pruned"], pruned)}
     assert keys > {"proj_out_1", "proj_out_2"}
-    assert all(key.startswith(("proj_out", "transformer_blocks.2.", "transformer_blocks.3.")) for key in keys)
+    assert all(key.startswith(("proj_out", "transformer_blocks.2.", "transformer_blocks.3."))
+               for key in keys)  # fmt: skip
     with pytest.raises(ValueError, match="a dit's times are uniform"):
         made["train"]("finetune", "dit-4", initial="dit-grafted", time_mean=1.0)
 

@@ -29,10 +29,10 @@ class Recipe:
     preset: size of the network, "sticker" or "tiny". minutes: train for a time instead of
     `steps`. split: "train" leaves out held-out combinations and the evaluation's meanings, "all"
     leaves nothing out (scorers judge everything). autoencoder: folder of a trained one, for the
-    generator; of a trained tokenizer, for infinity and var. initial: folder of weights to start
-    from (detector, autoencoder, tokenizer, generator, infinity and var: with all that belongs to
-    them); infinity's tokenizer may start from an mmdit generator, whose autoencoder it takes, or
-    from an infinity generator, whose bits it takes.
+    generator and dit (or the name of a generator that ships); of a trained tokenizer, for infinity
+    and var. initial: folder of weights to start from (detector, autoencoder, tokenizer, generator,
+    dit, infinity and var: with all that belongs to them); infinity's tokenizer may start from an
+    mmdit generator, whose autoencoder it takes, or an infinity generator, whose bits it takes.
     freeze_encoder: share of an autoencoder's or a tokenizer's training after which only its
     decoder learns. drop_scales: share of the steps in which infinity's tokenizer decodes fewer
     scales than all, default `train.infinity.DROP_SCALES`. workers: processes that lay out scenes,

@@ -122,8 +122,7 @@ def sticker() -> DiTConfig:
     """128 px pictures of the world's 80 classes: 8 blocks, 256 tokens, 23.8 M parameters."""
     return DiTConfig(latent_size=16, latent_channels=16, patch_size=1, width=384, heads=6,
                      layers=8, classes=CLASSES, vae=mmdit.sticker().build_vae,
-                     defaults=_defaults(16, steps=50, guidance=2.0, sampler="ddim",
-                                        classes=CLASSES))  # fmt: skip
+                     defaults=_defaults(16, steps=50, guidance=2.0, classes=CLASSES))  # fmt: skip
 
 
 def tiny() -> DiTConfig:

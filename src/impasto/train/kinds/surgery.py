@@ -11,7 +11,6 @@ their bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,119 +20,26 @@ from impasto import files
 from impasto.models import load_generator
 from impasto.models.edited.grafts import operator_path
 from impasto.models.edited.hosts import Host, host_of
-from impasto.surgery import distillation as ways
+from impasto.surgery import sensitivity as ways
 from impasto.surgery.contribution import read_contributions
+from impasto.surgery.distillation import distil, shared_blocks
 from impasto.surgery.finetune import finetune
+from impasto.surgery.listening import Gates
 from impasto.surgery.noised import Cache, Noised, cache_noiseless, noised_latents, split_off
-from impasto.surgery.regression import CRITERIA, Gates, regress
+from impasto.surgery.options import Distillation, Regression, Tuning
+from impasto.surgery.regression import regress
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.kinds.common import numbers, pictures
 from impasto.train.loop import SCHEDULES, Loop
 from impasto.train.recipe import Recipe, check_keys, kind
-from impasto.zoo.registry import nearest
 
-__all__ = ["Distillation", "Regression", "Tuning"]
+__all__: list[str] = []
 
-SENSITIVITY = ("auto", "none", "graded", "binary")
 GATES = {"attention": 1, "mlp": 4, "attention2": 6}
 """Place -> which output of a block's modulation is its gate."""
 KEYS = ("initial", "time_mean", "time_std")
 Options = TypeVar("Options")
-
-
-def _among(value: Any, allowed: Sequence[str], what: str) -> None:
-    if value not in allowed:
-        raise ValueError(f"unknown {what} {value!r}: {nearest(str(value), list(allowed))}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Regression:
-    """A recipe's `regression`. attention, mlp, pairs: the loss of each kind of operator
-    (`surgery.regression`), delta of huber's. gated: both sides times the branch's gate. held_out:
-    pictures that are kept for the losses of before and after."""
-
-    attention: str = "l1"
-    mlp: str = "l2"
-    pairs: str = "l1"
-    delta: float = 1.0
-    gated: bool = False
-    clip: float = 10.0
-    weight_decay: float = 0.0
-    schedule: str = "halved"
-    held_out: int = 512
-
-    def __post_init__(self) -> None:
-        for name in ("attention", "mlp", "pairs"):
-            _among(getattr(self, name), CRITERIA, "loss")
-        _among(self.schedule, list(SCHEDULES), "schedule")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distillation:
-    """A recipe's `distillation`. task, output, features: weights of the losses
-    (`surgery.distillation`). preserve: freeze what is before the first removed unit (PWP).
-    sensitivity: "graded" by `scores`, the file of a contribution analysis (base: the whole
-    network's score, where it has none), with kappa and cut_off in its units; "binary" by `range`,
-    the first block that learns and the one after the last; "auto" either of them, whichever is
-    given, where a quarter or more of the parameters is gone; or "none"."""
-
-    task: float = 0.0
-    output: float = 1.0
-    features: float = 1e-4
-    preserve: bool = True
-    sensitivity: str = "auto"
-    scores: str | None = None
-    base: float | None = None
-    kappa: float = 1.0
-    cut_off: float = 0.1
-    range: Sequence[int] | None = None
-    clip: float = 1.0
-    weight_decay: float = 1e-4
-    ema: float = 0.0
-    schedule: str = "constant"
-
-    def __post_init__(self) -> None:
-        _among(self.sensitivity, SENSITIVITY, "sensitivity")
-        _among(self.schedule, list(SCHEDULES), "schedule")
-        _ = self.losses
-        needed = {"graded": "scores", "binary": "range"}.get(self.sensitivity)
-        if needed and getattr(self, needed) is None:
-            raise ValueError(f"distillation: sensitivity {self.sensitivity} needs {needed}")
-
-    @property
-    def losses(self) -> ways.Losses:
-        return ways.Losses(task=self.task, output=self.output, features=self.features)
-
-    def way(self, compression: float) -> str:
-        """none, graded or binary. Raises ValueError where "auto" has nothing to go by."""
-        if self.sensitivity != "auto":
-            return self.sensitivity
-        if compression < ways.R_THRES:
-            return "none"
-        given = [way for way, value in (("graded", self.scores), ("binary", self.range))
-                 if value is not None]  # fmt: skip
-        if len(given) != 1:
-            raise ValueError(f"distillation: {compression:.1%} of the parameters is gone, and "
-                             f"from {ways.R_THRES:.0%} on updates are scaled by sensitivity: "
-                             f"give either scores or range, or sensitivity: none")  # fmt: skip
-        return given[0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tuning:
-    """A recipe's `tuning`. rank: of low-rank additions to the linear layers below `targets`; none
-    trains everything."""
-
-    rank: int | None = None
-    targets: Sequence[str] = ("attn", "ff")
-    clip: float = 10.0
-    weight_decay: float = 0.0
-    ema: float = 0.9999
-    schedule: str = "warm-up"
-
-    def __post_init__(self) -> None:
-        _among(self.schedule, list(SCHEDULES), "schedule")
 
 
 def _options(of: type[Options], recipe: Recipe, key: str) -> Options:
@@ -257,8 +163,8 @@ def _distillation(recipe: Recipe, device: torch.device, out: Path, checkpoint: C
     multipliers = _multipliers(options, options.way(compression), host)
     factors = ways.scale_updates(student, blocks, multipliers)
     learning = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    shared = ways.shared_blocks(teacher.transformer, student, blocks)
-    loop = ways.distil(
+    shared = shared_blocks(teacher.transformer, student, blocks)
+    loop = distil(
         student, teacher.transformer, _batches(recipe, teacher, _latents(recipe, teacher, device)),
         blocks, losses=options.losses, factors=factors, ema=options.ema,
         **_numbers(recipe, checkpoint, options),
