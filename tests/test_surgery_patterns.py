@@ -6,7 +6,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 
 from impasto.models.edited.grafts import graft
 from impasto.surgery.locality import band_mass, locality, uniform_locality
-from impasto.surgery.patterns import PATTERNS, listed, select_blocks
+from impasto.surgery.patterns import PATTERNS, select_blocks
 from tests.test_edited_grafts import HOSTS, edit, randomised, sd3
 from tests.tiny_hosts import inputs
 
@@ -52,13 +52,6 @@ def test_what_does_not_fit_is_refused(arguments, message):
             select_blocks("deep", 8, ratio=ratio)
     with pytest.raises(ValueError, match="'full' is all"):
         select_blocks("full", 8, ratio=0.5)
-
-
-def test_lists_of_blocks():
-    assert listed("5, 1-3", 8) == [1, 2, 3, 5]
-    for wrong in ("", "x", "1,1", "8", "0,3-1", "1-", "-1"):
-        with pytest.raises(ValueError, match="blocks"):
-            listed(wrong, 8)
 
 
 def plain(a, band):

@@ -18,6 +18,7 @@ from impasto.cli.doctor import doctor
 from impasto.cli.draw import generate
 from impasto.cli.errors import EXIT_CODES
 from impasto.cli.evaluate import EvalCommand, evaluate
+from impasto.cli.graft import graft
 from impasto.cli.measure import measure_distance, measure_reconstruction
 from impasto.cli.prune import prune
 from impasto.cli.quantize import quantize
@@ -55,6 +56,7 @@ app.command("compare")(compare)
 app.command("run")(run)
 app.command("train")(train)
 app.command("convert")(convert)
+app.command("graft")(graft)
 app.command("prune")(prune)
 app.command("quantize")(quantize)
 app.command("tokenize")(tokenize)

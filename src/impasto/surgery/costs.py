@@ -31,7 +31,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from impasto.models.edited.grafts import as_host, checked_graft, operator_path, tokens_of
+from impasto.models.edited.grafts import (
+    as_host,
+    checked_graft,
+    is_edited,
+    operator_path,
+    tokens_of,
+)
 from impasto.models.edited.hosts import Host, host_of, parameters
 from impasto.models.edited.operators import build_operator
 
@@ -143,10 +149,11 @@ def _joint_cost(
 def graft_delta(
     model: nn.Module, edit: Mapping[str, Any], *, tokens: int | None = None, text_tokens: int = 0
 ) -> Delta:
-    """What a graft changes among all operators of its place in a host that has not got it yet.
+    """What a graft changes among those operators of its place that are still the host's own.
 
-    edit: of kind "graft". tokens: N, if not those that the host is made for. text_tokens: of a
-    joint attention. Raises ValueError where N is not known.
+    edit: of kind "graft", not applied yet. tokens: N, if not those that the host is made for.
+    text_tokens: of a joint attention. Raises ValueError where N is not known, and for blocks that
+    are edited there already.
     """
     place, name, options, blocks = checked_graft(edit)
     host = host_of(model)
@@ -154,7 +161,10 @@ def graft_delta(
     if n is None:
         raise ValueError(f"how many tokens a {type(model).__name__} draws is not in its config; "
                          f"give tokens")  # fmt: skip
-    every = [i for i in range(host.depth) if _has(host, i, place)]
+    every = [i for i in range(host.depth) if _own(host, i, place)]
+    if others := [i for i in blocks if i not in every]:
+        operator_path(host, others[0], place)
+        raise ValueError(f"block {others[0]} is edited in the place of {place} already")
     before = after = Cost(0, 0, 0, 0)
     for i in every:
         old = model.get_submodule(operator_path(host, i, place))
@@ -173,12 +183,13 @@ def graft_delta(
                    for part in ("op", "ft", "parameters", "flops")))  # type: ignore[arg-type]
 
 
-def _has(host: Host, i: int, place: str) -> bool:
+def _own(host: Host, i: int, place: str) -> bool:
+    """Whether block i has an operator there that is the host's."""
     try:
-        operator_path(host, i, place)
+        name = operator_path(host, i, place).rpartition(".")[2]
     except ValueError:
         return False
-    return True
+    return not is_edited(host.block(i)) and not is_edited(getattr(host.block(i), name))
 
 
 def _change(before: float, after: float) -> float | None:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from impasto.zoo.registry import nearest
 
-__all__ = ["PATTERNS", "listed", "select_blocks"]
+__all__ = ["PATTERNS", "select_blocks"]
 
 PATTERNS = ("interleaved", "deep", "top-local", "low-local", "full", "pixart-sigma")
 PIXART_SIGMA = {0.5: (*range(8, 20, 2), *range(20, 28)), 0.29: tuple(range(20, 28))}
@@ -67,19 +67,3 @@ def _by_locality(
                          f"given {given}; measure it with impasto.surgery.locality")  # fmt: skip
     sign = -1 if pattern == "top-local" else 1
     return sorted(sorted(range(depth), key=lambda i: (sign * locality[i], i))[:n])
-
-
-def listed(text: str, depth: int) -> list[int]:
-    """"1,3,8-11" as numbers, both ends of a range included. Raises ValueError for anything else,
-    for a number twice and for one that is no block of `depth`."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        last = last if dash else first
-        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-            raise ValueError(f"blocks are numbers and ranges such as 1,3,8-11, given {text!r}; or "
-                             f"a pattern: {', '.join(PATTERNS)}")  # fmt: skip
-        numbers += range(int(first), int(last) + 1)
-    if not numbers or len(set(numbers)) < len(numbers) or max(numbers) >= depth:
-        raise ValueError(f"blocks must be different numbers from 0 to {depth - 1}, given {text!r}")
-    return sorted(numbers)
