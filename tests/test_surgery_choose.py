@@ -84,7 +84,8 @@ def test_the_published_twenty_per_cent():
 
 
 def test_the_published_thirty_per_cent_is_what_its_scores_give():
-    plan = greedy(large(), by_score(published()), 0.71, whole=parse_blocks("25-29,31-35"),
+    whole = PRESETS["sd3.5-large-turbo-20"].removed
+    plan = greedy(large(), by_score(published()), 0.71, first=whole,
                   eligible=parse_blocks("13-19"), exclude=["attn"])  # fmt: skip
     assert (plan.after, round(100 * plan.share, 2)) == (5_678_173_248, 70.48)
     few, more = {"ff", "ff_context"}, {"ff", "ff_context", "w_norm1_context"}
@@ -94,7 +95,7 @@ def test_the_published_thirty_per_cent_is_what_its_scores_give():
 
 
 def test_the_other_list_is_what_its_scores_give():
-    plan = greedy(large(), by_score(published()), 0.71, whole=EIGHT,
+    plan = greedy(large(), by_score(published()), 0.71, first=dict.fromkeys(EIGHT, ("all",)),
                   eligible=(16, 17, 18, 30, 36), exclude=["attn", "w_norm1"])  # fmt: skip
     assert sets(plan.removed) == sets(PRESETS["sd3.5-large-turbo-30-spread"].removed)
     assert round(100 * plan.share, 2) == 70.77
@@ -199,7 +200,8 @@ def test_what_removes_nothing_is_passed_over():
 @pytest.mark.parametrize("options, message", [
     ({"budget": 1.2}, r"between 0 and 1, given 1.2"), ({"budget": 0}, "given 0"),
     ({"budget": 0.1}, r"leave \d+.\d\d% of the parameters, and the budget is less than 10.00%"),
-    ({"budget": 0.5, "whole": [9]}, "no block 9"), ({"budget": 0.5, "eligible": [4]}, "block 4"),
+    ({"budget": 0.5, "first": {9: ("all",)}}, "no block 9"),
+    ({"budget": 0.5, "eligible": [4]}, "no block 4"),
     ({"budget": 0.5, "exclude": ["mlp"]}, "no block has a component 'mlp' to exclude; allowed"),
 ])  # fmt: skip
 def test_what_cannot_be_walked_is_refused(options, message):

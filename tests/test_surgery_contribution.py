@@ -10,10 +10,17 @@ from impasto.bench.sticker import sticker
 from impasto.sample.protocol import Request, Sampling, generate, row_seed
 from impasto.score.base import Score, Scorer, ScorerBroken
 from impasto.surgery import contribution
-from impasto.surgery.contribution import Contributions, contributions, read_contributions, undone
+from impasto.surgery.contribution import (
+    Contributions,
+    contributions,
+    read_contributions,
+    undone,
+    units,
+    without,
+)
 from tests import tiny_mmdit
 
-UNITS = [(0, "ff"), (1, "ff"), (1, "ff_context"), (0, "ff_context")]
+UNITS = [(0, "ff"), (1, "ff"), (1, "attn"), (0, "ff_context")]
 SAMPLING = Sampling(steps=2, guidance=1.0)
 
 
@@ -37,9 +44,14 @@ class Red(Scorer):
         return {"id": "red"}
 
 
+class Inputs(nn.Module):
+    def forward(self, hidden_states, encoder_hidden_states):
+        return hidden_states, encoder_hidden_states
+
+
 def remove(model, block, component):
-    if component in ("ff", "ff_context") and getattr(model.transformer_blocks[block], component):
-        setattr(model.transformer_blocks[block], component, nn.Identity())
+    made = Inputs() if component == "attn" else nn.Identity()
+    setattr(model.transformer_blocks[block], component, made)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +70,7 @@ def pipe(monkeypatch):
 
 def measure(pipe, specs, out, scorer=None, **given):
     given = {"sampling": SAMPLING, "samples": 2, "batch_size": 4} | given
-    return contributions(pipe, UNITS, specs, scorer or Red(), out, remove=remove, **given)
+    return contributions(pipe, UNITS, specs, scorer or Red(), out, **given)
 
 
 @pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")
@@ -76,7 +88,6 @@ def test_scores_are_those_of_the_network_without_the_unit(pipe, specs, tmp_path)
         assert (found.scores[unit] if unit else found.base) == pytest.approx(expected, rel=1e-6)
     assert list(found.scores.values()) == sorted(found.scores.values(), reverse=True)
     assert found.drops[0, "ff"] == found.scores[0, "ff"] - found.base != 0
-    assert found.scores[1, "ff_context"] == found.base  # the last block's text goes nowhere
     # Texts once a batch with its null prompt, for all five networks; and the model is whole again.
     assert pipe.encoded == [1 + 2, 1 + 1]
     whole = tiny_mmdit.tiny().transformer.state_dict()
@@ -125,7 +136,7 @@ def test_scorers_that_say_nothing(pipe, specs, tmp_path):
         with pytest.raises(ValueError, match="whole: the scorer gives no finite number"):
             measure(pipe, specs, tmp_path / "b", silent)
     with pytest.raises(ValueError, match="has no transformer to take units out of"):
-        contributions(object(), UNITS, specs, Red(), tmp_path / "c", remove=remove)
+        contributions(object(), UNITS, specs, Red(), tmp_path / "c")
 
 
 def test_the_released_files_are_read_and_written(tmp_path):
@@ -149,6 +160,17 @@ def test_the_released_files_are_read_and_written(tmp_path):
     path.write_text(json.dumps([1]))
     with pytest.raises(ValueError, match="must hold an object of scores, not list"):
         read_contributions(path)
+
+
+def test_units_are_the_hosts():
+    model = tiny_mmdit.tiny().transformer
+    assert units(model, whole=True) == [(0, "all"), (1, "all")]
+    assert len(units(model)) == 5 + 4 and (1, "ff_context") not in units(model)
+    for block, component in units(model):
+        with undone(model):
+            without(model, block, component)
+    assert not any("removed" in type(m).__name__ or "Identity" in type(m).__name__
+                   for m in model.modules())  # fmt: skip
 
 
 def test_undone_gives_modules_classes_and_forwards_back():

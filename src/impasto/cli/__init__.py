@@ -19,6 +19,7 @@ from impasto.cli.draw import generate
 from impasto.cli.errors import EXIT_CODES
 from impasto.cli.evaluate import EvalCommand, evaluate
 from impasto.cli.measure import measure_distance, measure_reconstruction
+from impasto.cli.prune import prune
 from impasto.cli.quantize import quantize
 from impasto.cli.serve import serve
 from impasto.cli.show import bench_export, ls, scorers_check
@@ -54,6 +55,7 @@ app.command("compare")(compare)
 app.command("run")(run)
 app.command("train")(train)
 app.command("convert")(convert)
+app.command("prune")(prune)
 app.command("quantize")(quantize)
 app.command("tokenize")(tokenize)
 app.command("detokenize")(detokenize)

@@ -105,13 +105,13 @@ def collapsed(host: Host, removed: Removed) -> dict[int, tuple[str, ...]]:
 
 
 def greedy(
-    host: Host, ranking: Iterable[Unit], budget: float, *, whole: Collection[int] = (),
+    host: Host, ranking: Iterable[Unit], budget: float, *, first: Removed | None = None,
     eligible: Collection[int] | None = None, exclude: Collection[str] = (),
 ) -> Plan:  # fmt: skip
     """Remove the units of a ranking in their order until less than `budget` of the parameters is
     left.
 
-    whole: blocks that are removed first (hybrid). eligible: blocks that the ranking may take from
+    first: what is removed before (hybrid). eligible: blocks that the ranking may take from
     (None: all); exclude: components that stay. A block whose last component goes is removed whole.
     Raises ValueError for a budget outside (0, 1), blocks that there are not, and where the
     ranking does not reach so far.
@@ -119,13 +119,13 @@ def greedy(
     if not 0 < budget < 1:
         raise ValueError(f"budget is the share of parameters left, between 0 and 1, given "
                          f"{budget!r}")  # fmt: skip
-    for i in (*whole, *(eligible or ())):
+    for i in eligible or ():
         host.path(i)
     known = {name for i in range(host.depth) for name in host.components(i)} | {"all"}
     if unknown := sorted(set(exclude) - known):
         raise ValueError(f"no block has a component {unknown[0]!r} to exclude; allowed: "
                          f"{', '.join(sorted(known))}")  # fmt: skip
-    chosen: dict[int, tuple[str, ...]] = dict.fromkeys(whole, ("all",))
+    chosen = collapsed(host, first or {})
     order = iter(ranking)
     while (plan := Plan.of(host, chosen)).share >= budget:
         unit = next((unit for unit in order

@@ -32,11 +32,14 @@ import torch
 from torch import nn
 
 from impasto import files
+from impasto.models.edited.hosts import host_of
+from impasto.models.edited.identities import remove as remove_edit
 from impasto.sample.protocol import Generator, Request, Sampling, row_seed
 from impasto.score.base import Scorer
 from impasto.spec import Spec
 
-__all__ = ["Contributions", "Unit", "contributions", "read_contributions", "undone"]
+__all__ = ["Contributions", "Unit", "contributions", "read_contributions", "undone",
+           "units", "without"]  # fmt: skip
 
 Unit = tuple[int, str]
 """A block's number and a component of it, or "all"."""
@@ -92,7 +95,10 @@ def read_contributions(path: str | Path, base: float | None = None) -> Contribut
     """Those that `save` or the official code wrote. base: the whole network's score, where the
     file has none. Raises FileNotFoundError, ValueError for another file."""
     path = Path(path)
-    values = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold an object of scores, not {type(values).__name__}")
     own = isinstance(values.get("scores"), dict)
@@ -101,6 +107,18 @@ def read_contributions(path: str | Path, base: float | None = None) -> Contribut
     known = values.get("base") if own else None
     return Contributions(scores, base if known is None else known,
                          values.get("measured", {}) if own else {})  # fmt: skip
+
+
+def units(model: nn.Module, whole: bool = False) -> list[Unit]:
+    """Every component of every block of a host, or (whole) every block."""
+    host = host_of(model)
+    return [(i, component) for i in range(host.depth)
+            for component in (("all",) if whole else host.components(i))]  # fmt: skip
+
+
+def without(model: nn.Module, block: int, component: str) -> None:
+    """Put the published identity in the place of a unit, for good."""
+    remove_edit(model, {"removed": {block: [component]}})
 
 
 @contextlib.contextmanager
@@ -171,8 +189,8 @@ def _record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def contributions(
-    generator: Generator, units: Iterable[Unit], specs: Sequence[Spec], scorer: Scorer,
-    out: str | Path, *, remove: Remove, samples: int = 1, seed: int = 0,
+    generator: Generator, parts: Iterable[Unit], specs: Sequence[Spec], scorer: Scorer,
+    out: str | Path, *, remove: Remove = without, samples: int = 1, seed: int = 0,
     sampling: Sampling | None = None, batch_size: int = 32, scale: float = 1.0,
     names: Mapping[str, str] | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
@@ -181,9 +199,9 @@ def contributions(
     `generator.transformer` in turn, and keep all in `out`; the same call goes on where one was
     broken off.
 
-    remove: replaces a unit of the model in place; the model is as it was afterwards. samples:
-    pictures a prompt, whose seeds are a run's (`row_seed`). scale: of the values, 100 for HPS.
-    names: more to record, such as the bench's name. Raises ValueError for scores of another
+    parts: `units` gives all. remove: replaces one in place; the model is as it was afterwards.
+    samples: pictures a prompt, whose seeds are a run's (`row_seed`). scale: of the values, 100 for
+    HPS. names: more to record, such as the bench's name. Raises ValueError for scores of another
     measurement in `out`, ScorerBroken.
     """
     model: Any = getattr(generator, "transformer", None)
@@ -191,7 +209,7 @@ def contributions(
         raise ValueError(f"{type(generator).__name__} has no transformer to take units out of; "
                          f"give a generator with one, such as sticker-mmdit")  # fmt: skip
     scorer.self_test()
-    out, sampling, every = Path(out), sampling or Sampling(), list(dict.fromkeys(units))
+    out, sampling, every = Path(out), sampling or Sampling(), list(dict.fromkeys(parts))
     rows = [(spec, sample) for spec in specs for sample in range(samples)]
     texts = "\n".join(spec.to_json() for spec in specs)
     record = {**(names or {}), "model": generator.provenance(), "scorer": scorer.provenance(),

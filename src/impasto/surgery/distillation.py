@@ -283,7 +283,7 @@ def distil(
     """
     torch.manual_seed(seed + processes.rank())
     teacher.eval()
-    loop = Loop(student.train(), steps, lr, weight_decay=weight_decay, betas=(0.9, 0.999),
+    loop = Loop(student.eval(), steps, lr, weight_decay=weight_decay, betas=(0.9, 0.999),
                 ema_decay=ema, minutes=minutes, name="distillation", checkpoint=checkpoint,
                 schedule=schedule, clip=clip, factors=dict(factors or {}))  # fmt: skip
     both, chosen = TeacherAndStudent(teacher, student, blocks, compile), losses or Losses()

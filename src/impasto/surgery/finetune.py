@@ -73,7 +73,7 @@ def finetune(
     """Train `model` on what `batches` draws; all of it, or (rank) by `low_rank`. The moving
     average is what is kept. Raises ValueError, NonFiniteLoss."""
     torch.manual_seed(seed + processes.rank())
-    model.requires_grad_(True).train()
+    model.requires_grad_(True).eval()
     with contextlib.ExitStack() as stack:
         if rank is not None:
             stack.enter_context(low_rank(model, rank, targets))

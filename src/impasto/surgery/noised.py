@@ -1,8 +1,8 @@
 """What surgery trains on: noised latents with what the host is called with.
 
-    x_t = (1 - t) x_0 + t eps,   v = eps - x_0       flow matching (SD3, arXiv 2403.03206)
-
-t is logit-normal and shifted as the generator's own times are.
+    x_t = (1 - t) x_0 + t eps,   v = eps - x_0       flow matching (SD3, arXiv 2403.03206): t is
+                                                     logit-normal, shifted as the generator's are
+    x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps          diffusion (DiT): t is uniform over 0 ... 999
 """
 
 from __future__ import annotations
@@ -14,13 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from impasto.models.classes import drop_classes
+from impasto.models.dit import DiTGenerator
+from impasto.models.dit.sampler import TIMES, alpha_bars, noised, predict_x_0
+from impasto.models.dit.train import output_loss
 from impasto.models.mmdit import MMDiTGenerator
 from impasto.models.mmdit.sampler import interpolate
 from impasto.models.mmdit.text import Encoding, encode, null_ids
 from impasto.models.mmdit.train import drop_text, sample_times
-from impasto.train.generator import LatentCache
+from impasto.train.data import PictureCache
+from impasto.train.dit import ClassCache, cache_classes
+from impasto.train.generator import LatentCache, cache_latents
 
-__all__ = ["Noised", "flow_matched", "noised_latents", "output_of"]
+__all__ = ["Cache", "Noised", "cache_noiseless", "diffused", "flow_matched", "noised_latents",
+           "output_of", "split_off"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,29 +52,80 @@ def flow_matched(x_0: Tensor, eps: Tensor, t: Tensor, text: Encoding) -> Noised:
                   lambda v: x_t - at * v)  # fmt: skip
 
 
+def diffused(x_0: Tensor, eps: Tensor, t: Tensor, labels: Tensor) -> Noised:
+    """A batch of DiT's kind, at times t (B,) and classes (B,), int64."""
+    bars = alpha_bars(x_0.device)
+    a_t = bars[t + 1].view(-1, 1, 1, 1)
+    x_t = noised(x_0, eps, a_t)
+    given = {"hidden_states": x_t, "timestep": t, "class_labels": labels, "return_dict": False}
+    return Noised(x_0, x_t, given,
+                  lambda out: output_loss(out, x_0, x_t, t=t, eps=eps, bars=bars).total,
+                  lambda out: predict_x_0(x_t, out.chunk(2, dim=1)[0], a_t))  # fmt: skip
+
+
+# ---------------------------------------------------------------------- of the world's pictures
+
+
+Cache = LatentCache | ClassCache
+
+
+def cache_noiseless(pipe: Any, pictures: PictureCache, captions: Sequence[Sequence[str]]) -> Cache:
+    """Latents of pictures with what a generator draws them by: texts or classes. Raises ValueError
+    for a family that is neither mmdit nor dit."""
+    if isinstance(pipe, MMDiTGenerator):
+        return cache_latents(pipe, pictures, [texts[:2] for texts in captions], keep_moments=True)
+    if isinstance(pipe, DiTGenerator):
+        return cache_classes(pipe, pictures, keep_moments=True)
+    raise ValueError(f"a {type(pipe).__name__} has no noised latents to train on; allowed: "
+                     f"generators of the families mmdit and dit")  # fmt: skip
+
+
+def split_off(cache: Cache, n: int) -> tuple[Cache, Cache]:
+    """The first n pictures, and the others. Raises ValueError where one would be empty."""
+    if not 0 < n < len(cache):
+        raise ValueError(f"held_out must leave some of the {len(cache)} pictures, given {n}")
+    def part(at: slice) -> Cache:
+        if isinstance(cache, LatentCache):
+            return LatentCache(cache.latents[at], cache.ids[:, at])
+        return ClassCache(cache.latents[at], cache.labels[at])
+
+    return part(slice(n)), part(slice(n, None))
+
+
 def noised_latents(
-    pipe: MMDiTGenerator, cache: LatentCache, batch: int, *, drop: float = 0.1,
+    pipe: Any, cache: Cache, batch: int, *, drop: float = 0.1,
     wordings: Sequence[float] = (0.6, 0.4), time_mean: float = 0.0, time_std: float = 1.0,
 ) -> Callable[[], Noised]:  # fmt: skip
-    """Draws batches of an mmdit generator's latents, texts (of which a share `drop` is the null
-    prompt), times and noise, anew each time, from torch's own random numbers.
+    """Draws batches of latents, texts or classes (a share `drop` of them null), times and noise,
+    anew each time, from torch's own random numbers.
 
-    wordings: how often each wording of a caption is used.
+    wordings: how often each wording of a caption is used. time_mean, time_std: of logit-normal
+    times; a dit's are uniform, and refuse any others.
     """
-    device, shift = cache.latents.device, pipe.defaults.shift
-    null, chances = null_ids(pipe.tokenizer).to(device), torch.tensor(wordings, device=device)
+    device = cache.latents.device
+    chances = torch.tensor(wordings, device=device)
+
+    def texts(rows: Tensor) -> Encoding:
+        assert isinstance(cache, LatentCache)
+        way = torch.multinomial(chances, batch, replacement=True)
+        null = null_ids(pipe.tokenizer).to(device)
+        return encode(pipe.text_encoder, drop_text(cache.ids[way, rows].long(), null, drop))
 
     @torch.no_grad()
     def draw() -> Noised:
         rows = torch.randint(len(cache), (batch,), device=device)
-        way = torch.multinomial(chances, batch, replacement=True)
-        ids = drop_text(cache.ids[way, rows].long(), null, drop)
-        text = encode(pipe.text_encoder, ids)
-        t = sample_times(batch, mean=time_mean, std=time_std, device=device)
-        t = shift * t / (1 + (shift - 1) * t)
         x_0 = cache.latents[rows].float()
-        return flow_matched(x_0, torch.randn_like(x_0), t, text)
+        if isinstance(cache, ClassCache):
+            labels = drop_classes(cache.labels[rows], pipe.null, drop)
+            t = torch.randint(TIMES, (batch,), device=device)
+            return diffused(x_0, torch.randn_like(x_0), t, labels)
+        text, shift = texts(rows), pipe.defaults.shift
+        t = sample_times(batch, mean=time_mean, std=time_std, device=device)
+        return flow_matched(x_0, torch.randn_like(x_0), shift * t / (1 + (shift - 1) * t), text)
 
+    if isinstance(cache, ClassCache) and (time_mean, time_std) != (0.0, 1.0):
+        raise ValueError(f"a dit's times are uniform: leave out time_mean and time_std, given "
+                         f"{time_mean} and {time_std}")  # fmt: skip
     return draw
 
 

@@ -1,8 +1,8 @@
 """Which blocks do little, seen from the image tokens h_0 ... h_B between them; h_i enters block i.
 
     KOALA   (arXiv 2312.04005)   the mean over tokens of cos(h_i, h_i+1), a block
-    PPCL    (CVPR 2026, "plug-and-play" pruning of MMDiTs)  intervals of blocks that one can stand
-            in for. A linear probe is fitted from h_s to h_e; how well it does is
+    PPCL    (arXiv 2511.16156)   intervals of blocks that one can stand in for. A linear probe is
+            fitted from h_s to h_e; how well it does is
                 CKA(s, e) = |Y'Z|^2 / (|Y'Y| |Z'Z|)
             of its predictions Z and the tokens Y = h_e that it was not fitted to, both centred.
             Blocks s ... e - 1 are redundant as long as no further block costs much:

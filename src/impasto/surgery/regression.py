@@ -304,7 +304,7 @@ def regress(
     torch.manual_seed(seed + processes.rank())
     before = held_out_losses(host, scions, held_out, gates=gates, delta=delta) if held_out else {}
     places = {target: str(i) for i, target in enumerate(scions)}
-    loop = Loop(nn.ModuleList(scions.values()).train(), steps, lr, weight_decay=weight_decay,
+    loop = Loop(nn.ModuleList(scions.values()).eval(), steps, lr, weight_decay=weight_decay,
                 betas=(0.9, 0.999), ema_decay=0.0, minutes=minutes, name="regression",
                 checkpoint=checkpoint, schedule=schedule, clip=clip,
                 factors={places[target]: own / lr for target, own in (lrs or {}).items()},

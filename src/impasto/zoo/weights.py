@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from impasto import files
 
 __all__ = ["FORMATS", "dequantise", "holds_int8", "load_state", "load_weights", "quantise",
-           "save_tensors", "save_weights", "shipped_folder", "untied", "without_bars"]  # fmt: skip
+           "save_tensors", "save_weights", "shipped_folder", "stored_kinds", "untied",
+           "without_bars"]  # fmt: skip
 
 FORMATS = ("float32", "bfloat16", "int8")
 MIN_SIZE = 4096
@@ -149,6 +150,16 @@ def holds_int8(path: str | Path) -> bool:
     try:
         with safe_open(path, "pt") as file:
             return "quantisation" in (file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def stored_kinds(path: str | Path) -> set[str]:
+    """The kinds of numbers in a file, as safetensors names them ("BF16", "F32", "I8"). Raises
+    ValueError for what is no safetensors."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 - no dict
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
 

@@ -11,14 +11,14 @@ import diffusers
 import torch
 from torch import nn
 
-from impasto.files import new_folder
+from impasto.files import new_folder, write_json
 from impasto.models.edited.hosts import host_of
 from impasto.models.edited.loading import from_pretrained
 from impasto.models.edited.stock import RECORD
 from impasto.models.storage import read_json, save_network
-from impasto.zoo.weights import holds_int8, shipped_folder
+from impasto.zoo.weights import holds_int8, shipped_folder, stored_kinds
 
-__all__ = ["edited_folder", "transformer_from"]
+__all__ = ["edited_folder", "stored_dtype", "transformer_from"]
 
 T = TypeVar("T")
 STALE = ("README.md",)
@@ -41,6 +41,24 @@ def transformer_from(folder: Path, dtype: torch.dtype) -> nn.Module:
     return network
 
 
+def _where(model: str | Path) -> tuple[Path, str]:
+    """A model's folder, and the name of its transformer's in it ("" where it is one)."""
+    folder = Path(model) if Path(model).is_dir() else shipped_folder(str(model))
+    return folder, "transformer" if (folder / "model_index.json").is_file() else ""
+
+
+def stored_dtype(model: str | Path) -> torch.dtype:
+    """The dtype that keeps every value of a transformer on disk: bfloat16 where all of it is that,
+    else float32. model: as of `edited_folder`. Raises FileNotFoundError, ValueError for a damaged
+    file."""
+    folder = Path(*_where(model))
+    files = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder} has no diffusion_pytorch_model.safetensors")
+    found = {kind for path in files for kind in stored_kinds(path)}
+    return torch.bfloat16 if found == {"BF16"} else torch.float32
+
+
 def edited_folder(
     model: str | Path, out: str | Path, dtype: torch.dtype, edit: Callable[[nn.Module], T]
 ) -> T:
@@ -50,20 +68,23 @@ def edited_folder(
     weights that ship. dtype: of what is read, and of what is written where nothing is quantised.
     `out` appears whole or not at all. Raises ValueError where it is there already.
     """
-    path, out = Path(model), Path(out)
-    source = path if path.is_dir() else shipped_folder(str(model))
-    whole = (source / "model_index.json").is_file()
+    (source, part), out = _where(model), Path(out)
     if source.resolve() in out.resolve().parents:
         raise ValueError(f"{out} lies within {source}, which is read; give another folder")
     with new_folder(out) as folder:
-        part = "transformer" if whole else ""
         network = transformer_from(source / part, dtype)
         result = edit(network)
-        if whole:
+        if part:
             skipped = shutil.ignore_patterns(part, *STALE)
             shutil.copytree(source, folder, ignore=skipped, dirs_exist_ok=True)
         format = "bfloat16" if dtype == torch.bfloat16 else "float32"
         save_network(network, folder / part, format)
-        if (source / part / RECORD).is_file():  # blocks that went before
-            shutil.copy(source / part / RECORD, folder / part / RECORD)
+        _remember(source / part / RECORD, folder / part / RECORD)
     return result
+
+
+def _remember(old: Path, new: Path) -> None:
+    """Keep what is said of blocks that went before, beside what is said of those that went now."""
+    if old.is_file():
+        before = read_json(old)
+        write_json(new, read_json(new) | {"earlier": before} if new.is_file() else before)

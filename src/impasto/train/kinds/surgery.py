@@ -18,16 +18,16 @@ from typing import Any, TypeVar
 import torch
 
 from impasto import files
+from impasto.models import load_generator
+from impasto.models.edited.grafts import operator_path
 from impasto.models.edited.hosts import Host, host_of
-from impasto.models.mmdit import MMDiTGenerator
 from impasto.surgery import distillation as ways
 from impasto.surgery.contribution import read_contributions
 from impasto.surgery.finetune import finetune
-from impasto.surgery.noised import Noised, noised_latents
+from impasto.surgery.noised import Cache, Noised, cache_noiseless, noised_latents, split_off
 from impasto.surgery.regression import CRITERIA, Gates, regress
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
-from impasto.train.generator import LatentCache, cache_latents
 from impasto.train.kinds.common import numbers, pictures
 from impasto.train.loop import SCHEDULES, Loop
 from impasto.train.recipe import Recipe, check_keys, kind
@@ -36,6 +36,8 @@ from impasto.zoo.registry import nearest
 __all__ = ["Distillation", "Regression", "Tuning"]
 
 SENSITIVITY = ("auto", "none", "graded", "binary")
+GATES = {"attention": 1, "mlp": 4, "attention2": 6}
+"""Place -> which output of a block's modulation is its gate."""
 KEYS = ("initial", "time_mean", "time_std")
 Options = TypeVar("Options")
 
@@ -143,16 +145,16 @@ def _options(of: type[Options], recipe: Recipe, key: str) -> Options:
 # ---------------------------------------------------------------------- what all three share
 
 
-def _generator(recipe: Recipe, key: str, device: torch.device) -> MMDiTGenerator:
+def _generator(recipe: Recipe, key: str, device: torch.device) -> Any:
     name = getattr(recipe, key)
     if name is None:
         what = {"initial": "the folder of an edited generator", "teacher": "its host, a folder or "
                 "a name such as sticker-mmdit,"}[key]  # fmt: skip
         raise ValueError(f"{recipe.kind} needs {what} in {key}")
-    return MMDiTGenerator.from_pretrained(name).to(device)
+    return load_generator(name, device=device)
 
 
-def _edits(pipe: MMDiTGenerator, kinds: Sequence[str], recipe: Recipe) -> list[Mapping[str, Any]]:
+def _edits(pipe: Any, kinds: Sequence[str], recipe: Recipe) -> list[Mapping[str, Any]]:
     done = list(pipe.transformer.config.get("edits") or [])
     found = [edit for edit in done if edit["edit"] in kinds]
     if not found:
@@ -161,12 +163,12 @@ def _edits(pipe: MMDiTGenerator, kinds: Sequence[str], recipe: Recipe) -> list[M
     return found
 
 
-def _latents(recipe: Recipe, pipe: MMDiTGenerator, device: torch.device) -> LatentCache:
+def _latents(recipe: Recipe, pipe: Any, device: torch.device) -> Cache:
     cache, captions, _ = pictures(recipe, device)
-    return cache_latents(pipe, cache, [texts[:2] for texts in captions], keep_moments=True)
+    return cache_noiseless(pipe, cache, captions)
 
 
-def _batches(recipe: Recipe, pipe: MMDiTGenerator, cache: LatentCache) -> Callable[[], Noised]:
+def _batches(recipe: Recipe, pipe: Any, cache: Cache) -> Callable[[], Noised]:
     return noised_latents(pipe, cache, recipe.batch // processes.count(),
                           time_mean=recipe.time_mean, time_std=recipe.time_std)  # fmt: skip
 
@@ -179,7 +181,7 @@ def _numbers(recipe: Recipe, checkpoint: Checkpoint, options: Any) -> dict[str, 
                     "clip": options.clip, "weight_decay": options.weight_decay}  # fmt: skip
 
 
-def _ended(pipe: MMDiTGenerator, out: Path, record: tuple[str, Any] | None = None) -> None:
+def _ended(pipe: Any, out: Path, record: tuple[str, Any] | None = None) -> None:
     if not processes.first():
         return
     pipe.save_pretrained(out, "float32")
@@ -198,8 +200,8 @@ def _targets(host: Host, edits: Sequence[Mapping[str, Any]]) -> dict[str, tuple[
             found |= {f"{host.path(a)}>{host.path(b)}": (host.path(a), "pairs")
                       for a, b in edit["pairs"]}  # fmt: skip
         else:
-            paths = [host.operator(i, edit["place"]) for i in edit["blocks"]]
-            found |= {path: (path, edit["place"]) for path in paths}
+            paths = [operator_path(host, i, edit["place"]) for i in edit["blocks"]]
+            found |= {path: (path, edit["place"].rstrip("2")) for path in paths}
     return found
 
 
@@ -212,11 +214,10 @@ def _gates(host: Host, edits: Sequence[Mapping[str, Any]]) -> Gates:
         if not joint and host.family.name != "DiT":
             raise ValueError(f"regression: gated is for blocks whose modulation is a module; "
                              f"{path} of {host.family.name} has none, leave it out")  # fmt: skip
+        image, text = (f"{path}.norm1", GATES[place]), (f"{path}.norm1_context", 1)
         ends = getattr(host.block(i), "context_pre_only", False)
-        text = [None if ends else (f"{path}.norm1_context", 1)] if joint else []
-        image = 1 if place == "attention" else 4
-        found[host.operator(i, place)] = [(f"{path}.norm1", image),
-                                          *(text if place == "attention" else [])]  # fmt: skip
+        both = joint and place == "attention"
+        found[operator_path(host, i, place)] = [image, *([None if ends else text] if both else ())]
     return found
 
 
@@ -226,12 +227,7 @@ def _regression(recipe: Recipe, device: torch.device, out: Path, checkpoint: Che
     pipe, teacher = (_generator(recipe, key, device) for key in ("initial", "teacher"))
     edits, host = _edits(pipe, ("graft", "pairs"), recipe), host_of(teacher.transformer)
     targets = _targets(host, edits)
-    cache = _latents(recipe, teacher, device)
-    if not 0 < options.held_out < len(cache):
-        raise ValueError(f"regression: held_out must leave some of the {len(cache)} pictures, "
-                         f"given {options.held_out}")  # fmt: skip
-    learnt, kept = (LatentCache(cache.latents[at], cache.ids[:, at]) for at in (
-        slice(options.held_out, None), slice(options.held_out)))  # fmt: skip
+    kept, learnt = split_off(_latents(recipe, teacher, device), options.held_out)
     draw, check = (_batches(recipe, teacher, part) for part in (learnt, kept))
     torch.manual_seed(recipe.seed + 1)
     held_out = [check().given for _ in range(max(1, options.held_out // recipe.batch))]
