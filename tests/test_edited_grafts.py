@@ -1,78 +1,28 @@
 """Grafts and pairs in every kind of host: what is replaced, what stays, what it computes."""
 
+from functools import partial
+
 import pytest
 import torch
-import torch.nn.functional as F
-from diffusers import (
-    DiTTransformer2DModel,
-    FluxTransformer2DModel,
-    PixArtTransformer2DModel,
-    SanaTransformer2DModel,
-    SD3Transformer2DModel,
-)
+from diffusers import DiTTransformer2DModel
 
 from impasto.models.edited.grafts import graft, inherit_
 from impasto.models.edited.hosts import host_of
 from impasto.models.edited.operators import PLACES
 from impasto.models.edited.pairs import pair_blocks, pairs_of
 from impasto.models.edited.record import apply, rebuild
+from tests import tiny_hosts
 
-TWO = {"num_attention_heads": 2, "attention_head_dim": 8}
-
-
-def dit(layers=4):
-    return DiTTransformer2DModel(**TWO, num_layers=layers, sample_size=8, num_embeds_ada_norm=5,
-                                 norm_num_groups=1)  # fmt: skip
-
-
-def pixart():
-    return PixArtTransformer2DModel(**TWO, num_layers=2, sample_size=8, cross_attention_dim=16,
-                                    caption_channels=6, norm_num_groups=1)  # fmt: skip
+HOSTS = {"dit": partial(tiny_hosts.dit, 4), "pixart": partial(tiny_hosts.pixart, 2),
+         "sana": partial(tiny_hosts.sana, 2), "sd3": partial(tiny_hosts.sd3, dual=(0,)),
+         "flux": partial(tiny_hosts.flux, 2, 2)}  # fmt: skip
+dit, pixart, sana, sd3 = (HOSTS[name] for name in ("dit", "pixart", "sana", "sd3"))
 
 
-def sana():
-    return SanaTransformer2DModel(
-        **TWO, num_layers=2, in_channels=4, out_channels=4, sample_size=4,
-        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16,
-        caption_channels=6)  # fmt: skip
-
-
-def sd3(layers=4, dual=(0,)):
-    return SD3Transformer2DModel(
-        **TWO, num_layers=layers, sample_size=8, in_channels=4, joint_attention_dim=6,
-        caption_projection_dim=16, pooled_projection_dim=5, pos_embed_max_size=8, out_channels=4,
-        qk_norm="rms_norm", dual_attention_layers=dual)  # fmt: skip
-
-
-def flux():
-    return FluxTransformer2DModel(
-        num_layers=2, num_single_layers=2, attention_head_dim=8, num_attention_heads=2,
-        in_channels=4, joint_attention_dim=6, pooled_projection_dim=5, axes_dims_rope=(2, 2, 4),
-    )  # fmt: skip
-
-
-HOSTS = {"dit": dit, "pixart": pixart, "sana": sana, "sd3": sd3, "flux": flux}
-
-
-@torch.no_grad()
-def drawn(model, batch=2, text=3, seed=7):
-    """One pass on noised latents, with weights that are not all zero where AdaLN begins so."""
-    g = torch.Generator().manual_seed(seed)
-    z, t = torch.randn(batch, 4, 8, 8, generator=g), torch.tensor([3] * batch)
-    words, pooled = torch.randn(batch, text, 6, generator=g), torch.randn(batch, 5, generator=g)
-    kind, model = type(model).__name__, model.eval()
-    if kind.startswith("DiT"):
-        return model(z, t, torch.arange(batch)).sample
-    if kind.startswith("PixArt"):
-        sizes = {"resolution": None, "aspect_ratio": None}
-        return model(z, words, t, added_cond_kwargs=sizes).sample
-    if kind.startswith("Sana"):
-        return model(z[..., :4, :4], words, t).sample
-    if kind.startswith("SD3"):
-        return model(z, words, pooled, t).sample
-    ids = torch.zeros(text, 3), torch.cartesian_prod(*[torch.arange(4.0)] * 2)
-    return model(z.flatten(1).reshape(batch, 16, -1)[..., :4], words, pooled, t / 1000,
-                 F.pad(ids[1], (1, 0)), ids[0]).sample  # fmt: skip
+def drawn(model):
+    """One pass on noise."""
+    family = next(name for name in HOSTS if type(model).__name__.lower().startswith(name))
+    return tiny_hosts.output(model.eval(), family)
 
 
 def randomised(model, seed=3):
@@ -96,7 +46,7 @@ CASES = [(host, operator) for host in HOSTS for place, operators in PLACES.items
 def test_a_graft_draws_saves_and_is_built_again(host, operator):
     if host == "flux" and operator == "mlp-hyena-x":
         with pytest.raises(ValueError, match="needs the number of tokens"):
-            graft(flux(), edit(operator))
+            graft(HOSTS[host](), edit(operator))
         return
     model = randomised(HOSTS[host]())
     before = drawn(model)
@@ -127,7 +77,7 @@ def test_only_what_is_named_is_replaced():
 
 
 def test_a_block_calls_its_operator_between_its_norm_and_its_gate():
-    model = randomised(dit(1))
+    model = randomised(tiny_hosts.dit(1))
     apply(model, edit("hyena-y", [0]))
     block, x = model.transformer_blocks[0].eval(), torch.randn(2, 16, 16)
     t, label = torch.tensor([3, 3]), torch.tensor([0, 1])
@@ -323,4 +273,4 @@ def test_pairs_keep_grafts_and_take_none():
         with pytest.raises(ValueError, match="already"):
             apply(model, again)
     with pytest.raises(ValueError, match="cannot be paired"):
-        pairs_of(host_of(dit(3)))
+        pairs_of(host_of(tiny_hosts.dit(3)))

@@ -8,6 +8,7 @@ from impasto.models.edited.grafts import graft
 from impasto.surgery.locality import band_mass, locality, uniform_locality
 from impasto.surgery.patterns import PATTERNS, listed, select_blocks
 from tests.test_edited_grafts import HOSTS, edit, randomised, sd3
+from tests.tiny_hosts import inputs
 
 # The grafting sheet's lists, blocks from 0.
 INTERLEAVED = [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27]
@@ -74,24 +75,6 @@ def test_uniform_attention():
     assert uniform_locality(4, 32) == 1
 
 
-def called_with(name):
-    torch.manual_seed(2)
-    z, t, words = torch.randn(2, 4, 8, 8), torch.tensor([3, 3]), torch.randn(2, 3, 6)
-    if name == "dit":
-        return {"hidden_states": z, "timestep": t, "class_labels": torch.tensor([0, 1])}
-    common = {"hidden_states": z, "encoder_hidden_states": words, "timestep": t}
-    if name == "pixart":
-        return common | {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
-    if name == "sana":
-        return common | {"hidden_states": z[..., :4, :4]}
-    if name == "flux":
-        places = torch.cartesian_prod(torch.zeros(1), *[torch.arange(4.0)] * 2)
-        return common | {"hidden_states": torch.randn(2, 16, 4), "img_ids": places,
-                         "pooled_projections": torch.randn(2, 5),
-                         "txt_ids": torch.zeros(3, 3)}  # fmt: skip
-    return common | {"pooled_projections": torch.randn(2, 5)}
-
-
 def heads(x, name, attention):
     x = getattr(attention, f"to_{name}")(x).unflatten(-1, (2, 8)).transpose(1, 2)
     norm = getattr(attention, f"norm_{name}", None)
@@ -115,13 +98,13 @@ def by_hand(model, name, arguments, band):
         a = torch.relu(q) @ torch.relu(k).mT
         return plain(a / a.sum(-1, keepdim=True), band)
     if name == "flux":  # text comes first in the rotations
-        q, k = (apply_rotary_emb(x, [r[3:] for r in given["image_rotary_emb"]]) for x in (q, k))
+        q, k = (apply_rotary_emb(x, [r[5:] for r in given["image_rotary_emb"]]) for x in (q, k))
     return plain((q @ k.mT / 8**0.5).softmax(-1), band)
 
 
 @pytest.mark.parametrize("name", list(HOSTS))
 def test_locality_is_that_of_the_maps(name):
-    model, arguments = randomised(HOSTS[name]()).eval(), called_with(name)
+    model, arguments = randomised(HOSTS[name]()).eval(), inputs(name)
     measured = locality(model, [arguments, arguments], band=2)
     assert len(measured) == (4 if name != "pixart" and name != "sana" else 2)
     assert measured[1] == pytest.approx(by_hand(model, name, arguments, 2), rel=1e-4)
@@ -135,4 +118,4 @@ def test_without_attention_there_is_no_locality():
     for operator in ("hyena-x", "sliding-window"):
         graft(model, edit(operator, [len(operator) // 5]))
     with pytest.raises(ValueError, match=r"blocks \[1, 2\]"):
-        locality(model, [called_with("sd3")], band=2)
+        locality(model, [inputs("sd3")], band=2)

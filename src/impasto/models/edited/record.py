@@ -4,6 +4,7 @@
                   {"edit": "graft", "place": "attention", "operator": "hyena-x", "options": {...},
                    "blocks": [1, 3]},
                   {"edit": "pairs", "pairs": [[0, 1]]},
+                  {"edit": "timesteps", "downscale_freq_shift": 0},
                   {"edit": "quantise", "format": "nf4", "options": {...}}], in their order
     edits_base   sha256 of the weights before the first of them (`storage.weights_digest` under the
                  name "transformer"); null where there were none, as on the meta device
@@ -31,7 +32,8 @@ __all__ = ["EDITS", "Edit", "apply", "base_digest", "check_base", "edit", "edits
 
 Edit = Callable[[nn.Module, Mapping[str, Any]], None]
 
-HOMES = {"remove": "record", "graft": "grafts", "pairs": "pairs", "quantise": "quantised"}
+HOMES = {"remove": "record", "graft": "grafts", "pairs": "pairs", "quantise": "quantised",
+         "timesteps": "timesteps"}  # fmt: skip
 """Edit -> the module of this package that registers it."""
 EDITS: dict[str, Edit] = {}
 """Edits by name, once their modules are imported."""
