@@ -56,7 +56,8 @@ def selected_as_drawn(pipe, prompts, steps, fields=("f_hat",)):
     direct = through(pipe, start(pipe, [c, a, c], [9, 7, 9]), steps)
     while not direct.done:
         assert all(torch.equal(getattr(kept, name), getattr(direct, name)) for name in fields)
-        for x, y in zip(kept.cache or (), direct.cache or (), strict=True):
+        caches = (getattr(state, "cache", None) or () for state in (kept, direct))
+        for x, y in zip(*caches, strict=True):
             assert torch.equal(x[0], y[0]) and torch.equal(x[1], y[1])
         kept, direct = pipe.advance(kept), pipe.advance(direct)
     assert torch.equal(pipe.finish(kept), pipe.finish(direct))

@@ -50,6 +50,16 @@ def test_other_seeds_are_other_prompts_under_another_name(seed, number):
     assert bench.metadata_sha256 != METADATA_SHA256
 
 
+def test_a_task_alone_has_another_name():
+    bench, whole = BENCHES.create("geneval:task=single_object"), BENCHES.create("geneval")
+    assert bench.name == "geneval:task=single_object" and bench.tasks == ("single_object",)
+    assert bench.specs == tuple(spec for spec in whole.specs if spec.tag == "single_object")
+    other = BENCHES.create("geneval:seed=1,task=colors,limit=3")
+    assert other.name == "geneval:seed=1,task=colors,limit=3" and len(other.specs) == 3
+    with pytest.raises(ValueError, match="task is 'single': did you mean 'single_object'"):
+        BENCHES.create("geneval:task=single")
+
+
 @pytest.mark.parametrize("seed", ["-1", "x", "1.5", "true"])
 def test_a_bad_seed_is_refused(seed):
     with pytest.raises(ValueError, match="whole number >= 0"):

@@ -2,12 +2,12 @@
 
 import torch
 
+from impasto.models.latents import latent_moments
 from impasto.models.mmdit.sampler import interpolate, velocity
 from impasto.models.mmdit.text import encode, null_ids, token_ids
 from impasto.models.mmdit.train import (
     drop_text,
     flow_matching_loss,
-    latent_moments,
     sample_times,
     training_loss,
 )

@@ -33,6 +33,7 @@ RECIPES = sorted((Path(__file__).parent.parent / "recipes/sticker").glob("*.yaml
 """The others are stacks."""
 GENERATORS = [name for name, kind in KINDS.items() if "autoencoder" in kind.keys]
 TOKENIZERS = [name for name in KINDS if name.endswith("-tokenizer")]
+SURGERY = [name for name, kind in KINDS.items() if kind.train.__module__.endswith("surgery")]
 LAYTON = [name for name in KINDS if name.startswith("layton-")]
 BASE = {"kind": "clip", "scenes": 1000, "steps": 2, "batch": 4, "lr": 1e-3}
 
@@ -81,7 +82,7 @@ def test_recipes_have_their_own_data():
 
 def test_only_what_draws_leaves_the_evaluation_out():
     for recipe in map(load_recipe, RECIPES):
-        drawing = recipe.kind in ("autoencoder", *TOKENIZERS, *GENERATORS, *LAYTON)
+        drawing = recipe.kind in ("autoencoder", *TOKENIZERS, *GENERATORS, *LAYTON, *SURGERY)
         drawing &= recipe.kind != "reader"
         drawing |= recipe.preset == "patches"  # what a tokenizer learns from
         assert recipe.split == ("train" if drawing else "all")
@@ -195,7 +196,8 @@ def checked(folder, kind, steps=2):
     return record
 
 
-UNDER = {"generator": "autoencoder", "infinity": "infinity-tokenizer", "var": "var-tokenizer"}
+UNDER = {"generator": "autoencoder", "dit": "autoencoder", "infinity": "infinity-tokenizer",
+         "var": "var-tokenizer"}  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")
@@ -264,6 +266,22 @@ def test_an_autoencoder_and_a_generator_are_trained_and_load(train):
     assert min(pipe.defaults.latent_std) > 0 and len(set(pipe.defaults.latent_std)) > 1
     images, _ = generate(pipe, [Request.of("a photo of a dog")], [0], Sampling(steps=1))
     assert images.shape == (1, 3, 32, 32) and torch.isfinite(images).all()
+
+
+def test_a_dit_is_trained_loads_and_goes_on(train):
+    folder = train("dit", autoencoder=str(train("autoencoder", "vae")))
+    assert checked(folder, "dit")
+    pipe = load_generator(f"dit:folder={folder}")
+    assert finite(pipe.transformer) and len(set(pipe.defaults.latent_std)) > 1
+    images, _ = generate(pipe, [Request.of("a photo of a dog")], [0], Sampling(steps=2))
+    assert images.shape == (1, 3, 32, 32) and torch.isfinite(images).all()
+    second = load_generator(train("dit", "second", initial=str(folder), lr=1e-12, data_seed=9))
+    assert second.defaults == pipe.defaults
+    for key, tensor in second.transformer.state_dict().items():
+        torch.testing.assert_close(tensor, pipe.transformer.state_dict()[key], atol=1e-4,
+                                   rtol=1e-2, msg=key)  # fmt: skip
+    with pytest.raises(FileNotFoundError, match="'sticker-mmdt' is neither a folder nor weights"):
+        train("dit", "third", autoencoder="sticker-mmdt")
 
 
 @pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")

@@ -9,9 +9,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from impasto.models import load_generator
+from impasto.models.classes import named_classes, read_class
 from impasto.models.storage import save_network
 from impasto.models.var import Defaults, VARGenerator
-from impasto.models.var.classes import named_classes, read_class
 from impasto.models.var.costs import scale_flops
 from impasto.models.var.model import Condition
 from impasto.models.var.sampler import draw_tokens, ramp

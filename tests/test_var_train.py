@@ -7,21 +7,20 @@ import torch
 import torch.nn.functional as F
 
 from impasto.bench.reconstruction import codebook_use
+from impasto.models.classes import drop_classes
 from impasto.models.var.train import (
     TeacherForcing,
-    drop_classes,
     quantised,
     restart_unused,
     teacher_inputs,
     token_loss,
     training_loss,
 )
-from impasto.train.data import PictureCache
+from impasto.train.data import PictureCache, of_one_class
 from impasto.train.loop import CodebookCollapse, Loop
 from impasto.train.next_scale import _scales, codebook_report, pictures
 from impasto.train.var import (
     cache_tokens,
-    of_one_class,
     train_var,
     train_var_tokenizer,
 )

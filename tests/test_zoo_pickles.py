@@ -10,6 +10,7 @@ import runpy
 import struct
 import subprocess
 import zipfile
+from argparse import Namespace
 from collections import OrderedDict
 
 import numpy as np
@@ -194,6 +195,14 @@ def test_a_name_of_a_storage_is_looked_up_as_any_other(tmp_path):
         read_tensors(raw_zip(tmp_path / "x.pth", program))
 
 
+def test_settings_are_read_over_and_cannot_be_changed(tmp_path):
+    path = save(tmp_path / "y.pth", {"model": {"w": torch.ones(2)}, "args": Namespace(lr=1)})
+    assert_same(read_tensors(path), {"w": torch.ones(2)})
+    program = b"\x80\x02cargparse\nNamespace\n}X\x01\x00\x00\x00aK\x01sb."
+    with pytest.raises(ValueError, match=r"x\.pth is damaged"):
+        read_tensors(raw_zip(tmp_path / "x.pth", program))
+
+
 def test_the_stand_ins_cannot_be_changed(tmp_path):
     """BUILD on an allowed callable, which would set its attributes."""
     program = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(N}X\x08\x00\x00\x00functionK\x01stb."
@@ -202,10 +211,11 @@ def test_the_stand_ins_cannot_be_changed(tmp_path):
 
 
 def test_few_names_are_allowed_and_none_of_them_acts():
-    assert len(NAMES) == 5 + 2 * 10 + 4
+    assert len(NAMES) == 5 + 2 * 10 + 5
     assert {module for module, _ in NAMES} == {"collections", "torch", "torch.cuda", "numpy",
                                                "torch._utils", "numpy.core.multiarray",
-                                               "numpy._core.multiarray", "_codecs"}  # fmt: skip
+                                               "numpy._core.multiarray", "_codecs",
+                                               "argparse"}  # fmt: skip
 
 
 def test_the_other_process_imports_nothing_from_the_current_folder(tmp_path, monkeypatch):

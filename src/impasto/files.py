@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ __all__ = [
     "StorageError",
     "json_text",
     "lock",
+    "new_folder",
     "publish",
     "replacing",
     "sha256_file",
@@ -108,6 +110,28 @@ def publish(temporary: str | Path, path: str | Path) -> None:
         _fsync_folder(Path(temporary))
         os.replace(temporary, path)
         _fsync_folder(Path(path).parent)
+
+
+@contextlib.contextmanager
+def new_folder(out: str | Path) -> Iterator[Path]:
+    """Yield a temporary sibling to fill; it becomes `out` when the block ends without error.
+
+    Raises ValueError where something is at `out` already, other than an empty folder.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is there and not an empty folder; give a new one")
+    with _explained(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    try:
+        yield folder
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        publish(folder, out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

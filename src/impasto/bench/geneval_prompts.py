@@ -18,12 +18,13 @@ so written has the official file's bytes, so no data file is shipped.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from impasto.bench.base import Bench
 from impasto.spec import CLASSES, COLORS, NUMBER_WORDS, RELATIONS, Item, Spec, article, plural
-from impasto.zoo.registry import BENCHES
+from impasto.zoo.registry import BENCHES, nearest
 
 __all__ = ["METADATA_SHA256", "OFFICIAL_SEED", "PROMPTS_SHA256", "geneval", "geneval_specs"]
 
@@ -108,12 +109,16 @@ def geneval_specs(seed: int = OFFICIAL_SEED) -> tuple[Spec, ...]:
 
 
 @BENCHES.register("geneval")
-def geneval(seed: int = OFFICIAL_SEED, limit: int | None = None) -> Bench:
+def geneval(
+    seed: int = OFFICIAL_SEED, limit: int | None = None, task: str | None = None
+) -> Bench:
     """GenEval: 553 prompts in six tasks, 4 pictures each (Ghosh et al. 2023).
 
-    seed: another one draws another prompt set, which its name says. limit: see
-    `Bench.stratified`. Raises RuntimeError when this NumPy's random stream is not the official
-    one, since scores would then be of other prompts under GenEval's name.
+    seed: another one draws another prompt set, which its name says. task: one of the six alone,
+    under another name; single_object is what a model by class can draw. limit: see
+    `Bench.stratified`. Raises ValueError for another task, RuntimeError when this NumPy's random
+    stream is not the official one, since scores would then be of other prompts under GenEval's
+    name.
     """
     name = "geneval" if seed == OFFICIAL_SEED else f"geneval:seed={seed}"
     bench = Bench(name=name, specs=geneval_specs(seed))
@@ -123,4 +128,10 @@ def geneval(seed: int = OFFICIAL_SEED, limit: int | None = None) -> Bench:
             f"{METADATA_SHA256}: the random stream of NumPy {np.__version__} differs; "
             f"install numpy 1.26 to 2.4, where it is the official one"
         )
+    if task is not None:
+        if task not in bench.tasks:
+            raise ValueError(f"GenEval's task is {task!r}: {nearest(str(task), [*bench.tasks])}")
+        specs = tuple(spec for spec in bench.specs if spec.tag == task)
+        name = f"{name}{',' if ':' in name else ':'}task={task}"
+        bench = replace(bench, name=name, specs=specs)
     return bench if limit is None else bench.stratified(limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import signal
 import sys
 import warnings
@@ -17,7 +18,10 @@ from impasto.cli.doctor import doctor
 from impasto.cli.draw import generate
 from impasto.cli.errors import EXIT_CODES
 from impasto.cli.evaluate import EvalCommand, evaluate
+from impasto.cli.graft import graft
 from impasto.cli.measure import measure_distance, measure_reconstruction
+from impasto.cli.prune import prune
+from impasto.cli.quantize import quantize
 from impasto.cli.serve import serve
 from impasto.cli.show import bench_export, ls, scorers_check
 from impasto.cli.stack import run
@@ -52,6 +56,9 @@ app.command("compare")(compare)
 app.command("run")(run)
 app.command("train")(train)
 app.command("convert")(convert)
+app.command("graft")(graft)
+app.command("prune")(prune)
+app.command("quantize")(quantize)
 app.command("tokenize")(tokenize)
 app.command("detokenize")(detokenize)
 app.command("serve")(serve)
@@ -102,8 +109,15 @@ def _terminate(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
+TALKATIVE = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
+"""Loggers that warn, whenever diffusers is imported beside torchao, of kernels for other machines
+and of torchao's own past."""
+
+
 def main() -> None:
     """The entry point of `impasto` and `python -m impasto`."""
     warnings.showwarning = _print_warning
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, _terminate)
     app()

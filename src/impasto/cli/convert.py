@@ -22,8 +22,9 @@ def convert(
                                       "hps-v2.0, hps-v2.1, image-reward, openai-clip, "
                                       "infinity, infinity-vae, var, var-vae, vq "
                                       "(LlamaGen's tokenizer), tokenflow-tokenizer, "
-                                      "tokenflow-t2i, layton (Layton's tokenizer) or "
-                                      "layton-gen.")],
+                                      "tokenflow-t2i, layton (Layton's tokenizer), "
+                                      "layton-gen, or grafting (an official DiT, as it is "
+                                      "or grafted).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not be there, "
                                                           "or be empty.")],
     as_json: options.Json = False,
@@ -32,6 +33,7 @@ def convert(
 
     OUT/conversion.json says what became of every key, with the sha256 of source and result.
     """
+    import impasto.models.edited.convert
     import impasto.models.infinity.convert
     import impasto.models.layton.convert
     import impasto.models.tokenflow.convert

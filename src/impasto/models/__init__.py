@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from impasto.models.dit import DiTGenerator
 from impasto.models.foreign import (
     DiffusersGenerator,
     Emu3Generator,
@@ -22,13 +23,13 @@ from impasto.models.var import VARGenerator
 from impasto.sample.protocol import Generator
 from impasto.zoo.registry import MODELS, nearest
 
-__all__ = ["FAMILIES", "DiffusersGenerator", "Emu3Generator", "ImageAPI", "InfinityGenerator",
-           "JanusGenerator", "LaytonGenerator", "MMDiTGenerator", "TokenFlowGenerator",
-           "VARGenerator", "load_generator"]  # fmt: skip
+__all__ = ["FAMILIES", "DiTGenerator", "DiffusersGenerator", "Emu3Generator", "ImageAPI",
+           "InfinityGenerator", "JanusGenerator", "LaytonGenerator", "MMDiTGenerator",
+           "TokenFlowGenerator", "VARGenerator", "load_generator"]  # fmt: skip
 
-FAMILIES = {"InfinityGenerator": InfinityGenerator, "LaytonGenerator": LaytonGenerator,
-            "MMDiTGenerator": MMDiTGenerator, "TokenFlowGenerator": TokenFlowGenerator,
-            "VARGenerator": VARGenerator}  # fmt: skip
+FAMILIES = {"DiTGenerator": DiTGenerator, "InfinityGenerator": InfinityGenerator,
+            "LaytonGenerator": LaytonGenerator, "MMDiTGenerator": MMDiTGenerator,
+            "TokenFlowGenerator": TokenFlowGenerator, "VARGenerator": VARGenerator}  # fmt: skip
 """Classes that a model folder's index may name."""
 
 

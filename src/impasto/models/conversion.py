@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from impasto.models.storage import save_network
 from impasto.zoo.convert import ConversionReport
 
-__all__ = ["convolutional_sizes", "shape_of", "write_network"]
+__all__ = ["convolutional_sizes", "shape_of", "write_built", "write_network"]
 
 
 def shape_of(state: Mapping[str, Tensor], key: str) -> torch.Size:
@@ -38,14 +38,12 @@ def convolutional_sizes(state: Mapping[str, Tensor], conv: str) -> dict[str, Any
 
 
 def _written(
-    kind: Any, sizes: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path
+    network: nn.Module, state: Mapping[str, Tensor], folder: Path
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Write a network's folder where nothing is missing or left over; returns those keys.
 
     Raises ValueError for another shape.
     """
-    with torch.device("meta"):
-        network: nn.Module = kind(**sizes)
     wanted = network.state_dict()
     missing, left = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     for key in wanted.keys() & state.keys():
@@ -69,10 +67,24 @@ def write_network(
     keys without use. Raises ValueError for another shape; keys that are missing or left over are
     in the report.
     """
-    missing, left = _written(kind, sizes, state, folder)
+    with torch.device("meta"):
+        network: nn.Module = kind(**sizes)
+    return write_built(network, state, folder, source=source, names=names, dropped=dropped)
+
+
+def write_built(
+    network: nn.Module, state: Mapping[str, Tensor], folder: Path, *, source: str,
+    names: Mapping[str, str], dropped: Sequence[str],
+    split: Mapping[str, tuple[str, ...]] | None = None,
+) -> ConversionReport:  # fmt: skip
+    """`write_network` of a network that was built on the meta device. split: official keys that
+    became several, or copies, -> those keys."""
+    missing, left = _written(network, state, folder)
     sources = {ours: key for key, ours in names.items()}
+    sources |= {ours: key for key, several in (split or {}).items() for ours in several}
     return ConversionReport(
-        source=source, loaded=tuple(state), split={}, missing=missing,
+        source=source, loaded=tuple(state), split=dict(split or {}), missing=missing,
         renamed={key: ours for key, ours in names.items() if key != ours},
-        dropped=tuple(sorted(dropped)), unexpected=tuple(sources[key] for key in left),
+        dropped=tuple(sorted(dropped)),
+        unexpected=tuple(dict.fromkeys(sources[key] for key in left)),
     )  # fmt: skip

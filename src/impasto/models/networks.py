@@ -24,7 +24,7 @@ class NetworkGenerator(Pipeline):
     LAYOUT: ClassVar[storage.Layout]
     DEFAULTS: ClassVar[Any]
     """Class of `self.defaults`, with `from_dict` and `to_dict`."""
-    sampler: ClassVar[str]
+    sampler: str
     """What the provenance calls the way of drawing."""
     transformer: Any
     tokenizer: PreTrainedTokenizerFast

@@ -3,7 +3,8 @@
     model_index.json     {"_class_name": the family's, component: [library, class], ...}
     config.json          the family's sampling defaults
     NETWORK/             config.json, and diffusion_pytorch_model.safetensors of diffusers' kind of
-                         class (our own too), model.safetensors of transformers'
+                         class (our own too), model.safetensors of transformers'. An edited
+                         network's config.json says so (models/edited/record.py)
     tokenizer/           tokenizer.json, tokenizer_config.json, where the family reads text by one
 
 Classes are never looked up by name: the index must name exactly those of the family's `Layout`.
@@ -13,9 +14,10 @@ Float files are readable by the libraries' own `from_pretrained`; int8 ones by
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import PreTrainedTokenizerFast
 
 from impasto import files
@@ -125,10 +128,25 @@ def weights_file(kind: Any) -> str:
     return ("diffusion_pytorch_model" if _like_diffusers(kind) else "model") + ".safetensors"
 
 
+@contextlib.contextmanager
+def _without_weights() -> Iterator[None]:
+    """Modules that are built within have their parameters on the meta device and their buffers in
+    memory: the large edited models never are in memory with weights that are thrown away."""
+    def empty(_: nn.Module, __: str, parameter: nn.Parameter | None) -> Any:
+        return None if parameter is None else nn.Parameter(parameter.to("meta"))
+
+    handle = register_module_parameter_registration_hook(empty)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def network_from(kind: Any, folder: Path) -> nn.Module:
     """A network of class `kind` with the configuration and the weights in `folder`.
 
-    A class that has `from_parts` reads them itself. Raises FileNotFoundError for what is missing,
+    A class that has `from_parts` reads them itself. An edited network has the dtype of its file,
+    others are in float32. Raises FileNotFoundError for what is missing,
     ValueError for what does not fit.
     """
     if hasattr(kind, "from_parts"):
@@ -138,24 +156,45 @@ def network_from(kind: Any, folder: Path) -> nn.Module:
         if (found := config.get("_class_name", kind.__name__)) != kind.__name__:
             raise ValueError(f"{folder} holds a {found}, and a {kind.__name__} is wanted there: "
                              f"give that of the model")  # fmt: skip
-        network = kind.from_config(config)
+        edits, base = config.pop("edits", None), config.pop("edits_base", None)
+        if edits is None:
+            network = kind.from_config(config)
+        else:
+            from impasto.models.edited.record import rebuild
+
+            with _without_weights():
+                network = kind.from_config(config)
+                rebuild(network, edits, base)
     else:
         network = kind(kind.config_class.from_dict(config))
-    load_weights(network, folder / weights_file(kind))
+    if "quantization_config" in config:
+        from impasto.models.edited.quantised import restored
+
+        restored(network, config["quantization_config"], folder / weights_file(kind))
+    else:
+        load_weights(network, folder / weights_file(kind))
     return network
 
 
 def save_network(network: Any, folder: Path, format: str) -> None:
     """Write a network's configuration and its weights in one of `impasto.zoo.weights.FORMATS`; one
-    that has `save_parts` writes them itself."""
+    that has `save_parts` writes them itself. Weights that are quantised stay as they are."""
     if hasattr(network, "save_parts"):
         network.save_parts(folder, format)
         return
     if _like_diffusers(type(network)):
         network.save_config(folder)
+        if record := getattr(network, "surgery", None):
+            files.write_json(folder / "surgery.json", record)
     else:
         network.config.save_pretrained(folder)
-    save_weights(folder / weights_file(type(network)), network.state_dict(), format)
+    path = folder / weights_file(type(network))
+    if _like_diffusers(type(network)) and "quantization_config" in network.config:
+        from impasto.models.edited.quantised import save_quantised
+
+        save_quantised(network, path, as_dtype("float32" if format == "float32" else "bfloat16"))
+        return
+    save_weights(path, network.state_dict(), format)
 
 
 def save_components(

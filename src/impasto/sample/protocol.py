@@ -27,6 +27,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from impasto.sample.seeds import derived_seed
+
 __all__ = ["Cost", "Generator", "Part", "Request", "Sampling", "State", "copy_seed",
            "generate", "one_text", "row_seed"]  # fmt: skip
 
@@ -226,5 +228,4 @@ def copy_seed(seed: int, step: int, copy: int) -> int:
 
     The row itself goes on with its own seed, so that it draws what it would have drawn alone.
     """
-    digest = hashlib.sha256(f"{seed}\0copy\0{step}\0{copy}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
+    return derived_seed(seed, "copy", step, copy)

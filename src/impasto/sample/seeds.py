@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_seeds", "row_noise", "row_uniforms", "upload"]
+__all__ = ["check_seeds", "derived_seed", "row_noise", "row_uniforms", "upload"]
 
 
 def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
@@ -16,6 +17,12 @@ def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise ValueError(f"seed {seed!r} is not an integer from 0 to 2^63 - 1")
     return tuple(seeds)
+
+
+def derived_seed(seed: int, *what: str | int) -> int:
+    """A seed of what belongs to a row beside its first noise: a hash of its seed and of `what`."""
+    digest = hashlib.sha256("\0".join(map(str, (seed, *what))).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
 
 
 def upload(x: Tensor, device: torch.device | str) -> Tensor:

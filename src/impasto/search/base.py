@@ -10,7 +10,6 @@ on which draws share a batch.
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from impasto.sample.protocol import Cost, Generator, Request, Sampling, row_seed
+from impasto.sample.seeds import derived_seed
 from impasto.spec import Spec
 
 __all__ = ["Candidate", "Draw", "Drawn", "Progress", "Search", "Selection"]
@@ -48,8 +48,7 @@ class Draw:
 
     def choice_seed(self, step: int) -> int:
         """What a choice among its rows after `step` is drawn from."""
-        digest = hashlib.sha256(f"{self.row_seed()}\0choice\0{step}".encode()).digest()
-        return int.from_bytes(digest[:8], "little") >> 1
+        return derived_seed(self.row_seed(), "choice", step)
 
 
 @dataclass(frozen=True)

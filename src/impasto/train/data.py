@@ -23,8 +23,8 @@ from impasto.world.alter import broken_spec
 from impasto.world.twins import twin
 from impasto.world.words import caption, dense_caption
 
-__all__ = ["TASK_WEIGHTS", "Chunk", "PictureCache", "cache_pictures", "chunks", "split_of",
-           "training_split", "world_scenes"]  # fmt: skip
+__all__ = ["TASK_WEIGHTS", "Chunk", "PictureCache", "cache_pictures", "chunks", "of_one_class",
+           "split_of", "training_split", "world_scenes"]  # fmt: skip
 
 CHUNK = 1000
 TASK_WEIGHTS: dict[str, float] = {
@@ -167,6 +167,20 @@ class PictureCache:
         """(B, K, S, S) bool visible masks of some rows."""
         slots = torch.arange(1, self.classes.shape[1] + 1, device=rows.device, dtype=torch.uint8)
         return self.owner[rows][:, None] == slots[:, None, None]
+
+
+def of_one_class(cache: PictureCache) -> tuple[Tensor, Tensor]:
+    """(rows, labels): the pictures whose objects are all of one class, and that class.
+
+    Raises ValueError where there are none.
+    """
+    first = cache.classes[:, :1]
+    same = ((cache.classes == first) | (cache.classes < 0)).all(1) & (first[:, 0] >= 0)
+    rows = same.nonzero()[:, 0]
+    if not len(rows):
+        raise ValueError("no picture shows objects of one class only; give weights to tasks of "
+                         "one class, such as {region: 2.0}, and 0 to the others")  # fmt: skip
+    return rows, first[rows, 0]
 
 
 SLOTS = 8

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from impasto.models.latents import LatentGenerator, latent_moments
 from impasto.models.mmdit import MMDiTGenerator
 from impasto.models.mmdit.text import null_ids, token_ids
-from impasto.models.mmdit.train import latent_moments, training_loss
+from impasto.models.mmdit.train import training_loss
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
 from impasto.train.loop import Loop
 
-__all__ = ["LatentCache", "cache_latents", "train_generator"]
+__all__ = ["LatentCache", "cache_latents", "encode_pictures", "train_generator"]
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,18 @@ class LatentCache:
 
 
 @torch.no_grad()
-def cache_latents(
-    pipe: MMDiTGenerator, cache: PictureCache, captions: Sequence[Sequence[str]],
-    batch: int = 500, *, keep_moments: bool = False,
-) -> LatentCache:  # fmt: skip
-    """Encode all pictures, at the size `pipe` draws, and captions. Sets the latent moments in
-    `pipe.defaults`; a generator that is trained further keeps those that it knows."""
+def encode_pictures(
+    pipe: LatentGenerator, cache: PictureCache, rows: Tensor | None = None, batch: int = 500, *,
+    keep_moments: bool = False,
+) -> Tensor:  # fmt: skip
+    """Normalised latents (N, C, h, w), bfloat16, of the pictures, or of those in `rows`, at the
+    size `pipe` draws. Sets the latent moments in `pipe.defaults`; a generator that is trained
+    further keeps those that it knows."""
     device, raw = cache.images.device, []
-    side = pipe.transformer.config.sample_size * pipe.downscale
-    for start in range(0, len(cache), batch):
-        images = cache.images[start : start + batch].float() / 127.5 - 1
+    side, _ = pipe.default_size()
+    rows = torch.arange(len(cache), device=device) if rows is None else rows
+    for at in rows.split(batch):
+        images = cache.images[at].float() / 127.5 - 1
         if images.shape[-1] != side:
             images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
         with torch.autocast(device.type, torch.bfloat16):
@@ -53,11 +56,20 @@ def cache_latents(
     mean, std = pipe.defaults.latent_mean, pipe.defaults.latent_std
     m, s = (torch.tensor(v, device=device, dtype=torch.bfloat16)[:, None, None]
             for v in (mean, std))  # fmt: skip
-    ids = torch.stack([token_ids(pipe.tokenizer, texts).to(torch.int16)
-                       for texts in zip(*captions, strict=True)])  # fmt: skip
     for part in z.split(10000):
         part.sub_(m).div_(s)
-    return LatentCache(z, ids.to(device))
+    return z
+
+
+def cache_latents(
+    pipe: MMDiTGenerator, cache: PictureCache, captions: Sequence[Sequence[str]], *,
+    keep_moments: bool = False,
+) -> LatentCache:  # fmt: skip
+    """Encode all pictures (`encode_pictures`) and captions."""
+    z = encode_pictures(pipe, cache, keep_moments=keep_moments)
+    ids = torch.stack([token_ids(pipe.tokenizer, texts).to(torch.int16)
+                       for texts in zip(*captions, strict=True)])  # fmt: skip
+    return LatentCache(z, ids.to(z.device))
 
 
 def train_generator(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from impasto.train import processes
 from impasto.train.checkpoint import Carried, Checkpoint, load_optimizer
 
-__all__ = ["CodebookCollapse", "Loop", "NonFiniteLoss", "learning_rate"]
+__all__ = [
+    "SCHEDULES",
+    "CodebookCollapse",
+    "Loop",
+    "NonFiniteLoss",
+    "constant",
+    "halved",
+    "learning_rate",
+    "within",
+]  # fmt: skip
 
 
 class NonFiniteLoss(RuntimeError):
@@ -37,6 +46,31 @@ def learning_rate(progress: float, warmup: float = 0.02) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
+def constant(progress: float) -> float:
+    """Always 1."""
+    return 1.0
+
+
+def warmed(progress: float, warmup: float = 0.02) -> float:
+    """Factor in [0, 1]: linear warm-up, then 1 (grafting, stage 2)."""
+    return min(progress / warmup, 1.0)
+
+
+def halved(progress: float) -> float:
+    """Factor in (0, 1]: halved after every quarter (grafting, stage 1)."""
+    return 0.5 ** min(int(4 * progress), 3)
+
+
+SCHEDULES: Mapping[str, Callable[[float], float]] = {
+    "cosine": learning_rate, "constant": constant, "halved": halved, "warm-up": warmed,
+}
+
+
+def within(name: str, path: str) -> bool:
+    """Whether the module or parameter of this dotted name is at `path` or below it."""
+    return f"{name}.".startswith(f"{path}.")
+
+
 @dataclass
 class Loop:
     """Drives `steps` optimiser steps over `model`; `ema` holds the moving average.
@@ -46,6 +80,9 @@ class Loop:
     and `steps` becomes the count that came out. last_good: where the last checkpoint is, in words.
     checkpoint: what makes the training go on where it stopped; carried: by name, what it must hold
     beside the model, all of it there before the first step.
+    schedule: progress -> factor of the learning rate. factors: dotted path -> a further factor
+    for what is below it (the longest path counts). clip: largest norm of the gradient, over all
+    parameters but those below a path of `apart`, each of which has a norm of its own.
     Where several processes train, every one makes the same steps, by process 0's clock.
     """
 
@@ -64,18 +101,30 @@ class Loop:
     averaged: list[Tensor] = field(default_factory=list, repr=False)
     checkpoint: Checkpoint | None = None
     carried: dict[str, Carried] = field(default_factory=dict, repr=False)
+    schedule: Callable[[float], float] = learning_rate
+    clip: float = 1.0
+    factors: Mapping[str, float] = field(default_factory=dict)
+    apart: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        params: list[Tensor] = [p for _, p in named]
-        decayed = [p.ndim > 1 and not any(part in name for part in self.undecayed)
-                   for name, p in named]  # fmt: skip
+        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if not named:
+            raise ValueError(f"{self.name}: no parameter of the {type(self.model).__name__} is to "
+                             f"learn: let some require gradients")  # fmt: skip
+        params: list[Tensor] = list(named.values())
+        decayed = {name for name, p in named.items()
+                   if p.ndim > 1 and not any(part in name for part in self.undecayed)}  # fmt: skip
+        factor = {name: self.factors.get(_longest(name, self.factors), 1.0) for name in named}
         groups = [
-            {"params": [p for p, yes in zip(params, decayed, strict=True) if yes],
-             "weight_decay": self.weight_decay},
-            {"params": [p for p, yes in zip(params, decayed, strict=True) if not yes],
-             "weight_decay": 0.0},
+            {"params": [p for name, p in named.items()
+                        if factor[name] == one and (name in decayed) == yes],
+             "weight_decay": self.weight_decay if yes else 0.0, "factor": one}
+            for one in dict.fromkeys([1.0, *factor.values()]) for yes in (True, False)
         ]  # fmt: skip
+        clipped: dict[str, list[Tensor]] = {}
+        for name, param in named.items():
+            clipped.setdefault(_longest(name, self.apart), []).append(param)
+        self._clipped = list(clipped.values())
         fused = params[0].is_cuda
         self.optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused)
         self.params = params
@@ -109,13 +158,18 @@ class Loop:
 
         Raises NonFiniteLoss, when progress is shown.
         """
-        factor = learning_rate(self.progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * factor
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.apply(loss, parts)
+
+    def apply(self, loss: Tensor, parts: Mapping[str, Tensor] | None = None) -> None:
+        """`update` by the gradients that the parameters have already."""
+        factor = self.schedule(self.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * factor * group.get("factor", 1.0)
         processes.average_gradients(self.params)
-        nn.utils.clip_grad_norm_(self.params, 1.0)
+        for params in self._clipped:
+            nn.utils.clip_grad_norm_(params, self.clip)
         self.optimizer.step()
         self.step += 1
         decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
@@ -200,3 +254,8 @@ class Loop:
         self.require_finite()
         for param, average in zip(self.params, self.averaged, strict=True):
             param.copy_(average)
+
+
+def _longest(name: str, paths: Iterable[str]) -> str:
+    """The longest of the paths that `name` is within; "" for none."""
+    return max((path for path in paths if within(name, path)), key=len, default="")

@@ -29,10 +29,10 @@ class Recipe:
     preset: size of the network, "sticker" or "tiny". minutes: train for a time instead of
     `steps`. split: "train" leaves out held-out combinations and the evaluation's meanings, "all"
     leaves nothing out (scorers judge everything). autoencoder: folder of a trained one, for the
-    generator; of a trained tokenizer, for infinity and var. initial: folder of weights to start
-    from (detector, autoencoder, tokenizer, generator, infinity and var: with all that belongs to
-    them); infinity's tokenizer may start from an mmdit generator, whose autoencoder it takes, or
-    from an infinity generator, whose bits it takes.
+    generator and dit (or the name of a generator that ships); of a trained tokenizer, for infinity
+    and var. initial: folder of weights to start from (detector, autoencoder, tokenizer, generator,
+    dit, infinity and var: with all that belongs to them); infinity's tokenizer may start from an
+    mmdit generator, whose autoencoder it takes, or an infinity generator, whose bits it takes.
     freeze_encoder: share of an autoencoder's or a tokenizer's training after which only its
     decoder learns. drop_scales: share of the steps in which infinity's tokenizer decodes fewer
     scales than all, default `train.infinity.DROP_SCALES`. workers: processes that lay out scenes,
@@ -44,8 +44,10 @@ class Recipe:
     tokenflow's tokenizer is distilled from; start: whether its encoder begins as that. front: of
     layton-base, the folder of a trained vq tokenizer. sides: pixels a side of pictures' copies,
     one a step: that layton's decoder is shown codes of, or that a vq tokenizer learns to code.
-    pixels: what layton-pixels learns (`train.layton.PixelObjective`). model: values of the
-    preset's configuration to override. save_every: steps between two of its saved models.
+    pixels: what layton-pixels learns (`train.layton.PixelObjective`). teacher: also the host of a
+    graft-regression or a prune-distillation, whose initial is the edited network; regression,
+    distillation, tuning: how these and finetune learn (`train.kinds.surgery`). model: values of
+    the preset's configuration to override. save_every: steps between two of its saved models.
     checkpoint_every: steps between two checkpoints, from which the same command goes on
     (`train.checkpoint`).
     """
@@ -76,6 +78,9 @@ class Recipe:
     front: str | None = None
     sides: Sequence[int] = field(default_factory=list)
     pixels: Mapping[str, Any] = field(default_factory=dict)
+    regression: Mapping[str, Any] = field(default_factory=dict)
+    distillation: Mapping[str, Any] = field(default_factory=dict)
+    tuning: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     save_every: int = 0
     features: str | None = None

@@ -26,12 +26,11 @@ from impasto.models.var.train import (
 )
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
-from impasto.train.data import PictureCache
+from impasto.train.data import PictureCache, of_one_class
 from impasto.train.loop import Loop
 from impasto.train.next_scale import Quantise, pictures, train_tokenizer
 
-__all__ = ["TokenCache", "cache_tokens", "of_one_class", "train_var",
-           "train_var_tokenizer"]  # fmt: skip
+__all__ = ["TokenCache", "cache_tokens", "train_var", "train_var_tokenizer"]
 
 RESTART_EVERY, RESTART_UNTIL = 50, 0.5
 UNDECAYED = ("class_emb", "lvl_embed", "pos_", "ada_gss", "scale_mul")
@@ -88,20 +87,6 @@ class TokenCache:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-
-def of_one_class(cache: PictureCache) -> tuple[Tensor, Tensor]:
-    """(rows, labels): the pictures whose objects are all of one class, and that class.
-
-    Raises ValueError where there are none.
-    """
-    first = cache.classes[:, :1]
-    same = ((cache.classes == first) | (cache.classes < 0)).all(1) & (first[:, 0] >= 0)
-    rows = same.nonzero()[:, 0]
-    if not len(rows):
-        raise ValueError("no picture shows objects of one class only; give weights to tasks of "
-                         "one class, such as {region: 2.0}, and 0 to the others")  # fmt: skip
-    return rows, first[rows, 0]
 
 
 @torch.no_grad()

@@ -7,9 +7,6 @@ as harmless. OUT appears whole, with `conversion.json`, or not at all.
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -18,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from impasto.files import sha256_file, write_json
+from impasto.files import new_folder, sha256_file, write_json
 from impasto.zoo.pickles import read_tensors
 from impasto.zoo.registry import Registry
 
@@ -82,21 +79,10 @@ def convert(foreign: str | Path, kind: str, out: str | Path) -> ConversionReport
     """
     foreign, out = Path(foreign), Path(out)
     converter = CONVERTERS.factory(kind)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is there and not an empty folder; give a new one")
-    tensors = read_tensors(foreign, part=PARTS.get(kind))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    try:
+    with new_folder(out) as folder:
+        tensors = read_tensors(foreign, part=PARTS.get(kind))
         report = _converted(converter, tensors, folder, foreign)
         _write_record(folder, foreign, kind, report)
-        for path in folder.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        folder.chmod(0o755)
-        os.replace(folder, out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
     return report
 
 

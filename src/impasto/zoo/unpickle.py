@@ -110,7 +110,8 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 
 class Inert:
-    """A NumPy number among the settings: read over, and of no use to a tensor."""
+    """A NumPy number among the settings, or a training's settings themselves: read over, and of no
+    use to a tensor."""
 
     __slots__ = ()
 
@@ -138,6 +139,7 @@ NAMES: dict[tuple[str, str], Any] = {
     ("numpy._core.multiarray", "scalar"): Stand(Inert),
     ("numpy", "dtype"): Stand(Inert),
     ("_codecs", "encode"): Stand(Inert),
+    ("argparse", "Namespace"): Inert,
 }
 """All that a checkpoint may name."""
 

@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from impasto import files
 
 __all__ = ["FORMATS", "dequantise", "holds_int8", "load_state", "load_weights", "quantise",
-           "save_weights", "shipped_folder", "untied", "without_bars"]  # fmt: skip
+           "save_tensors", "save_weights", "shipped_folder", "stored_kinds", "untied",
+           "without_bars"]  # fmt: skip
 
 FORMATS = ("float32", "bfloat16", "int8")
 MIN_SIZE = 4096
@@ -117,10 +118,16 @@ def save_weights(path: str | Path, state: Mapping[str, Tensor], format: str) -> 
             tensors[key], tensors[key + SCALE] = quantise(tensor.detach().cpu())
         else:
             dtype = torch.float32 if format == "float32" else torch.bfloat16
-            kept = tensor.to(dtype) if tensor.is_floating_point() else tensor
-            tensors[key] = kept.detach().cpu().contiguous()
-    metadata = {"format": "pt"} | ({"quantisation": INT8} if format == "int8" else {})
-    files.write_bytes(path, _ordered(save(tensors, metadata)))
+            tensors[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    save_tensors(path, tensors, {"quantisation": INT8} if format == "int8" else {})
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write tensors as they are, atomically, with more metadata than that they are torch's."""
+    kept = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    files.write_bytes(path, _ordered(save(kept, {"format": "pt", **metadata})))
 
 
 def _header(data: bytes) -> tuple[dict[str, Any], int]:
@@ -147,14 +154,30 @@ def holds_int8(path: str | Path) -> bool:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
 
 
+def stored_kinds(path: str | Path) -> set[str]:
+    """The kinds of numbers in a file, as safetensors names them ("BF16", "F32", "I8"). Raises
+    ValueError for what is no safetensors."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118 - no dict
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+
+
 def load_state(path: str | Path, masks: Collection[str] = ()) -> dict[str, Tensor]:
-    """The tensors of a file; int8 ones come back as float32, others as they are stored.
+    """The tensors of a file, or of the parts that PATH.index.json names where it is in several;
+    int8 ones come back as float32, others as they are stored.
 
     masks: names of tensors that may hold -infinity. Raises ValueError for a file that is no
     safetensors, an unknown quantisation, a scale without its tensor, or a value that is not
     finite.
     """
     path = Path(path)
+    index = path.with_name(f"{path.name}.index.json")
+    if not path.is_file() and index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        parts = [load_state(path.with_name(Path(name).name), masks) for name in names]
+        return {key: tensor for part in parts for key, tensor in part.items()}
     data = path.read_bytes()
     try:
         tensors = load(data)
@@ -186,7 +209,8 @@ def _dequantised(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Copy a file's tensors into `module`, cast to its dtypes. Raises ValueError on a misfit."""
+    """Copy a file's tensors into `module`, cast to its dtypes; where it is on the meta device they
+    take their places as they are. Raises ValueError on a misfit."""
     state, wanted = load_state(path), untied(module.state_dict())
     missing, unexpected = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     if missing or unexpected:
@@ -198,7 +222,8 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
                 f"{path}: {key!r} has shape {tuple(tensor.shape)}, "
                 f"{type(module).__name__} needs {tuple(wanted[key].shape)}"
             )
-    module.load_state_dict(state, strict=False)  # checked above; tied names follow the first
+    # Checked above; tied names follow the first.
+    module.load_state_dict(state, strict=False, assign=any(t.is_meta for t in wanted.values()))
 
 
 def _check_finite(path: str | Path, key: str, tensor: Tensor) -> None:

@@ -16,7 +16,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from impasto.models.storage import as_dtype, read_json
+from impasto.models.storage import as_dtype, network_from, read_json
 
 __all__ = ["first_line", "load_pipeline", "weights_sha256"]
 
@@ -47,10 +47,21 @@ def load_pipeline(
             return DiffusionPipeline.from_pretrained(
                 folder, torch_dtype=torch_dtype, variant=variant, use_safetensors=True,
                 trust_remote_code=False, local_files_only=True, **absent,
+                **_edited(folder, torch_dtype),
             )  # fmt: skip
     except (OSError, ValueError) as error:
         raise ValueError(f"{id} cannot be loaded as a diffusers pipeline with safetensors: "
                          f"{first_line(error)}") from error  # fmt: skip
+
+
+def _edited(folder: Path, dtype: torch.dtype) -> dict[str, nn.Module]:
+    """The components of other structure than their class, as their config.json says."""
+    found: dict[str, nn.Module] = {}
+    for path in sorted(folder.glob("*/config.json")):
+        if "edits" in (config := read_json(path)):
+            kind = getattr(diffusers, str(config.get("_class_name")), None)
+            found[path.parent.name] = nn.Module.to(network_from(kind, path.parent), dtype).eval()
+    return found
 
 
 def _download(id: str, **options: Any) -> Path:

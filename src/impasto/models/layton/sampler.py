@@ -15,7 +15,6 @@ Noise is a row's own: of its seed at the first step, of a seed made from it at e
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,7 +24,7 @@ import torch
 from diffusers.schedulers import DDIMScheduler
 from torch import Tensor
 
-from impasto.sample.seeds import row_noise
+from impasto.sample.seeds import derived_seed, row_noise
 from impasto.zoo.registry import nearest
 
 __all__ = ["DECODINGS", "GRID", "NOISE", "TABLE", "TIMES", "Decoding", "Noise", "alpha_sigma",
@@ -132,10 +131,7 @@ def renoised(x_0: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
 
 def step_seed(seed: int, step: int) -> int:
     """The seed of a row's noise of a step: its own at the first, made from it at later ones."""
-    if not step:
-        return seed
-    digest = hashlib.sha256(f"{seed}\0renoise\0{step}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
+    return derived_seed(seed, "renoise", step) if step else seed
 
 
 def own_noise(

@@ -14,49 +14,31 @@ to the padding, as SD3 does with its text, so nothing depends on a batch's longe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from diffusers.models import AutoencoderKL, SD3Transformer2DModel
-from torch import nn
 from transformers import SiglipTextConfig, SiglipTextModel
 
-from impasto.models.storage import checked_fields
+from impasto.models.latents import LatentDefaults, adaln_zero_
 
 __all__ = ["PRESETS", "Defaults", "MMDiTConfig", "sticker", "tiny"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Defaults:
-    """What a model folder says about drawing with it, beside the networks' own sizes.
+class Defaults(LatentDefaults):
+    """shift: s of the time shift s t / (1 + (s-1) t)."""
 
-    steps, guidance: of a draw that names none. shift: s of the time shift s t / (1 + (s-1) t).
-    latent_mean, latent_std: per latent channel, of the autoencoder's latents; the transformer
-    works on (z - mean) / std.
-    """
-
+    model: ClassVar[str] = "an mmdit model"
     steps: int = 20
     guidance: float = 4.0
     shift: float = 1.0
-    latent_mean: tuple[float, ...]
-    latent_std: tuple[float, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Defaults:
-        """The inverse of `to_dict`. Raises ValueError naming unknown or missing keys."""
-        values = checked_fields(cls, values, "an mmdit model")
-        mean, std = (tuple(map(float, values[f"latent_{name}"])) for name in ("mean", "std"))
-        if min(std, default=0.0) <= 0 or len(mean) != len(std):
-            raise ValueError(f"latent_std must be positive and as long as latent_mean, "
-                             f"given {std}")  # fmt: skip
-        if values["shift"] <= 0:
-            raise ValueError(f"shift must be positive, given {values['shift']!r}")
-        return cls(**{**values, "latent_mean": mean, "latent_std": std})
+    def check(self) -> None:
+        """Raises ValueError for a value that is out of range."""
+        super().check()
+        if self.shift <= 0:
+            raise ValueError(f"shift must be positive, given {self.shift!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +83,8 @@ class MMDiTConfig:
             pos_embed_max_size=self.max_grid,
             qk_norm="rms_norm",
         )
-        adaln_zero_(transformer)
+        adaln_zero_(transformer, ("norm1.linear", "norm1_context.linear", "norm_out.linear",
+                                  "proj_out"))  # fmt: skip
         return transformer
 
     def build_vae(self) -> AutoencoderKL:
@@ -140,22 +123,6 @@ class MMDiTConfig:
         """Sampling defaults with latents taken as they are, before their moments are known."""
         n = self.latent_channels
         return Defaults(latent_mean=(0.0,) * n, latent_std=(1.0,) * n)
-
-
-@torch.no_grad()
-def adaln_zero_(transformer: SD3Transformer2DModel) -> None:
-    """Peebles & Xie 2023 (arXiv 2212.09748): Xavier linears, modulations and the output zero."""
-    for module in transformer.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-    nn.init.zeros_(transformer.proj_out.weight)
-    modulations = ("norm1.linear", "norm1_context.linear", "norm_out.linear")
-    for name, module in transformer.named_modules():
-        if name.endswith(modulations):
-            nn.init.zeros_(module.weight)
-        elif "timestep_embedder.linear_" in name:
-            nn.init.normal_(module.weight, std=0.02)
 
 
 def sticker() -> MMDiTConfig:

@@ -12,35 +12,25 @@ Time runs from 1 (noise) to 0 (picture). With x_0 the latents, eps ~ N(0, I):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from diffusers.models import SD3Transformer2DModel
 from torch import Tensor
 
+from impasto.models.latents import LatentState
 from impasto.models.mmdit.text import Encoding
-from impasto.sample.protocol import State
 
 __all__ = ["FlowState", "euler", "guided_velocity", "interpolate", "predict_x_0",
-           "select_rows", "shifted_times", "velocity"]  # fmt: skip
+           "shifted_times", "velocity"]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowState(State):
-    """Unfinished drawings. B rows, P distinct prompts.
+class FlowState(LatentState):
+    """text: 1 + P encodings, the null prompt first; `prompt_of` says which is a row's. times:
+    steps + 1, from 1 to 0."""
 
-    x: (B, C, h, w) latents at time `times[step]`, float32. x_0: their current estimate, same
-    shape; zero, the mean of all latents, before the first step. text: 1 + P encodings, the null
-    prompt first. prompt_of: for each row its place in `text`. times: steps + 1, from 1 to 0.
-    """
-
-    x: Tensor
-    x_0: Tensor
     text: Encoding
-    prompt_of: tuple[int, ...]
-    times: tuple[float, ...]
-    guidance: float
 
 
 def interpolate(x_0: Tensor, eps: Tensor, t: Tensor | float) -> Tensor:
@@ -94,16 +84,3 @@ def guided_velocity(
         return v
     v_u, v_c = v.chunk(2)
     return v_u + guidance * (v_c - v_u)
-
-
-def select_rows(state: FlowState, rows: Sequence[int]) -> FlowState:
-    """The state whose row i is row `rows[i]`. Steps draw no noise, so copies stay the same."""
-    at = torch.tensor(rows, dtype=torch.long, device=state.x.device)
-    return replace(
-        state,
-        x=state.x[at],
-        x_0=state.x_0[at],
-        prompt_of=tuple(state.prompt_of[i] for i in rows),
-        seeds=tuple(state.seeds[i] for i in rows),
-        costs=tuple(state.costs[i] for i in rows),
-    )

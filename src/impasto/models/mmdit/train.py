@@ -19,7 +19,7 @@ from transformers import SiglipTextModel
 from impasto.models.mmdit.sampler import interpolate, velocity
 from impasto.models.mmdit.text import Encoding, encode
 
-__all__ = ["drop_text", "flow_matching_loss", "latent_moments", "sample_times", "training_loss"]
+__all__ = ["drop_text", "flow_matching_loss", "sample_times", "training_loss"]
 
 
 def sample_times(
@@ -60,9 +60,3 @@ def training_loss(
     t = sample_times(len(x_0), mean=mean, std=std, device=x_0.device, generator=generator)
     eps = torch.randn(x_0.shape, device=x_0.device, generator=generator)
     return flow_matching_loss(transformer, x_0, text, t, eps)
-
-
-def latent_moments(latents: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of raw latents (B, C, h, w)."""
-    channels = latents.double().transpose(0, 1).flatten(1)
-    return tuple(channels.mean(1).tolist()), tuple(channels.std(1).tolist())

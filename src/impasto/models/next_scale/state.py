@@ -6,7 +6,6 @@ different continuations once it is given different seeds: `replace(state, seeds=
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
@@ -17,7 +16,7 @@ from torch import Tensor
 from impasto.models.next_scale.cache import Cache
 from impasto.models.next_scale.maps import Sizes
 from impasto.sample.protocol import State
-from impasto.sample.seeds import upload
+from impasto.sample.seeds import derived_seed, upload
 
 __all__ = ["ScaleState", "per_scale", "scale_seed", "select_rows"]
 
@@ -50,9 +49,7 @@ S = TypeVar("S", bound=ScaleState)
 
 def scale_seed(seed: int, scale: int, refinement: int = 0) -> int:
     """The seed of one row's tokens at one scale, where it is drawn again of that refinement."""
-    again = f"\0again\0{refinement}" if refinement else ""
-    digest = hashlib.sha256(f"{seed}\0scale\0{scale}{again}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
+    return derived_seed(seed, "scale", scale, *(("again", refinement) if refinement else ()))
 
 
 def per_scale(name: str, value: float | Sequence[float], scales: int) -> tuple[float, ...]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from impasto.models.classes import read_names
 from impasto.models.storage import as_dtype, network_from
 from impasto.models.var.model import VARTransformer
 from impasto.models.var.pipeline import VARGenerator
@@ -17,17 +17,6 @@ from impasto.zoo.hub import model_folder
 from impasto.zoo.registry import MODELS
 
 __all__ = ["var"]
-
-
-def _read_names(path: str) -> tuple[str, ...]:
-    """Names of classes, one a line. Raises FileNotFoundError, or ValueError for an empty line."""
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{path} is missing: classes must be a text file, one name a line")
-    names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines())
-    if not all(names):
-        raise ValueError(f"{path}: line {names.index('') + 1} is empty; give one name a line")
-    return names
 
 
 @MODELS.register("var", published=True)
@@ -48,6 +37,6 @@ def var(
     }
     for network in networks.values():
         nn.Module.to(network, device=device, dtype=dtype).eval()
-    names = () if classes is None else _read_names(classes)
+    names = () if classes is None else read_names(classes)
     return VARGenerator(**networks, defaults=Defaults(classes=names, guidance=guidance,
                                                       top_k=top_k, top_p=top_p))  # fmt: skip

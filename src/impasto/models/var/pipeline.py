@@ -8,10 +8,10 @@ from dataclasses import asdict, replace
 import torch
 from torch import Tensor
 
+from impasto.models.classes import read_class
 from impasto.models.next_scale.maps import Sizes
 from impasto.models.next_scale.pipeline import NextScaleGenerator, check_sampling
 from impasto.models.storage import Layout
-from impasto.models.var.classes import read_class
 from impasto.models.var.config import VARConfig
 from impasto.models.var.costs import decoder_flops, scale_flops, summand_flops
 from impasto.models.var.initialise import initialise

@@ -31,13 +31,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from impasto.models.classes import drop_classes
 from impasto.models.next_scale.maps import Sizes, block_causal_mask
 from impasto.models.var.model import VARTransformer
 from impasto.models.var.quantiser import Quantiser
 from impasto.models.var.tokenizer import VARTokenizer
 
-__all__ = ["Quantised", "TeacherForcing", "drop_classes", "quantised", "restart_unused",
-           "teacher_inputs", "token_loss", "training_loss"]  # fmt: skip
+__all__ = ["Quantised", "TeacherForcing", "quantised", "restart_unused", "teacher_inputs",
+           "token_loss", "training_loss"]  # fmt: skip
 
 COMMITMENT = 0.25
 
@@ -71,14 +72,6 @@ def token_loss(
         means = torch.stack([part.mean() for part in each.split(counts, dim=1)])
         shares = torch.stack([part.mean() for part in right.split(counts, dim=1)])
     return each.mean(), means, shares
-
-
-def drop_classes(
-    labels: Tensor, null: int, probability: float = 0.1, generator: torch.Generator | None = None
-) -> Tensor:
-    """Labels (B,) with each replaced by the null class with the probability."""
-    u = torch.rand(len(labels), device=labels.device, generator=generator)
-    return torch.where(u < probability, null, labels)
 
 
 class TeacherForcing(nn.Module):

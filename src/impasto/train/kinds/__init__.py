@@ -1,5 +1,5 @@
 """One function a kind of training, registered by its name."""
 
-from impasto.train.kinds import generators, layton, scorers, tokenizers
+from impasto.train.kinds import generators, layton, scorers, surgery, tokenizers
 
-__all__ = ["generators", "layton", "scorers", "tokenizers"]
+__all__ = ["generators", "layton", "scorers", "surgery", "tokenizers"]

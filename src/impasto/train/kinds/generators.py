@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from impasto.models import infinity, layton, tokenflow, var
+from impasto.models import dit, infinity, layton, tokenflow, var
 from impasto.models.layton.loading import tokenizer_from
 from impasto.models.mmdit import PRESETS, MMDiTGenerator
 from impasto.models.mmdit import train_tokenizer as learn_words
@@ -24,6 +24,7 @@ from impasto.score import features  # registers patch features
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
+from impasto.train.dit import cache_classes, train_dit
 from impasto.train.generator import cache_latents, train_generator
 from impasto.train.infinity import cache_features, train_infinity
 from impasto.train.kinds.common import FILE, Captions, changed, numbers, one_start, pictures
@@ -34,7 +35,7 @@ from impasto.train.tokenflow import cache_codes, cache_questions, train_drawing,
 from impasto.train.var import cache_tokens, train_var
 from impasto.world.scenes import SIZE
 from impasto.zoo.registry import PATCHES
-from impasto.zoo.weights import load_weights
+from impasto.zoo.weights import load_weights, shipped_folder
 
 __all__ = ["features"]
 
@@ -91,6 +92,23 @@ def _generator(recipe: Recipe, device: torch.device, out: Path, checkpoint: Chec
     run = partial(train_generator, pipe, latents, time_mean=recipe.time_mean,
                   time_std=recipe.time_std)  # fmt: skip
     return _ended(recipe, out, pipe, run, checkpoint)
+
+
+def _new_dit(recipe: Recipe, captions: Captions) -> dit.DiTGenerator:
+    """Random weights over an autoencoder, trained or shipped; there are no words."""
+    pipe = dit.DiTGenerator.from_config(dit.PRESETS[recipe.preset](), recipe.seed)
+    name = str(recipe.autoencoder)
+    folder = Path(name) if Path(name).is_dir() or "/" in name else shipped_folder(name) / "vae"
+    load_weights(pipe.vae, folder / FILE)
+    return pipe
+
+
+@kind("dit", keys=("autoencoder", "initial", "save_every"))
+def _dit(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
+    pipe, cache, _ = _begun(recipe, device, dit.DiTGenerator, _new_dit)
+    latents = cache_classes(pipe, cache, keep_moments=recipe.initial is not None)
+    del cache
+    return _ended(recipe, out, pipe, partial(train_dit, pipe, latents), checkpoint)
 
 
 # ---------------------------------------------------------------- scales

@@ -16,10 +16,14 @@ import difflib
 import functools
 import re
 from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from impasto.spec import plural
 
-__all__ = ["named_classes", "read_class"]
+__all__ = ["drop_classes", "named_classes", "read_class", "read_names"]
 
 
 def _spoken(name: str) -> str:
@@ -80,3 +84,22 @@ def _meant(text: str, classes: Sequence[str], count: int) -> str:
     some = ", ".join(classes[:3])
     hint = f"did you mean {' or '.join(map(repr, best))}? " if best else ""
     return f"{hint}It knows {count} classes ({some}, …) and indices 0 to {count - 1}"
+
+
+def read_names(path: str) -> tuple[str, ...]:
+    """Names of classes, one a line. Raises FileNotFoundError, or ValueError for an empty line."""
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} is missing: classes must be a text file, one name a line")
+    names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    if not all(names):
+        raise ValueError(f"{path}: line {names.index('') + 1} is empty; give one name a line")
+    return names
+
+
+def drop_classes(
+    labels: Tensor, null: int, probability: float = 0.1, generator: torch.Generator | None = None
+) -> Tensor:
+    """Labels (B,) with each replaced by the null class with the probability."""
+    u = torch.rand(len(labels), device=labels.device, generator=generator)
+    return torch.where(u < probability, null, labels)

@@ -1,0 +1,1 @@
+"""Structures of edited models: what a saved one needs to load again."""
