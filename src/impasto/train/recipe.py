@@ -32,7 +32,7 @@ class Recipe:
     generator and dit (or the name of a generator that ships); of a trained tokenizer, for infinity
     and var. initial: folder of weights to start from (detector, autoencoder, tokenizer, generator,
     dit, infinity and var: with all that belongs to them); infinity's tokenizer may start from an
-    mmdit generator, whose autoencoder it takes, or from an infinity generator, whose bits it takes.
+    mmdit generator, whose autoencoder it takes, or from an infinity one, whose bits it takes.
     freeze_encoder: share of an autoencoder's or a tokenizer's training after which only its
     decoder learns. drop_scales: share of the steps in which infinity's tokenizer decodes fewer
     scales than all, default `train.infinity.DROP_SCALES`. workers: processes that lay out scenes,
