@@ -166,6 +166,14 @@ def test_mamba_is_its_equations():
     torch.testing.assert_close(operator(u), operator.out_proj(y))
 
 
+def test_the_scan_is_in_full_precision_under_autocast():
+    operator = small("mamba-2")
+    args = torch.randn(1, 70, 8, 4), torch.randn(1, 70, 8), *torch.randn(2, 1, 70, 8)
+    plain = operator._scanned(*args)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(operator._scanned(*args), plain)
+
+
 def test_mamba_begins_within_the_published_ranges():
     operator = small("mamba-2", width=512)
     dt, A = F.softplus(operator.dt_bias), operator.A_log.exp()

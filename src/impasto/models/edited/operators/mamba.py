@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from impasto.models.edited.operators.base import OPERATORS, CausalConv, fused_kernel
+from impasto.models.next_scale.blocks import full_precision
 
 __all__ = ["Mamba2", "scan"]
 
@@ -95,8 +96,9 @@ class Mamba2(nn.Module):
         if fused is not None:
             return fused(x, dt, A, B[:, :, None], C[:, :, None], FUSED_CHUNK, D=self.D.float(),
                          dt_bias=self.dt_bias.float(), dt_softplus=True)  # fmt: skip
-        dt = F.softplus(dt.float() + self.dt_bias.float())
-        return scan(x, dt, A, B, C) + self.D.float()[:, None] * x.float()
+        with full_precision(x.device):  # decays of many tokens are too near 1 for bfloat16
+            dt = F.softplus(dt.float() + self.dt_bias.float())
+            return scan(x, dt, A, B, C) + self.D.float()[:, None] * x.float()
 
 
 @OPERATORS.register("mamba-2")
