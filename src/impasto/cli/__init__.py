@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import signal
 import sys
 import warnings
@@ -109,15 +108,8 @@ def _terminate(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-TALKATIVE = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
-"""Loggers that warn, whenever diffusers is imported beside torchao, of kernels for other machines
-and of torchao's own past."""
-
-
 def main() -> None:
     """The entry point of `impasto` and `python -m impasto`."""
     warnings.showwarning = _print_warning
-    for name in TALKATIVE:
-        logging.getLogger(name).setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, _terminate)
     app()
