@@ -277,6 +277,17 @@ def test_what_does_not_fit_is_refused(edit, message):
         quantise(transformer(), {"edit": "quantise", **edit})
 
 
+def test_nothing_is_edited_once_it_is_quantised():
+    model = transformer()
+    apply(model, WAYS[0].to_edit())
+    before = dict(model.config)
+    for change in ({"edit": "graft", "place": "attention", "operator": "hyena-x", "blocks": [0]},
+                   {"edit": "remove", "removed": {"0": ["all"]}}, WAYS[0].to_edit()):
+        with pytest.raises(ValueError, match="quantised already; give what it was made of, and"):
+            apply(model, change)
+    assert dict(model.config) == before
+
+
 def test_a_model_is_quantised_once():
     model = made(WAYS[4])
     with pytest.raises(ValueError, match="quantised already"):

@@ -18,7 +18,7 @@ from impasto.cli.draw import generate
 from impasto.cli.errors import EXIT_CODES
 from impasto.cli.evaluate import EvalCommand, evaluate
 from impasto.cli.graft import graft
-from impasto.cli.measure import measure_distance, measure_reconstruction
+from impasto.cli.measure import measure_distance, measure_locality, measure_reconstruction
 from impasto.cli.prune import prune
 from impasto.cli.quantize import quantize
 from impasto.cli.serve import serve
@@ -68,6 +68,7 @@ scorers_app.command("check")(scorers_check)
 world_app.command("export")(world_export)
 measure_app.command("reconstruction")(measure_reconstruction)
 measure_app.command("distance")(measure_distance)
+measure_app.command("locality")(measure_locality)
 app.add_typer(bench_app, name="bench")
 app.add_typer(scorers_app, name="scorers")
 app.add_typer(world_app, name="world")

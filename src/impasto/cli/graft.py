@@ -36,7 +36,8 @@ def graft(
     blocks: Annotated[
         str | None, typer.Option(help="A pattern: interleaved, deep, full, top-local, low-local, "
                                       "pixart-sigma; or numbers: 1,3,8-12 (a range's end is left "
-                                      "out). Default: interleaved; with --pairs all."),
+                                      "out). Default: interleaved. With --pairs those that are "
+                                      "paired, 0,1,4,5 (default: all)."),
     ] = None,
     ratio: Annotated[
         float | None, typer.Option(help="Share of the blocks that a pattern takes (default: 0.5; "
@@ -45,7 +46,7 @@ def graft(
     locality: Annotated[
         Path | None, typer.Option(help="For top-local and low-local: JSON list of every block's "
                                        "share of attention near the diagonal "
-                                       "(impasto.surgery.locality)."),
+                                       "('impasto measure locality')."),
     ] = None,
     copy: Annotated[
         bool, typer.Option("--copy", help="Begin with the host's weights where the operator is of "

@@ -23,7 +23,7 @@ from impasto.models.edited.operators import OPERATORS, PLACES
 from impasto.models.edited.pairs import pairs_of
 from impasto.models.edited.quantisation import Quantisation
 from impasto.models.edited.quantised import is_quantised, memory
-from impasto.models.edited.record import apply
+from impasto.models.edited.record import apply, edits_of
 from impasto.models.edited.stock import misfit, restock
 from impasto.surgery.choose import Plan, at_random, by_score, greedy, hpp
 from impasto.surgery.contribution import Unit, read_contributions
@@ -139,6 +139,10 @@ class Pruning:
         plan, depth = self.plan(host), host.depth
         if plan.removed:
             apply(transformer, removal(plan.removed))
+        if self.renumber and not edits_of(transformer):
+            raise ValueError(f"nothing was removed here, or blocks were numbered anew already; "
+                             f"{self.spell('renumber')} is for a model of "
+                             f"{self.spell('identities')}")  # fmt: skip
         reason = self.spell("identities") if self.identities else misfit(transformer)
         if reason is None or not plan.removed:
             restock(transformer)  # of what has no such form it says why
@@ -198,10 +202,10 @@ class Grafting:
     def edit(self, host: Host) -> dict[str, Any]:
         """The edit of a host. Raises ValueError for what does not fit it."""
         if self.operator is None:
-            pairs = pairs_of(host)
-            if self.blocks is not None:
-                given = list(parse_blocks(self.blocks))
-                pairs = [given[i : i + 2] for i in range(0, len(given), 2)]
+            if self.blocks is None:
+                return {"edit": "pairs", "pairs": pairs_of(host)}
+            given = list(parse_blocks(self.blocks))
+            pairs = [given[i : i + 2] for i in range(0, len(given), 2)]
             return {"edit": "pairs", "pairs": pairs}
         name, _, rest = self.operator.partition(":")
         place = self.place or next(key for key, names in PLACES.items() if name in names)

@@ -24,10 +24,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from impasto.models.edited.grafts import is_edited
+from impasto.models.edited.grafts import is_edited, tokens_of
 from impasto.models.edited.hosts import Host, host_of
+from impasto.surgery.noised import cache_noiseless, noised_latents
+from impasto.train import data
+from impasto.world import Renderer, Sprites
 
-__all__ = ["band_mass", "locality", "uniform_locality"]
+__all__ = ["band_mass", "generator_locality", "locality", "uniform_locality"]
 
 ROWS = 256
 """Queries of a map at once."""
@@ -151,3 +154,34 @@ def locality(
         raise ValueError(f"blocks {without} had no attention to measure: give passes, and a host "
                          f"that was not grafted there")  # fmt: skip
     return [sum(masses) / len(masses) for _, masses in sorted(watch.found.items())]
+
+
+@torch.no_grad()
+def generator_locality(
+    pipe: Any, *, pictures: int = 64, band: int | None = None, seed: int = 0, batch: int = 16
+) -> tuple[list[float], int]:
+    """L_k of every block of a generator's transformer, and k; on noised pictures of the world with
+    their captions or classes, each at a time of its own.
+
+    pipe: of the families mmdit and dit. band: k; None for an eighth of the tokens, as published
+    (32 of 256). seed: of scenes, times and noise. Raises ValueError for another family, or numbers
+    that are too small.
+    """
+    if not isinstance(getattr(pipe, "transformer", None), nn.Module):
+        raise ValueError(f"a {type(pipe).__name__} has no transformer whose attention is local or "
+                         f"not; give a generator of the family mmdit or dit")  # fmt: skip
+    k = (tokens_of(host_of(pipe.transformer)) or 0) // 8 if band is None else band
+    if pictures < 1 or k < 1:
+        raise ValueError(f"at least 1 picture and a band of 1 token are needed, given {pictures} "
+                         f"and {k}")  # fmt: skip
+    where, n = next(pipe.transformer.parameters()).device, data.CHUNK
+    drawn, captions, _ = data.cache_pictures(data.chunks(n, seed, workers=1), n, where,
+                                             Renderer(Sprites.load(), where))  # fmt: skip
+    some = data.PictureCache(*(getattr(drawn, name)[:pictures] for name in
+                               ("images", "owner", "classes", "colors")))  # fmt: skip
+    cache, batch = cache_noiseless(pipe, some, captions[:pictures]), min(batch, pictures)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        draw = noised_latents(pipe, cache, batch, drop=0.0)
+        passes = [draw().given for _ in range(-(-pictures // batch))]
+    return locality(pipe.transformer, passes, band=k), k

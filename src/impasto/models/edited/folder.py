@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from impasto.files import new_folder, write_json
-from impasto.models.edited.hosts import host_of
+from impasto.models.edited.hosts import FAMILIES, host_of
 from impasto.models.edited.loading import from_pretrained
 from impasto.models.edited.stock import RECORD
 from impasto.models.storage import read_json, save_network
@@ -29,10 +29,14 @@ def transformer_from(folder: Path, dtype: torch.dtype) -> nn.Module:
     """The transformer in a folder, with its edits, on the CPU, in evaluation mode. Raises
     ValueError for one that `host_of` does not know, FileNotFoundError for what is missing."""
     config = read_json(folder / "config.json")
-    kind: Any = getattr(diffusers, str(config.get("_class_name")), None)
+    name = str(config.get("_class_name"))
+    kind: Any = getattr(diffusers, name, None)
+    if kind is None:
+        raise ValueError(f"{folder} holds a {name}; edited can be transformers of diffusers: "
+                         f"{', '.join(family.name for family in FAMILIES)}")  # fmt: skip
     ours = {"delta", "edits", "quantization_config"} & {*config}
     path = folder / "diffusion_pytorch_model.safetensors"
-    if kind is None or ours or (path.is_file() and holds_int8(path)):
+    if ours or (path.is_file() and holds_int8(path)):
         network = from_pretrained(folder, torch_dtype=dtype)
     else:  # diffusers' own way, which never holds all of it in float32
         network = kind.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True,
@@ -54,7 +58,8 @@ def stored_dtype(model: str | Path) -> torch.dtype:
     folder = Path(*_where(model))
     files = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
     if not files:
-        raise FileNotFoundError(f"{folder} has no diffusion_pytorch_model.safetensors")
+        raise FileNotFoundError(f"{folder} has no diffusion_pytorch_model.safetensors; give the "
+                                f"folder of a pipeline, or of its transformer")  # fmt: skip
     found = {kind for path in files for kind in stored_kinds(path)}
     return torch.bfloat16 if found == {"BF16"} else torch.float32
 

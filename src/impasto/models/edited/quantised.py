@@ -47,7 +47,8 @@ def _layers(model: nn.Module, how: Quantisation) -> dict[str, nn.Linear]:
     linears = _linears(model)
     for name in how.skip:
         if not any(_named(path, name) for path in linears):
-            parts = sorted({part for path in linears for part in path.split(".")} | {*linears})
+            parts = sorted({part for path in linears for part in path.split(".")
+                            if not part.isdecimal()})  # fmt: skip
             raise ValueError(f"skip: no linear layer has {name!r} in its path: "
                              f"{nearest(name, parts)}")  # fmt: skip
     chosen = {path: linear for path, linear in linears.items()
