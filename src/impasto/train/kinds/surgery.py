@@ -78,7 +78,8 @@ def _edits(pipe: Any, kinds: Sequence[str], recipe: Recipe) -> list[Mapping[str,
 
 def _check_teacher(pipe: Any, teacher: Any, recipe: Recipe) -> None:
     """Raises ValueError for a teacher that the edits were not made of, where that is recorded: one
-    with other weights than the base, or, edited itself, with edits that these do not go on from."""
+    with other weights than the base or, edited itself, with edits that these do not go on from.
+    """
     ours, theirs = (list(each.transformer.config.get("edits") or []) for each in (pipe, teacher))
     config = pipe.transformer.config
     try:
