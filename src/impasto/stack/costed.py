@@ -108,8 +108,8 @@ def _numbers(network: nn.Module) -> int:
     if not is_quantised(network):
         return parameters(network)
     layers: list[Any] = [m for m in network.modules() if hasattr(m, "restore")]
-    packed = {id(part) for layer in layers for part in layer.parts()}
-    rest = sum(p.numel() for p in network.parameters() if id(p) not in packed)
+    packed = {part.data_ptr() for layer in layers for part in layer.parts()}
+    rest = sum(p.numel() for p in network.parameters() if p.data_ptr() not in packed)
     return memory(network).weights + rest
 
 

@@ -133,9 +133,9 @@ class Prune(Pruning, Making):
         return None if of_step(self.scores) else super().structure(earlier)
 
     def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
-        super().check(tools, earlier)
         if self.scores and not of_step(self.scores) and not Path(self.scores).is_file():
             raise FileNotFoundError(f"{self.name}: there is no file of scores {self.scores}")
+        super().check(tools, earlier)
 
 
 @STEPS.register("graft")
