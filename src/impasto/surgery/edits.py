@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ from impasto.zoo.registry import nearest, parse_options
 __all__ = ["Grafting", "Pruning", "Spell", "quantising"]
 
 Spell = Callable[[str], str]
+UNSAID = {"key": False}
+"""Of a field that is no key of a recipe's."""
 ORDERS = ("hpp", "printed", "score", "random")
 
 
@@ -58,7 +60,7 @@ class Pruning:
     seed: int | None = None
     identities: bool = False
     renumber: bool = False
-    spell: Spell = str
+    spell: Spell = field(default=str, repr=False, metadata=UNSAID)
 
     def __post_init__(self) -> None:
         spell = self.spell
@@ -167,7 +169,7 @@ class Grafting:
     locality: Path | None = None
     copy: bool = False
     seed: int = 0
-    spell: Spell = str
+    spell: Spell = field(default=str, repr=False, metadata=UNSAID)
 
     def __post_init__(self) -> None:
         spell = self.spell
@@ -199,7 +201,7 @@ class Grafting:
             raise ValueError(f"{spell('blocks')} is a pattern ({', '.join(PATTERNS)}) or numbers "
                              f"such as 1,3,8-12, given {text!r}")  # fmt: skip
 
-    def edit(self, host: Host) -> dict[str, Any]:
+    def change(self, host: Host) -> dict[str, Any]:
         """The edit of a host. Raises ValueError for what does not fit it."""
         if self.operator is None:
             if self.blocks is None:
@@ -217,7 +219,7 @@ class Grafting:
 
     def __call__(self, transformer: nn.Module) -> dict[str, Any]:
         host, before = host_of(transformer), parameters(transformer)
-        change = self.edit(host)
+        change = self.change(host)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             done = change if self.operator is None else self._grafted(host, change)

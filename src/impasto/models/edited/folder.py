@@ -14,11 +14,12 @@ from torch import nn
 from impasto.files import new_folder, write_json
 from impasto.models.edited.hosts import FAMILIES, host_of
 from impasto.models.edited.loading import from_pretrained
+from impasto.models.edited.record import rebuild
 from impasto.models.edited.stock import RECORD
-from impasto.models.storage import read_json, save_network
+from impasto.models.storage import read_json, save_network, without_weights
 from impasto.zoo.weights import holds_int8, shipped_folder, stored_kinds
 
-__all__ = ["edited_folder", "stored_dtype", "transformer_from"]
+__all__ = ["edited_folder", "planned", "stored_dtype", "transformer_from"]
 
 T = TypeVar("T")
 STALE = ("README.md",)
@@ -49,6 +50,25 @@ def _where(model: str | Path) -> tuple[Path, str]:
     """A model's folder, and the name of its transformer's in it ("" where it is one)."""
     folder = Path(model) if Path(model).is_dir() else shipped_folder(str(model))
     return folder, "transformer" if (folder / "model_index.json").is_file() else ""
+
+
+def planned(model: str | Path) -> nn.Module | None:
+    """A transformer with its edits and without weights (parameters on the meta device), to see
+    what fits it; None of a quantised one. model: as of `edited_folder`. Raises FileNotFoundError,
+    ValueError for what is no transformer of diffusers."""
+    folder = Path(*_where(model))
+    config = read_json(folder / "config.json")
+    kind: Any = getattr(diffusers, str(config.get("_class_name")), None)
+    if kind is None:
+        raise ValueError(f"{folder} holds no transformer of diffusers, which can be edited")
+    edits, base = config.pop("edits", ()), config.pop("edits_base", None)
+    if "quantization_config" in config:
+        return None
+    with without_weights():
+        network: nn.Module = kind.from_config(config)
+        if edits:
+            rebuild(network, edits, base)
+    return network
 
 
 def stored_dtype(model: str | Path) -> torch.dtype:
