@@ -15,7 +15,6 @@ from impasto.models.edited.record import apply, base_digest
 from impasto.models.storage import save_network
 from impasto.sample.protocol import Sampling, generate
 from impasto.surgery.locality import uniform_locality
-from impasto.train import data
 from tests import tiny_mmdit
 from tests.drawing import requests
 from tests.tiny_hosts import output, tiny
@@ -94,9 +93,8 @@ def test_blocks_by_locality(here):
     assert (row["blocks"], row["place"], row["delta_percent"]["ft"]) == ([3], "mlp", None)
 
 
-def test_locality_is_measured_into_the_file(here, monkeypatch):
+def test_locality_is_measured_into_the_file(here):
     """Attention whose queries are nothing is uniform; of one block they are not."""
-    monkeypatch.setattr(data, "CHUNK", 8)
     pipe = tiny_mmdit.tiny()
     for parameter in pipe.transformer.transformer_blocks[1].attn.to_q.parameters():
         torch.nn.init.zeros_(parameter)
@@ -107,8 +105,8 @@ def test_locality_is_measured_into_the_file(here, monkeypatch):
     found = json.loads((here / "l.json").read_text())
     row = json.loads(done.stdout)
     tokens = tokens_of(host_of(pipe.transformer))
-    assert row == {"model": "model", "out": "l.json", "band": tokens // 8, "locality": found}
-    uniform = uniform_locality(tokens, tokens // 8)
+    assert row == {"model": "model", "out": "l.json", "band": 1, "locality": found}
+    uniform = uniform_locality(tokens, 1)
     assert found[1] == pytest.approx(uniform, abs=1e-6)
     assert found[0] != pytest.approx(uniform, abs=1e-6)
     assert CliRunner().invoke(app, [*asked, "again.json"]).exit_code == 0
@@ -116,6 +114,8 @@ def test_locality_is_measured_into_the_file(here, monkeypatch):
     row = told("model", "--operator", "hyena-x", "--blocks", "low-local", "--locality", "l.json",
                "-o", "out")  # fmt: skip
     assert row["blocks"] == [min((0, 1), key=found.__getitem__)]
+    done = CliRunner().invoke(app, [*asked[:2], "out", "-o", "no.json"])
+    assert done.exit_code == 2 and f"blocks {row['blocks']} had no attention" in done.output
     done = CliRunner().invoke(app, [*asked[:2], "sticker-infinity", "-o", "no.json"])
     assert done.exit_code == 2 and "generator" in done.output and "Traceback" not in done.output
 

@@ -307,6 +307,16 @@ def test_a_missing_library_is_named(monkeypatch):
         quantise(transformer(), WAYS[0].to_edit())
 
 
+def test_a_library_that_does_not_load_is_named(monkeypatch, tmp_path):
+    (tmp_path / "broken_library.py").write_text("raise ImportError('no kernels for this torch')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(quantised.FORMATS, "nf4", "broken_library")
+    model = transformer()
+    with pytest.raises(ValueError, match=r"not load .no kernels for this torch.: pip install -U"):
+        quantise(model, {"edit": "quantise", "format": "nf4"})
+    assert not quantised.is_quantised(model)
+
+
 def broken(key, tensor):
     def change(state):
         state[key] = tensor
