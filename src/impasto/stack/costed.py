@@ -37,13 +37,12 @@ class Costs(Beside):
 
 
 def _measured(runs: Sequence[RunDirectory]) -> dict[str, Any]:
-    """Seconds a picture, searches and their rewards included, and on what; None where a run was
-    interrupted, or chose among another's pictures."""
+    """Seconds a picture, searches and their rewards included, and on what. Runs that are found
+    finished add what finding them takes."""
     costs = [read_json(run.cost) for run in runs]
     seconds = [cost["seconds"].get("generate") for cost in costs]
-    known = all(cost.get("flops") is not None for cost in costs) and None not in seconds
     kept = sum(read_json(run.summary)["images"] for run in runs)
-    return {"seconds": sum(seconds) / kept if known else None,
+    return {"seconds": None if None in seconds else sum(seconds) / kept,
             "devices": sorted({cost["device"] for cost in costs})}  # fmt: skip
 
 
