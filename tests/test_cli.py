@@ -565,6 +565,20 @@ def test_doctor_reports_each_fault(here, monkeypatch):
     assert {"diffusers", "transformers", "pillow", "drawings", "device"} <= set(rows)
 
 
+def test_doctor_tells_of_extras(monkeypatch):
+    wanted = ["torch>=1", 'numpy>=1; extra == "quantise"', 'not-there[x]>=2; extra == "ray"',
+              'pytest>=8; extra == "test"', 'pillow>=999; extra == "api"']  # fmt: skip
+    doctor = sys.modules["impasto.cli.doctor"]  # the package's own name is the command's
+    monkeypatch.setattr(doctor, "requires", lambda name: wanted)
+    done = call("doctor", "--scorer", "fake:broken=true", "--json")
+    rows = {row["check"]: (row["ok"], row["detail"]) for row in json.loads(done.stdout)["checks"]}
+    import numpy
+
+    assert rows["numpy"] == (True, f"{numpy.__version__} (quantise)") and "pytest" not in rows
+    assert rows["not-there"] == (True, "not installed; pip install 'impasto[ray]'")
+    assert not rows["pillow"][0] and "does not meet >=999" in rows["pillow"][1]
+
+
 def test_version():
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", call("--version").stdout)
 

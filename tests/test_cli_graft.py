@@ -8,10 +8,13 @@ from typer.testing import CliRunner
 
 from impasto.cli import app
 from impasto.models import load_generator
+from impasto.models.edited.grafts import tokens_of
+from impasto.models.edited.hosts import host_of
 from impasto.models.edited.loading import from_pretrained
 from impasto.models.edited.record import apply, base_digest
 from impasto.models.storage import save_network
 from impasto.sample.protocol import Sampling, generate
+from impasto.surgery.locality import uniform_locality
 from tests import tiny_mmdit
 from tests.drawing import requests
 from tests.tiny_hosts import output, tiny
@@ -90,6 +93,40 @@ def test_blocks_by_locality(here):
     assert (row["blocks"], row["place"], row["delta_percent"]["ft"]) == ([3], "mlp", None)
 
 
+def test_locality_is_measured_into_the_file(here):
+    """Attention whose queries are nothing is uniform; of one block they are not."""
+    pipe = tiny_mmdit.tiny()
+    for parameter in pipe.transformer.transformer_blocks[1].attn.to_q.parameters():
+        torch.nn.init.zeros_(parameter)
+    pipe.save_pretrained(here / "model", "float32")
+    asked = ["measure", "locality", "model", "--pictures", "5", "-o"]
+    done = CliRunner().invoke(app, [*asked, "l.json", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads((here / "l.json").read_text())
+    row = json.loads(done.stdout)
+    tokens = tokens_of(host_of(pipe.transformer))
+    assert row == {"model": "model", "out": "l.json", "band": 1, "locality": found}
+    uniform = uniform_locality(tokens, 1)
+    assert found[1] == pytest.approx(uniform, abs=1e-6)
+    assert found[0] != pytest.approx(uniform, abs=1e-6)
+    assert CliRunner().invoke(app, [*asked, "again.json"]).exit_code == 0
+    assert (here / "again.json").read_text() == (here / "l.json").read_text()
+    row = told("model", "--operator", "hyena-x", "--blocks", "low-local", "--locality", "l.json",
+               "-o", "out")  # fmt: skip
+    assert row["blocks"] == [min((0, 1), key=found.__getitem__)]
+    done = CliRunner().invoke(app, [*asked[:2], "out", "-o", "no.json"])
+    assert done.exit_code == 2 and f"blocks {row['blocks']} had no attention" in done.output
+    done = CliRunner().invoke(app, [*asked[:2], "sticker-infinity", "-o", "no.json"])
+    assert done.exit_code == 2 and "no transformer that can be edited" in done.output
+
+
+def test_pairs_are_named_where_the_number_of_blocks_is_odd(here):
+    save_network(tiny("sd3", layers=3), here / "odd", "float32")
+    done = call("odd", "--pairs", "-o", "out")
+    assert done.exit_code == 2 and "name those of the pairs (0,1,4,5" in done.output
+    assert told("odd", "--pairs", "--blocks", "0,1", "-o", "out")["pairs"] == [[0, 1]]
+
+
 def test_the_table(here):
     done = call("dit", "--operator", "mamba-2:state=8,head=4", "--blocks", "1", "-o", "out")
     assert done.exit_code == 0, done.output
@@ -121,6 +158,7 @@ def test_a_generators_folder_draws(tmp_path):
     (("--operator", "hyena-x", "--ratio", "2"), "ratio must be in"),
     (("--pairs", "--operator", "hyena-x"), "without --operator"),
     (("--pairs", "--copy"), "without --copy"),
+    (("--operator", "sliding-window:window=abc"), "window must be a whole number, given 'abc'"),
     (("--pairs", "--blocks", "0,1,2"), "a block and the next one"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_and_nothing_is_written(here, arguments, message):

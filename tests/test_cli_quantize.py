@@ -127,7 +127,10 @@ def test_a_transformer_alone(tmp_path):
     (["sticker-mmdit", "--format", "int8", "--double"], "'double' is an option of nf4"),
     (["sticker-mmdit", "--format", "int8", "--compute", "float32"], "bfloat16 only"),
     (["sticker-mmdit", "--format", "nf4", "--skip", "nrm1"], "did you mean 'norm1'"),
-    (["sticker-infinity", "--format", "nf4"], "holds a InfinityTransformer"),
+    (["sticker-mmdit", "--format", "nf4", "--skip", "nrm1"], "to_v, transformer_blocks.\n"),
+    (["sticker-infinity", "--format", "nf4"], "holds a InfinityTransformer; edited can be "),
+    (["sticker-mmdt", "--format", "nf4"], "did you mean 'sticker-mmdit'"),
+    (["/tmp/not-there", "--format", "nf4"], "installation: allowed: sticker-clip, "),
 ])  # fmt: skip
 def test_refusals_write_nothing(arguments, message, tmp_path):
     done = quantize(*arguments, "-o", tmp_path / "out")

@@ -199,5 +199,16 @@ def test_unknown_operators_and_options_are_refused():
         small("sliding-window", windw=3)
     with pytest.raises(ValueError, match="heads of 5 features"):
         small("mamba-2", head=5)
+    for name, key, value, words in [
+        ("sliding-window", "window", "abc", "window must be a whole number, given 'abc'"),
+        ("sliding-window", "window", True, "whole number, given True"),
+        ("attention", "bias", 1, "bias must be true or false, given 1"),
+        ("mlp", "ratio", float("inf"), "ratio must be a number, given inf"),
+        ("mamba-2", "head", 0, "head must be a whole number of at least 1, given 0"),
+        ("hyena-x", "taps", 2.5, "taps must be a whole number of at least 1, given 2.5"),
+        ("mlp-hyena-x", "ratio", 0, "ratio is a whole number of at least 1, given 0"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            small(name, **{key: value})
     with pytest.raises(ValueError, match="0 tokens or more"):
         small("sliding-window", window=-1)

@@ -277,6 +277,17 @@ def test_what_does_not_fit_is_refused(edit, message):
         quantise(transformer(), {"edit": "quantise", **edit})
 
 
+def test_nothing_is_edited_once_it_is_quantised():
+    model = transformer()
+    apply(model, WAYS[0].to_edit())
+    before = dict(model.config)
+    for change in ({"edit": "graft", "place": "attention", "operator": "hyena-x", "blocks": [0]},
+                   {"edit": "remove", "removed": {"0": ["all"]}}, WAYS[0].to_edit()):
+        with pytest.raises(ValueError, match="quantised already; give what it was made of, and"):
+            apply(model, change)
+    assert dict(model.config) == before
+
+
 def test_a_model_is_quantised_once():
     model = made(WAYS[4])
     with pytest.raises(ValueError, match="quantised already"):
@@ -294,6 +305,16 @@ def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setattr(quantised, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"nf4 needs bitsandbytes: .*impasto\[quantise\]"):
         quantise(transformer(), WAYS[0].to_edit())
+
+
+def test_a_library_that_does_not_load_is_named(monkeypatch, tmp_path):
+    (tmp_path / "broken_library.py").write_text("raise ImportError('no kernels for this torch')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(quantised.FORMATS, "nf4", "broken_library")
+    model = transformer()
+    with pytest.raises(ValueError, match=r"not load .no kernels for this torch.: pip install -U"):
+        quantise(model, {"edit": "quantise", "format": "nf4"})
+    assert not quantised.is_quantised(model)
 
 
 def broken(key, tensor):

@@ -1,5 +1,6 @@
 """The names that `import impasto` promises."""
 
+import logging
 import subprocess
 import sys
 
@@ -29,3 +30,17 @@ def test_importing_is_light():
     code = "import sys, impasto; print({'torch', 'diffusers', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("logger, words", [
+    ("torchao", "Failed to load /a/torchao/_C.so: none"),
+    ("torch.utils._pytree", "%s is an Enum subclass and is now natively supported"),
+    ("diffusers.quantizers.torchao.torchao_quantizer",
+     "Unable to import `torchao` Tensor objects. This"),
+])  # fmt: skip
+def test_of_torchao_only_the_known_words_are_left_out(logger, words):
+    def heard(text):
+        record = logging.LogRecord(logger, logging.WARNING, "", 0, text, (), None)
+        return bool(logging.getLogger(logger).filter(record))
+
+    assert not heard(words) and heard("Another warning") and heard(f"It is said: {words}")

@@ -61,7 +61,7 @@ def test_values_of_a_training_name_steps_however_deep(here):
     given = {"teacher": "step:no start", "model": {"parts": ["f:folder=step:w 0.1", 3]},
              "lr": 0.1}  # fmt: skip
     assert Train(name="t", recipe="clip.yaml", set=given).uses == {
-        "no start": "model", "w 0.1": "model"}  # fmt: skip
+        "no start": "model or scores", "w 0.1": "model or scores"}  # fmt: skip
     done = {"no start": Done(model=Path("a")), "w 0.1": Done(model=Path("b"))}
     assert Tools(Path("out"), build, done=done).named(given) == {
         "teacher": "a", "model": {"parts": ["f:folder=b", 3]}, "lr": 0.1}  # fmt: skip

@@ -8,6 +8,7 @@ import yaml
 
 from impasto.models import load_generator
 from impasto.models.edited.record import apply, edits_of
+from impasto.models.edited.stock import restock
 from impasto.sample.protocol import Request, Sampling, generate
 from impasto.surgery.options import Distillation, Regression, Tuning
 from impasto.train import data
@@ -53,6 +54,13 @@ def made(tmp_path_factory):
         for edit in edits:
             apply(pipe.transformer, edit)
         pipe.save_pretrained(folders[name], "float32")
+    pipe = tiny_mmdit.tiny()
+    apply(pipe.transformer, {"edit": "remove", "removed": {"0": ["all"]}})
+    restock(pipe.transformer)
+    pipe.save_pretrained(folders.setdefault("renumbered", out / "renumbered"), "float32")
+    pipe = tiny_mmdit.tiny()
+    torch.nn.init.zeros_(pipe.transformer.proj_out.bias)
+    pipe.save_pretrained(folders.setdefault("other", out / "other"), "float32")
 
     def train(kind, name="out", **values):
         values = GIVEN.get(kind, {}) | values
@@ -226,6 +234,10 @@ def test_the_same_command_goes_on_to_the_same_bits(made, monkeypatch, kind, give
      ("graft-regression", {"teacher": None}, "needs its host, a folder or a name such as sticker"),
      ("graft-regression", {"initial": "pruned"}, r"what graft or pairs left, .* are \['remove'\]"),
      ("prune-distillation", {"initial": "whole"}, r"trains what remove left, .* are \[\]"),
+     ("prune-distillation", {"initial": "renumbered"}, "by 'impasto prune --identities', and"),
+     ("prune-distillation", {"teacher": "other"}, "other is not what .*pruned was made of: the"),
+     ("graft-regression", {"teacher": "other"}, "other is not what .*grafted was made of: the"),
+     ("prune-distillation", {"teacher": "grafted"}, "has edits that .*pruned was not made after"),
      ("graft-regression", {"regression": {"held_out": 16}}, "must leave some of the 16 pictures"),
      ("graft-regression", {"regression": {"mlps": "l1"}}, "regression has no 'mlps': did you"),
      ("prune-distillation", {"distillation": {"sensitivity": "binary", "range": [1]}},

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +27,21 @@ _HOME = {
     "Score": "impasto.score.base", "Scorer": "impasto.score.base",
     "Item": "impasto.spec", "Spec": "impasto.spec",
 }  # fmt: skip
+
+_TALKATIVE = {
+    "torchao": "Failed to load ", "torch.utils._pytree": "%s is an Enum subclass",
+    "diffusers.quantizers.torchao.torchao_quantizer": "Unable to import `torchao` Tensor objects",
+}  # fmt: skip
+"""Logger -> how what it says begins whenever diffusers is imported beside torchao: of kernels for
+other machines and of torchao's own past. All else that they say is heard."""
+
+
+def _silence(name: str, start: str) -> None:
+    logging.getLogger(name).addFilter(lambda record: not str(record.msg).startswith(start))
+
+
+for _each in _TALKATIVE.items():
+    _silence(*_each)
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import signal
 import sys
 import warnings
@@ -19,7 +18,7 @@ from impasto.cli.draw import generate
 from impasto.cli.errors import EXIT_CODES
 from impasto.cli.evaluate import EvalCommand, evaluate
 from impasto.cli.graft import graft
-from impasto.cli.measure import measure_distance, measure_reconstruction
+from impasto.cli.measure import measure_distance, measure_locality, measure_reconstruction
 from impasto.cli.prune import prune
 from impasto.cli.quantize import quantize
 from impasto.cli.serve import serve
@@ -69,6 +68,7 @@ scorers_app.command("check")(scorers_check)
 world_app.command("export")(world_export)
 measure_app.command("reconstruction")(measure_reconstruction)
 measure_app.command("distance")(measure_distance)
+measure_app.command("locality")(measure_locality)
 app.add_typer(bench_app, name="bench")
 app.add_typer(scorers_app, name="scorers")
 app.add_typer(world_app, name="world")
@@ -109,15 +109,8 @@ def _terminate(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-TALKATIVE = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
-"""Loggers that warn, whenever diffusers is imported beside torchao, of kernels for other machines
-and of torchao's own past."""
-
-
 def main() -> None:
     """The entry point of `impasto` and `python -m impasto`."""
     warnings.showwarning = _print_warning
-    for name in TALKATIVE:
-        logging.getLogger(name).setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, _terminate)
     app()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.metadata import requires, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +54,7 @@ def _checks(scorer: str) -> Iterator[Check]:
     for text in requires("impasto") or ():
         if "extra ==" not in text:
             yield text.split(">")[0], partial(_library, text)
+    yield from _extras()
     yield "device", _device
     yield from _weights()
     yield "drawings", _drawings
@@ -62,6 +64,22 @@ def _checks(scorer: str) -> Iterator[Check]:
 
 def _python() -> str:
     return platform.python_version()
+
+
+def _extras() -> Iterator[Check]:
+    """What an extra brings is no fault where it is not there; an old version is."""
+    for text in requires("impasto") or ():
+        requirement, _, extra = text.partition("; extra == ")
+        extra = extra.strip("\"'")
+        if extra and extra != "test":
+            yield re.split(r"[\[>=<]", requirement)[0], partial(_optional, requirement, extra)
+
+
+def _optional(text: str, extra: str) -> str:
+    try:
+        return f"{_library(text)} ({extra})"
+    except PackageNotFoundError:
+        return f"not installed; pip install 'impasto[{extra}]'"
 
 
 def _library(text: str) -> str:

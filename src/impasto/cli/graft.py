@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from impasto.cli import options
 from impasto.cli.errors import guarded
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from impasto.models.edited.hosts import Host
 
 __all__ = ["graft"]
 
@@ -41,7 +36,8 @@ def graft(
     blocks: Annotated[
         str | None, typer.Option(help="A pattern: interleaved, deep, full, top-local, low-local, "
                                       "pixart-sigma; or numbers: 1,3,8-12 (a range's end is left "
-                                      "out). Default: interleaved; with --pairs all."),
+                                      "out). Default: interleaved. With --pairs those that are "
+                                      "paired, 0,1,4,5 (default: all)."),
     ] = None,
     ratio: Annotated[
         float | None, typer.Option(help="Share of the blocks that a pattern takes (default: 0.5; "
@@ -50,7 +46,7 @@ def graft(
     locality: Annotated[
         Path | None, typer.Option(help="For top-local and low-local: JSON list of every block's "
                                        "share of attention near the diagonal "
-                                       "(impasto.surgery.locality)."),
+                                       "('impasto measure locality')."),
     ] = None,
     copy: Annotated[
         bool, typer.Option("--copy", help="Begin with the host's weights where the operator is of "
@@ -68,114 +64,13 @@ def graft(
     by 'impasto train' of a recipe. Prints what changes in operations and parameters.
     """
     from impasto.models.edited.folder import edited_folder, stored_dtype
+    from impasto.surgery.edits import Grafting
 
-    if pairs:
-        _nothing_else({"--operator": operator, "--place": place, "--ratio": ratio,
-                       "--locality": locality, "--copy": copy or None})  # fmt: skip
-    elif operator is None:
-        raise ValueError("nothing says what to graft; give --operator, or --pairs")
-
-    def edit(transformer: nn.Module) -> dict[str, Any]:
-        import torch
-
-        from impasto.models.edited.hosts import host_of, parameters
-
-        host, before = host_of(transformer), parameters(transformer)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            if operator is None:
-                done = _paired(host, blocks)
-            else:
-                change = _graft(operator, place, _blocks(host, blocks, ratio, locality))
-                done = _grafted(host, change, copy)
-        return {"family": host.family.name, "depth": host.depth, **done,
-                "parameters_before": before,
-                "parameters_after": parameters(transformer)}  # fmt: skip
-
-    told = edited_folder(model, out, stored_dtype(model), edit)
+    how = Grafting(operator=operator, place=place, pairs=pairs, blocks=blocks, ratio=ratio,
+                   locality=locality, copy=copy, seed=seed, spell=options.flag)  # fmt: skip
+    told = edited_folder(model, out, stored_dtype(model), how)
     told = {"model": model, "out": str(out), **told}
     print(json.dumps(told, indent=2) if as_json else _table(told))
-
-
-def _nothing_else(given: dict[str, Any]) -> None:
-    others = [name for name, value in given.items() if value is not None]
-    if others:
-        raise ValueError(f"--pairs grafts no operator; give it without {others[0]}")
-
-
-def _graft(text: str, place: str | None, blocks: list[int]) -> dict[str, Any]:
-    """The edit for "name:key=value". Raises ValueError for an unknown operator or option."""
-    from impasto.models.edited.operators import OPERATORS, PLACES
-    from impasto.zoo.registry import parse_options
-
-    name, _, rest = text.partition(":")
-    OPERATORS.factory(name)
-    return {"edit": "graft", "operator": name, "blocks": blocks,
-            "place": place or next(key for key, names in PLACES.items() if name in names),
-            "options": parse_options(rest, f"operator {name!r}")}  # fmt: skip
-
-
-def _blocks(
-    host: Host, text: str | None, ratio: float | None, locality: Path | None
-) -> list[int]:
-    from impasto.surgery.patterns import PATTERNS, select_blocks
-    from impasto.surgery.presets import parse_blocks
-
-    text = text or "interleaved"
-    if text[:1].isdecimal():
-        if ratio is not None or locality is not None:
-            other = "--locality" if ratio is None else "--ratio"
-            raise ValueError(f"{other} is about a pattern; --blocks {text} says all by itself")
-        return list(parse_blocks(text))
-    if locality is not None and not text.endswith("-local"):
-        raise ValueError(f"--locality is about top-local and low-local, given --blocks {text}")
-    if text not in PATTERNS:
-        raise ValueError(f"--blocks is a pattern ({', '.join(PATTERNS)}) or numbers such as "
-                         f"1,3,8-12, given {text!r}")  # fmt: skip
-    return select_blocks(text, host.depth, ratio=ratio, locality=_measured(locality))
-
-
-def _measured(path: Path | None) -> list[float] | None:
-    if path is None:
-        return None
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, list) or not all(isinstance(x, int | float) for x in values):
-        raise ValueError(f"{path} must hold a JSON list of numbers, one a block")
-    return values
-
-
-def _grafted(host: Host, change: dict[str, Any], copy: bool) -> dict[str, Any]:
-    """Graft, and say what changed."""
-    from impasto.models.edited.grafts import checked_graft, inherit_, operator_path
-    from impasto.models.edited.record import apply
-    from impasto.surgery.costs import graft_delta
-
-    place, operator, _, blocks = checked_graft(change)
-    delta = graft_delta(host.model, change)
-    old = {path: host.model.get_submodule(path)
-           for path in (operator_path(host, i, place) for i in blocks)}  # fmt: skip
-    apply(host.model, change)
-    if copy and not all([inherit_(host.model.get_submodule(path), was)
-                         for path, was in old.items()]):  # fmt: skip
-        raise ValueError(f"--copy: {operator} is not of the kind and size of what it replaces; "
-                         f"leave it out, for fresh weights")  # fmt: skip
-    return {**change, "copied": copy, "delta_percent": delta.to_dict()}
-
-
-def _paired(host: Host, text: str | None) -> dict[str, Any]:
-    from impasto.models.edited.pairs import pairs_of
-    from impasto.models.edited.record import apply
-    from impasto.surgery.presets import parse_blocks
-
-    pairs = pairs_of(host)
-    if text is not None:
-        given = list(parse_blocks(text))
-        pairs = [given[i : i + 2] for i in range(0, len(given), 2)]
-    apply(host.model, {"edit": "pairs", "pairs": pairs})
-    return {"edit": "pairs", "pairs": pairs}
 
 
 def _table(told: dict[str, Any]) -> str:

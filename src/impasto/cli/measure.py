@@ -1,4 +1,5 @@
-"""`impasto measure`: what an autoencoder loses, and how far two sets of pictures are apart."""
+"""`impasto measure`: what an autoencoder loses, how far two sets of pictures are apart, and how
+local a transformer's attention is."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from impasto.cli.progress import progress
 if TYPE_CHECKING:
     from impasto.run.directory import RunDirectory
 
-__all__ = ["eval_reconstruction", "measure_distance", "measure_reconstruction"]
+__all__ = ["eval_reconstruction", "measure_distance", "measure_locality",
+           "measure_reconstruction"]  # fmt: skip
 
 STICKER_FEATURES = ["sticker-detector", "sticker-clip"]
 SOURCES = "a folder, a run, an .npz file, world:scenes=NUMBER or world:run=FOLDER"
@@ -161,6 +163,43 @@ def measure_distance(
         run = run_it(*sets, build.extractors(features, at), out, frame=Frame(size, measured),
                      batch_size=batch_size, progress=report)  # fmt: skip
     _show(run, as_json)
+
+
+@guarded
+def measure_locality(
+    *,
+    model: Annotated[str, typer.Argument(help="Generator of the family mmdit or dit: a name or a "
+                                              "folder.")],
+    band: Annotated[
+        int | None, typer.Option(min=1, help="Tokens to each side that count as near (default: an "
+                                             "eighth of all)."),
+    ] = None,
+    pictures: Annotated[
+        int, typer.Option(min=1, max=1000, help="Pictures of the sticker world.")
+    ] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of pictures, times and noise.")] = 0,
+    device: options.Device = "auto",
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write: a number a block, "
+                                                          "for 'impasto graft --locality'.")],
+    as_json: options.Json = False,
+) -> None:  # fmt: skip
+    """Measure each block's share of attention near the diagonal, to choose what is grafted by.
+
+    That is for 'impasto graft --blocks top-local' and low-local. On noised pictures of the sticker
+    world at times drawn as in training.
+    """
+    from impasto.files import write_json
+    from impasto.models import load_generator
+    from impasto.surgery.locality import generator_locality
+
+    pipe = load_generator(model, device=build.device_of(device))
+    found, k = generator_locality(pipe, band=band, pictures=pictures, seed=seed)
+    write_json(out, found)
+    if as_json:
+        print(json.dumps({"model": model, "out": str(out), "band": k, "locality": found}))
+        return
+    print("\n".join(f"block {i:<3}{value:.4f}" for i, value in enumerate(found)))
+    print(f"share of attention within {k} tokens; {out}")
 
 
 def _show(run: RunDirectory, as_json: bool, page: Path | None = None) -> None:

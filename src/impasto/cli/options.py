@@ -9,7 +9,7 @@ import typer
 
 __all__ = ["BatchSize", "Device", "Guidance", "Height", "Json", "Limit", "Model", "OutFolder",
            "RecipeOut", "Samples", "Seed", "Steps", "Tokenizer", "Width", "Workers",
-           "named_after"]  # fmt: skip
+           "flag", "named_after"]  # fmt: skip
 
 Model = Annotated[str, typer.Option(help="Model to draw with; see 'impasto ls models'.")]
 Tokenizer = Annotated[
@@ -49,6 +49,11 @@ RecipeOut = Annotated[
                                                   "recipes/: runs/tts-var-sticker)."),
 ]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
+
+
+def flag(key: str) -> str:
+    """A function's argument as it is given on the command line."""
+    return "--" + key.replace("_", "-")
 
 
 def named_after(recipe: Path) -> str:

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from impasto.cli import options
 from impasto.cli.errors import guarded
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from impasto.models.edited.hosts import Host
-    from impasto.surgery.choose import Plan
-
 __all__ = ["prune"]
 
-ORDERS = ("hpp", "printed", "score")
 PARTS = "all, w_norm1, w_norm1_context, attn, ff, ff_context; w_norm, attn, proj_mlp_out (FLUX)"
 
 
@@ -55,8 +47,8 @@ def prune(
     order: Annotated[
         str | None, typer.Option(help="With --scores: hpp (little change and late first; the "
                                       "default), printed (HPP's formula as printed: little change "
-                                      "and early first) or score (the highest score first, as in "
-                                      "the published code)."),
+                                      "and early first), score (the highest score first, as in "
+                                      "the published code) or random."),
     ] = None,
     base_score: Annotated[
         float | None, typer.Option(help="With --scores: the whole model's score, where the file "
@@ -69,6 +61,9 @@ def prune(
     exclude: Annotated[
         list[str] | None, typer.Option(help="With --scores: a component that stays. May be given "
                                             "several times."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="With --order random: its seed (default: 0)."),
     ] = None,
     identities: Annotated[
         bool, typer.Option("--identities", help="Leave removed blocks as places that pass on what "
@@ -93,112 +88,16 @@ def prune(
     is trained: measure it, and distil it.
     """
     from impasto.models.edited.folder import edited_folder, stored_dtype
+    from impasto.surgery.edits import Pruning
 
-    ways = {"--preset": preset, "--scores": scores,
-            "--blocks or --components": components if blocks is None else blocks,
-            "--renumber": renumber or None}  # fmt: skip
-    if renumber and identities:
-        raise ValueError("--renumber and --identities are opposites; give one of them")
-    _check(ways, scores, {"--budget": budget, "--order": order, "--base-score": base_score,
-                          "--eligible": eligible, "--exclude": exclude})  # fmt: skip
-
-    def choose(host: Host) -> Plan:
-        from impasto.surgery.choose import Plan, greedy
-        from impasto.surgery.presets import PRESETS, parse_blocks
-        from impasto.zoo.registry import nearest
-
-        if renumber:
-            return Plan.of(host, {})
-        if preset is not None:
-            if preset not in PRESETS:
-                raise ValueError(f"unknown preset {preset!r}: {nearest(preset, list(PRESETS))}")
-            PRESETS[preset].check(host, preset)
-            return Plan.of(host, PRESETS[preset].removed)
-        named = _named(blocks, components)
-        if scores is None:
-            return Plan.of(host, named)
-        assert budget is not None
-        return greedy(host, _ranking(scores, host, order or ORDERS[0], base_score), budget,
-                      first=named, exclude=exclude or (),
-                      eligible=None if eligible is None else parse_blocks(eligible))  # fmt: skip
-
-    told = edited_folder(model, out, stored_dtype(model), _edit(choose, identities))
+    how = Pruning(
+        preset=preset, blocks=blocks, components=components, scores=scores, budget=budget,
+        order=order, base_score=base_score, eligible=eligible, exclude=exclude, seed=seed,
+        identities=identities, renumber=renumber, spell=options.flag,
+    )  # fmt: skip
+    told = edited_folder(model, out, stored_dtype(model), how)
     told = {"model": model, "out": str(out), **told}
     print(json.dumps(told, indent=2) if as_json else _table(told))
-
-
-def _check(ways: dict[str, Any], scores: Path | None, only: dict[str, Any]) -> None:
-    """Raises ValueError for options that say nothing, or not the same."""
-    given = [name for name, value in ways.items() if value is not None]
-    if not given:
-        raise ValueError(f"nothing says what to remove; give {', '.join(ways)}")
-    for alone in ("--preset", "--renumber"):
-        if alone in given and len(given) > 1:
-            other = next(name for name in given if name != alone)
-            raise ValueError(f"{alone} says all by itself; give it without {other}")
-    others = [name for name, value in only.items() if value is not None]
-    if scores is None and others:
-        raise ValueError(f"{others[0]} is about --scores; give --scores FILE with it")
-    if scores is not None and only["--budget"] is None:
-        raise ValueError("--scores needs --budget, the share of the parameters to be left")
-    if only["--order"] not in (None, *ORDERS):
-        raise ValueError(f"--order must be one of {', '.join(ORDERS)}, given {only['--order']!r}")
-
-
-def _named(blocks: str | None, components: str | None) -> dict[int, tuple[str, ...]]:
-    from impasto.surgery.presets import parse_blocks, parse_components
-
-    whole = parse_blocks(blocks) if blocks is not None else ()
-    parts = parse_components(components) if components is not None else {}
-    if both := sorted({*whole} & {*parts}):
-        raise ValueError(f"block {both[0]} is in --blocks and in --components; give it once")
-    return dict.fromkeys(whole, ("all",)) | parts
-
-
-def _ranking(path: Path, host: Host, order: str, base: float | None) -> list[tuple[int, str]]:
-    from impasto.surgery.choose import by_score, hpp
-    from impasto.surgery.contribution import read_contributions
-
-    found = read_contributions(path, base)
-    if order == "score":
-        return by_score(found)
-    if found.base is None:
-        raise ValueError(f"{path} does not have the whole model's score; give it as --base-score, "
-                         f"or take the released code's --order score")  # fmt: skip
-    return hpp(found, host.depth, {"hpp": "late", "printed": "printed"}[order])
-
-
-def _edit(choose: Callable[[Host], Plan], identities: bool) -> Callable[[nn.Module], Any]:
-    """What is done to the transformer, and what is told of it."""
-    def edit(transformer: nn.Module) -> dict[str, Any]:
-        from impasto.models.edited.hosts import host_of
-        from impasto.models.edited.quantised import is_quantised
-        from impasto.models.edited.record import apply
-        from impasto.models.edited.stock import misfit, restock
-        from impasto.surgery.presets import removal
-
-        if is_quantised(transformer):
-            raise ValueError("this transformer is quantised; prune what it was made of, and "
-                             "quantise the result")  # fmt: skip
-        host = host_of(transformer)
-        plan, depth = choose(host), host.depth
-        if plan.removed:
-            apply(transformer, removal(plan.removed))
-        reason = "--identities" if identities else misfit(transformer)
-        if reason is None or not plan.removed:
-            restock(transformer)  # of what has no such form it says why
-        return {"family": host.family.name, "blocks": depth,
-                "removed": removal(plan.removed)["removed"], "parameters_before": plan.before,
-                "parameters_after": plan.after if reason else _count(transformer),
-                "stock": reason is None, "not_stock_because": reason}  # fmt: skip
-
-    return edit
-
-
-def _count(model: nn.Module) -> int:
-    from impasto.models.edited.hosts import parameters
-
-    return parameters(model)
 
 
 def _table(told: dict[str, Any]) -> str:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from impasto.cli import options
 from impasto.cli.errors import guarded
-
-if TYPE_CHECKING:
-    from torch import nn
 
 __all__ = ["quantize"]
 
@@ -48,19 +45,11 @@ def quantize(
     """
     from impasto.models.edited.folder import edited_folder
     from impasto.models.edited.quantisation import Quantisation
-    from impasto.models.edited.quantised import memory
-    from impasto.models.edited.record import apply
+    from impasto.surgery.edits import quantising
 
     how = Quantisation(format, compute, double, skip=tuple(skip or ()))
 
-    def edit(transformer: nn.Module) -> dict[str, Any]:
-        before = memory(transformer).total
-        apply(transformer, how.to_edit())
-        after = memory(transformer)
-        return {"weights": after.weights, "bytes_before": before, "bytes_after": after.total,
-                "bytes_not_quantised": after.rest, "bits_a_weight": after.bits}  # fmt: skip
-
-    told = edited_folder(model, out, how.dtype, edit)
+    told = edited_folder(model, out, how.dtype, quantising(how))
     if as_json:
         print(json.dumps({"model": model, "out": str(out), **how.to_edit(), **told}, indent=2))
         return

@@ -192,6 +192,11 @@ class LatentGenerator(NetworkGenerator):
             self._flops[height, width] = self._network_flops(height, width), decoder
         return self._flops[height, width]
 
+    def forward_flops(self) -> int:
+        """FLOPs of one pass of the transformer over one picture of the size that it draws."""
+        height, width = self.default_size()
+        return self._network_flops(height // self.downscale, width // self.downscale)
+
     def _step_costs(self, state: LatentState) -> list[Cost]:
         """Of one step of each row. The last step is charged with the decoding after it.
 

@@ -129,7 +129,7 @@ def weights_file(kind: Any) -> str:
 
 
 @contextlib.contextmanager
-def _without_weights() -> Iterator[None]:
+def without_weights() -> Iterator[None]:
     """Modules that are built within have their parameters on the meta device and their buffers in
     memory: the large edited models never are in memory with weights that are thrown away."""
     def empty(_: nn.Module, __: str, parameter: nn.Parameter | None) -> Any:
@@ -162,7 +162,7 @@ def network_from(kind: Any, folder: Path) -> nn.Module:
         else:
             from impasto.models.edited.record import rebuild
 
-            with _without_weights():
+            with without_weights():
                 network = kind.from_config(config)
                 rebuild(network, edits, base)
     else:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from impasto.report.words import DASH, change, estimate, excludes_zero
 from impasto.score.statistics import Interval
 
@@ -16,12 +18,14 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table ready to be laid out; the first column names the rows. notes: sentences below."""
+    """A table ready to be laid out; the first column names the rows. notes: sentences below.
+    figures: titles and drawings, below these on a page."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    figures: tuple[tuple[str, Markup], ...] = ()
 
 
 def scored(values: Sequence[float] | None, decimals: int = 3) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from impasto.report.answer_sheets import answers
+from impasto.report.cost_sheets import costs
 from impasto.report.set_sheets import distances
 from impasto.report.sheet import Sheet, Values, changed, numbered, percented, scored
 from impasto.report.tokenizer_sheets import tokenizers
@@ -196,7 +197,7 @@ def _diversity(table: Values) -> list[Sheet]:
 KINDS: dict[str, Callable[[Values], list[Sheet]]] = {
     "compare": _compare, "reliability": _reliability, "subsets": _subsets,
     "diversity": _diversity, "tokenizers": tokenizers, "distances": distances,
-    "ask": answers,
+    "ask": answers, "costs": costs,
 }  # fmt: skip
 
 

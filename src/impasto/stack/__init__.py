@@ -3,7 +3,9 @@
 from impasto.stack import (  # noqa: F401
     asked,
     compared,
+    costed,
     drawn,
+    edited,
     measured,
     studied,
     tokenized,

@@ -49,11 +49,12 @@ class Builder(Protocol):
 
 @dataclass(frozen=True)
 class Done:
-    """What a step made. model: a model's folder. runs: name of a search -> a run folder for each
-    seed. pool: a run folder of candidates for each seed. table: what there is to show, JSON-ready,
-    with the step's "kind"."""
+    """What a step made. model: a model's folder. scores: a file of those of a model's units. runs:
+    name of a search -> a run folder for each seed. pool: a run folder of candidates for each seed.
+    table: what there is to show, JSON-ready, with the step's "kind"."""
 
     model: Path | None = None
+    scores: Path | None = None
     runs: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     pool: Sequence[Path] = ()
     table: Mapping[str, Any] | None = None
@@ -108,7 +109,8 @@ class Tools:
     def model_name(self, text: str) -> str:
         """A model's name, with the folders that earlier steps made models in."""
         def folder(found: re.Match[str]) -> str:
-            made = str(self.done[found[1]].model)
+            done = self.done[found[1]]
+            made = str(done.scores if done.model is None else done.model)
             return made if found[0] == text else as_option(made)
 
         return OF_STEP.sub(folder, text)
@@ -149,17 +151,17 @@ class Step(ABC):
     """Whether its folder holds work that other settings may not go on with; else it is made anew
     each time, from what earlier steps made."""
     makes: ClassVar[str] = ""
-    """What later steps can use: "model", "runs" or "pool"."""
+    """What later steps can use: "model", "scores", "runs" or "pool"."""
 
     @property
     def uses(self) -> Mapping[str, str]:
-        """Names of earlier steps -> what of each is used."""
+        """Names of earlier steps -> what of each is used, of several things "a or b"."""
         return {}
 
     @property
     def settings(self) -> dict[str, Any]:
         """What its folder is kept by: the fields that decide what is in it."""
-        return {key: getattr(self, key) for key in self.__dataclass_fields__}
+        return {key: getattr(self, key) for key in _keys(self)}
 
     @abstractmethod
     def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
@@ -171,13 +173,14 @@ class Step(ABC):
         """Do what is not done yet. Errors: of the library functions called."""
 
 
-def of_step(value: Any) -> dict[str, str]:
-    """`Step.uses` of a step that takes the models that `value` names: a text, or lists and
-    mappings of some."""
+def of_step(value: Any, what: str = "model") -> dict[str, str]:
+    """`Step.uses` of a step that takes the models (or `what` it takes) that `value` names: a text,
+    or lists and mappings of some."""
     if isinstance(value, str):
-        return dict.fromkeys(OF_STEP.findall(value), "model")
+        return dict.fromkeys(OF_STEP.findall(value), what)
     inner = value.values() if isinstance(value, Mapping) else value
-    found = map(of_step, inner if isinstance(value, Mapping | list | tuple) else ())
+    found = (of_step(one, what)
+             for one in (inner if isinstance(value, Mapping | list | tuple) else ()))
     return {name: what for each in found for name, what in each.items()}
 
 
@@ -210,12 +213,16 @@ def _value(chosen: Mapping[str, Any], found: re.Match[str]) -> str:
     return str(chosen[found[1]])
 
 
+def _keys(step: Any) -> list[str]:
+    return [found.name for found in fields(step) if found.metadata.get("key", True)]
+
+
 def keys_of(kind: str) -> list[str]:
     """The keys that a recipe may give a step of this kind."""
     return [found.name for found in fields_of(kind)]
 
 
 def fields_of(kind: str) -> tuple[Field[Any], ...]:
-    """The fields of a registered kind of step."""
+    """The fields of a registered kind of step that are a recipe's to give."""
     step: Any = STEPS.factory(kind)
-    return fields(step)
+    return tuple(found for found in fields(step) if found.name in _keys(step))

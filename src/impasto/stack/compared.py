@@ -21,42 +21,87 @@ from impasto.stack.drawing import Drawing
 from impasto.stack.drawn import Eval, PoolStep
 from impasto.zoo.registry import nearest
 
-__all__ = ["Compare", "check_names", "check_same", "equal_flops", "runs_by_name"]
+__all__ = ["Beside", "Compare", "check_names", "check_same", "equal_flops", "runs_by_name"]
 
 Runs = list[RunDirectory]
 
 
-@STEPS.register("compare")
 @dataclass(frozen=True, kw_only=True)
-class Compare(Step):
-    """Put runs beside each other, of searches or of models: scores, paired differences, costs.
+class Beside(Step):
+    """Puts runs of earlier steps beside each other.
 
     base: name of the run that differences are from. runs: names of the others, default all.
-    pairs: further differences, each [run, of which it is compared with]. pool: the step whose
-    candidates say what best-of-k scores at the runs' FLOPs. page: those whose pictures go on a
-    page, with the base's. {n} stands for each of grid's n.
+    {n} stands for each of grid's n.
     """
 
     base: str
     runs: Sequence[str] | None = None
-    pairs: Sequence[Sequence[str]] = ()
-    pool: str | None = None
-    page: Sequence[str] = ()
     title: str = ""
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     kept: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for pair in self.pairs:
-            if not isinstance(pair, list | tuple) or len(pair) != 2:
-                raise ValueError(f"pairs holds [run, compared with], given {pair!r}")
-        _ = self.named_pairs, self.named_runs, self.named_page
+        _ = self.named_runs
 
     @property
     def named_runs(self) -> list[str] | None:
         if self.runs is None:
             return None
         return [name for text in self.runs for (name,) in filled_in((text,), self.grid, "runs")]
+
+    def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
+        by_name = runs_by_name(self.name, earlier)
+        self._check_runs(by_name, [self.base, *(self.named_runs or by_name)])
+
+    def _check_runs(
+        self, by_name: Mapping[str, Eval], wanted: Sequence[str], more: Sequence[Drawing] = ()
+    ) -> None:
+        """Raises ValueError for runs that are not there, or cannot be paired with the base."""
+        check_names(self.name, wanted, by_name)
+        for other in [*(by_name[name] for name in wanted), *more]:
+            check_same(self.name, by_name[self.base], other,
+                       ("bench", "seeds", "samples", "limit", "scorer", "second"))  # fmt: skip
+
+    def compared(self, tools: Tools) -> tuple[dict[str, Runs], dict[str, Any]]:
+        """The runs of all steps, and the table's beginning: a row for each run wanted."""
+        runs = {name: [RunDirectory.judged(path) for path in paths]
+                for done in tools.done.values() for name, paths in done.runs.items()}  # fmt: skip
+        wanted = self.named_runs
+        names = [self.base, *(name for name in wanted or runs if name != self.base)]
+        rows = []
+        for i, name in enumerate(names):
+            tools.progress(f"{self.name}: runs", i, len(names))
+            rows.append(_row(name, runs[name], None if i == 0 else runs[self.base]))
+        tools.progress(f"{self.name}: runs", len(names), len(names))
+        record, models = runs[self.base][0].record, {row["model"] for row in rows}
+        return runs, {
+            "name": self.name, "title": self.title or self.name,
+            "base": self.base, "model": models.pop() if len(models) == 1 else None,
+            "bench": record["bench"], "scorer": record["scorer"], "second": record["second"],
+            "seeds": len(runs[self.base]), "rows": rows,
+        }  # fmt: skip
+
+
+@STEPS.register("compare")
+@dataclass(frozen=True, kw_only=True)
+class Compare(Beside):
+    """Put runs beside each other, of searches or of models: scores, paired differences, costs.
+
+    pairs: further differences, each [run, of which it is compared with]. pool: the step whose
+    candidates say what best-of-k scores at the runs' FLOPs. page: those whose pictures go on a
+    page, with the base's.
+    """
+
+    pairs: Sequence[Sequence[str]] = ()
+    pool: str | None = None
+    page: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for pair in self.pairs:
+            if not isinstance(pair, list | tuple) or len(pair) != 2:
+                raise ValueError(f"pairs holds [run, compared with], given {pair!r}")
+        super().__post_init__()
+        _ = self.named_pairs, self.named_page
 
     @property
     def named_page(self) -> list[str]:
@@ -74,36 +119,20 @@ class Compare(Step):
         by_name = runs_by_name(self.name, earlier)
         wanted = [self.base, *(self.named_runs or by_name), *self.named_page,
                   *(name for pair in self.named_pairs for name in pair)]  # fmt: skip
-        check_names(self.name, wanted, by_name)
         pools = [step for step in earlier
                  if isinstance(step, PoolStep) and step.name == self.pool]  # fmt: skip
-        for other in [*(by_name[name] for name in wanted), *pools]:
-            check_same(self.name, by_name[self.base], other,
-                       ("bench", "seeds", "samples", "limit", "scorer", "second"))  # fmt: skip
+        self._check_runs(by_name, wanted, pools)
         if any(pool.reward is None for pool in pools):
             raise ValueError(f"{self.name}: {self.pool} keeps no reward to choose by; give "
                              f"it one")  # fmt: skip
 
     def run(self, tools: Tools) -> Done:
-        runs = {name: [RunDirectory.judged(path) for path in paths]
-                for done in tools.done.values() for name, paths in done.runs.items()}  # fmt: skip
-        wanted = self.named_runs
-        names = [self.base, *(name for name in wanted or runs if name != self.base)]
-        rows = []
-        for i, name in enumerate(names):
-            tools.progress(f"{self.name}: runs", i, len(names))
-            rows.append(_row(name, runs[name], None if i == 0 else runs[self.base]))
-        tools.progress(f"{self.name}: runs", len(names), len(names))
-        record, models = runs[self.base][0].record, {row["model"] for row in rows}
-        return Done(table={
-            "kind": "compare", "name": self.name, "title": self.title or self.name,
-            "base": self.base, "model": models.pop() if len(models) == 1 else None,
-            "bench": record["bench"], "scorer": record["scorer"], "second": record["second"],
-            "seeds": len(runs[self.base]), "rows": rows,
+        runs, table = self.compared(tools)
+        return Done(table={"kind": "compare", **table} | {
             "pairs": [_pair(a, b, runs) for a, b in self.named_pairs],
             "equal_flops": [] if self.pool is None else _at_pool(
                 [tools.pool(path) for path in tools.done[self.pool].pool],
-                {name: runs[name] for name in names}),
+                {row["name"]: runs[row["name"]] for row in table["rows"]}),
             "page": [str(runs[name][0].path) for name in [self.base, *self.named_page]]
             if self.page else [],
         })  # fmt: skip

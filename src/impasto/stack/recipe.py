@@ -175,7 +175,7 @@ def _check_uses(source: _Source, place: tuple[Any, ...], made: Sequence[Step]) -
         raise source.error(place, f"a step before this one is called {step.name!r} too; give "
                                   f"this one another name: {step.name}-2, say")  # fmt: skip
     for name, what in step.uses.items():
-        able = [other.name for other in earlier if other.makes == what]
+        able = [other.name for other in earlier if other.makes in what.split(" or ")]
         if name not in able:
             raise source.error(place, f"{step.name} uses the {what} of a step {name!r}, and no "
                                       f"step before it makes that: {nearest(name, able)}")

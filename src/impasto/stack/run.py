@@ -45,9 +45,10 @@ def run_stack(stack: Stack, tools: Tools) -> dict[str, Done]:
 
 
 def trainings(stack: Stack) -> Stack:
-    """The stack with its `train` steps only. Raises ValueError where it has none."""
-    steps = tuple(step for step in stack.steps if isinstance(step, Train))
-    if not steps:
+    """The stack with its steps that make models, or what these are made by, only. Raises
+    ValueError where none of them trains."""
+    steps = tuple(step for step in stack.steps if step.makes in ("model", "scores"))
+    if not any(isinstance(step, Train) for step in steps):
         raise ValueError(f"{stack.path} has no step that trains; run it by impasto run")
     return replace(stack, steps=steps)
 

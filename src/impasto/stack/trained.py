@@ -30,13 +30,13 @@ class Train(Step):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"recipe": asdict(self._read())}
+        return {"recipe": asdict(self.read())}
 
     @property
     def uses(self) -> Mapping[str, str]:
-        return of_step(self.set)
+        return of_step(self.set, "model or scores")
 
-    def _read(self, tools: Tools | None = None) -> Any:
+    def read(self, tools: Tools | None = None) -> Any:
         """The recipe, with folders for steps' names where there are `tools`."""
         from impasto.train.run import load_recipe
 
@@ -45,7 +45,7 @@ class Train(Step):
         return load_recipe(self.recipe, self.set if tools is None else tools.named(self.set))
 
     def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
-        self._read()
+        self.read()
 
     def run(self, tools: Tools) -> Done:
         from impasto.train.run import run_recipe
@@ -53,7 +53,7 @@ class Train(Step):
         folder = tools.out / self.name
         record = folder / "training.json"
         if record.is_file():
-            check_same(read_json(record)["recipe"], normal(asdict(self._read(tools))), folder)
+            check_same(read_json(record)["recipe"], normal(asdict(self.read(tools))), folder)
         else:
             run_recipe(self.recipe, folder, tools.device, tools.named(self.set))
         return Done(model=folder)

@@ -164,7 +164,8 @@ def graft_delta(
     every = [i for i in range(host.depth) if _own(host, i, place)]
     if others := [i for i in blocks if i not in every]:
         operator_path(host, others[0], place)
-        raise ValueError(f"block {others[0]} is edited in the place of {place} already")
+        raise ValueError(f"block {others[0]} is edited in the place of {place} already; "
+                         f"graft other blocks, or what it was made of")  # fmt: skip
     before = after = Cost(0, 0, 0, 0)
     for i in every:
         old = model.get_submodule(operator_path(host, i, place))

@@ -24,10 +24,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from impasto.models.edited.grafts import is_edited
+from impasto.models.edited.grafts import is_edited, tokens_of
 from impasto.models.edited.hosts import Host, host_of
+from impasto.surgery.noised import cache_noiseless, noised_latents
+from impasto.train.data import cache_scenes, world_scenes
+from impasto.world import Renderer, Sprites
 
-__all__ = ["band_mass", "locality", "uniform_locality"]
+__all__ = ["band_mass", "generator_locality", "locality", "uniform_locality"]
 
 ROWS = 256
 """Queries of a map at once."""
@@ -99,6 +102,22 @@ class _Watch(TorchFunctionMode):
         self._see(q, k, linear=True)
 
 
+def _attention(host: Host, i: int) -> Any:
+    return getattr(host.block(i), host.operator(i, "attention").rpartition(".")[2], None)
+
+
+def _without_map(host: Host) -> list[int]:
+    """Blocks that have no attention of the host's."""
+    return [i for i in range(host.depth) if _attention(host, i) is None
+            or is_edited(host.block(i)) or is_edited(_attention(host, i))]  # fmt: skip
+
+
+def _refuse(blocks: list[int]) -> None:
+    if blocks:
+        raise ValueError(f"blocks {blocks} had no attention to measure: give passes, and a host "
+                         f"that was not grafted there")  # fmt: skip
+
+
 @contextlib.contextmanager
 def _watched(host: Host, band: int) -> Iterator[_Watch]:
     watch, handles = _Watch(host, band), []
@@ -117,10 +136,11 @@ def _watched(host: Host, band: int) -> Iterator[_Watch]:
     def leave(*_: Any) -> None:
         watch.block = None
 
+    edited = _without_map(host)
     for i, block in enumerate(host.blocks):
-        attention = getattr(block, host.operator(i, "attention").rpartition(".")[2], None)
-        if attention is None or is_edited(block) or is_edited(attention):
+        if i in edited:
             continue
+        attention = _attention(host, i)
         handles += [block.register_forward_pre_hook(in_block, with_kwargs=True),
                     attention.register_forward_pre_hook(enter(i), with_kwargs=True),
                     attention.register_forward_hook(leave)]  # fmt: skip
@@ -146,8 +166,37 @@ def locality(
     with _watched(host, band) as watch:
         for arguments in passes:
             model(**arguments)
-    without = [i for i in range(host.depth) if i not in watch.found]
-    if without:
-        raise ValueError(f"blocks {without} had no attention to measure: give passes, and a host "
-                         f"that was not grafted there")  # fmt: skip
+    _refuse([i for i in range(host.depth) if i not in watch.found])
     return [sum(masses) / len(masses) for _, masses in sorted(watch.found.items())]
+
+
+@torch.no_grad()
+def generator_locality(
+    pipe: Any, *, pictures: int = 64, band: int | None = None, seed: int = 0, batch: int = 16
+) -> tuple[list[float], int]:
+    """L_k of every block of a generator's transformer, and k; on noised pictures of the world with
+    their captions or classes, each at a time of its own.
+
+    pipe: of the families mmdit and dit. band: k; None for an eighth of the tokens, as published
+    (32 of 256). seed: of scenes, times and noise. Raises ValueError for another family, or numbers
+    that are too small.
+    """
+    if not isinstance(getattr(pipe, "transformer", None), nn.Module):
+        raise ValueError(f"a {type(pipe).__name__} has no transformer whose attention is local or "
+                         f"not; give a generator of the family mmdit or dit")  # fmt: skip
+    eighth = (tokens_of(host_of(pipe.transformer)) or 0) // 8
+    k = max(1, eighth) if band is None else band
+    if pictures < 1 or k < 1:
+        raise ValueError(f"at least 1 picture and a band of 1 token are needed, given {pictures} "
+                         f"and {k}")  # fmt: skip
+    _refuse(_without_map(host_of(pipe.transformer)))
+    where, sprites = next(pipe.transformer.parameters()).device, Sprites.load()
+    scenes = list(world_scenes(pictures, seed, None, sprites))
+    drawn = cache_scenes(scenes, where, Renderer(sprites, where))
+    captions = [(scene.spec.prompt, scene.caption) for scene in scenes]
+    cache, batch = cache_noiseless(pipe, drawn, captions), min(batch, pictures)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        draw = noised_latents(pipe, cache, batch, drop=0.0)
+        passes = [draw().given for _ in range(-(-pictures // batch))]
+    return locality(pipe.transformer, passes, band=k), k

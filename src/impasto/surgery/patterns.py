@@ -64,6 +64,6 @@ def _by_locality(
     if locality is None or len(locality) != depth:
         given = "none" if locality is None else len(locality)
         raise ValueError(f"pattern {pattern!r} needs the locality of each of {depth} blocks, "
-                         f"given {given}; measure it with impasto.surgery.locality")  # fmt: skip
+                         f"given {given}; measure it with 'impasto measure locality'")  # fmt: skip
     sign = -1 if pattern == "top-local" else 1
     return sorted(sorted(range(depth), key=lambda i: (sign * locality[i], i))[:n])

@@ -6,7 +6,7 @@ Scene i depends on (seed, i) alone, so the set is the same for any number of wor
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +23,8 @@ from impasto.world.alter import broken_spec
 from impasto.world.twins import twin
 from impasto.world.words import caption, dense_caption
 
-__all__ = ["TASK_WEIGHTS", "Chunk", "PictureCache", "cache_pictures", "chunks", "of_one_class",
-           "split_of", "training_split", "world_scenes"]  # fmt: skip
+__all__ = ["TASK_WEIGHTS", "Chunk", "PictureCache", "cache_pictures", "cache_scenes", "chunks",
+           "of_one_class", "split_of", "training_split", "world_scenes"]  # fmt: skip
 
 CHUNK = 1000
 TASK_WEIGHTS: dict[str, float] = {
@@ -191,13 +191,7 @@ def cache_pictures(
     batch: int = 250,
 ) -> tuple[PictureCache, list[tuple[str, str, str]], list[str]]:  # fmt: skip
     """Render `count` scenes onto the device; also their captions and altered captions."""
-    size = 128
-    cache = PictureCache(
-        torch.empty(count, 3, size, size, dtype=torch.uint8, device=device),
-        torch.zeros(count, size, size, dtype=torch.uint8, device=device),
-        torch.full((count, SLOTS), -1, device=device),
-        torch.zeros(count, SLOTS, dtype=torch.int64, device=device),
-    )
+    cache = _empty(count, device)
     captions: list[tuple[str, str, str]] = []
     wrong: list[str] = []
     for chunk in source:
@@ -206,6 +200,24 @@ def cache_pictures(
         captions += chunk.captions
         wrong += chunk.wrong
     return cache, captions, wrong
+
+
+def cache_scenes(
+    scenes: Sequence[Scene], device: str | torch.device, renderer: Renderer
+) -> PictureCache:
+    """Render a few scenes, at once, onto the device."""
+    cache = _empty(len(scenes), device)
+    _fill(cache, 0, pack(scenes), renderer)
+    return cache
+
+
+def _empty(count: int, device: str | torch.device, size: int = 128) -> PictureCache:
+    return PictureCache(
+        torch.empty(count, 3, size, size, dtype=torch.uint8, device=device),
+        torch.zeros(count, size, size, dtype=torch.uint8, device=device),
+        torch.full((count, SLOTS), -1, device=device),
+        torch.zeros(count, SLOTS, dtype=torch.int64, device=device),
+    )
 
 
 def _slice(packed: Packed, start: int, count: int) -> Packed:

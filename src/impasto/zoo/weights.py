@@ -29,6 +29,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from impasto import files
+from impasto.zoo.registry import nearest
 
 __all__ = ["FORMATS", "dequantise", "holds_int8", "load_state", "load_weights", "quantise",
            "save_tensors", "save_weights", "shipped_folder", "stored_kinds", "untied",
@@ -45,13 +46,13 @@ def shipped_folder(name: str) -> Path:
 
     Raises FileNotFoundError when this installation does not have them.
     """
-    folder = Path(__file__).parents[1] / "weights" / name
-    if not folder.is_dir():
-        there = sorted(path.name for path in folder.parent.glob("*/"))
-        raise FileNotFoundError(f"{name!r} is neither a folder nor weights of this installation, "
-                                f"which has: {', '.join(there) or 'none'}; reinstall impasto, or "
-                                f"train the model ('impasto ls recipes') and give its folder"
-                                )  # fmt: skip
+    home = Path(__file__).parents[1] / "weights"
+    folder = home / name
+    if home not in folder.parents or not folder.is_dir():
+        there = sorted(path.name for path in home.glob("*/"))
+        raise FileNotFoundError(f"{name!r} is neither a folder nor weights of this installation: "
+                                f"{nearest(name, there)} Reinstall impasto, or train the model "
+                                f"('impasto ls recipes') and give its folder")  # fmt: skip
     return folder
 
 

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from impasto.files import new_folder, write_json
-from impasto.models.edited.hosts import host_of
+from impasto.models.edited.hosts import FAMILIES, host_of
 from impasto.models.edited.loading import from_pretrained
+from impasto.models.edited.record import rebuild
 from impasto.models.edited.stock import RECORD
-from impasto.models.storage import read_json, save_network
+from impasto.models.storage import read_json, save_network, without_weights
 from impasto.zoo.weights import holds_int8, shipped_folder, stored_kinds
 
-__all__ = ["edited_folder", "stored_dtype", "transformer_from"]
+__all__ = ["edited_folder", "planned", "stored_dtype", "transformer_from"]
 
 T = TypeVar("T")
 STALE = ("README.md",)
@@ -29,10 +30,14 @@ def transformer_from(folder: Path, dtype: torch.dtype) -> nn.Module:
     """The transformer in a folder, with its edits, on the CPU, in evaluation mode. Raises
     ValueError for one that `host_of` does not know, FileNotFoundError for what is missing."""
     config = read_json(folder / "config.json")
-    kind: Any = getattr(diffusers, str(config.get("_class_name")), None)
+    name = str(config.get("_class_name"))
+    kind: Any = getattr(diffusers, name, None)
+    if kind is None:
+        raise ValueError(f"{folder} holds a {name}; edited can be transformers of diffusers: "
+                         f"{', '.join(family.name for family in FAMILIES)}")  # fmt: skip
     ours = {"delta", "edits", "quantization_config"} & {*config}
     path = folder / "diffusion_pytorch_model.safetensors"
-    if kind is None or ours or (path.is_file() and holds_int8(path)):
+    if ours or (path.is_file() and holds_int8(path)):
         network = from_pretrained(folder, torch_dtype=dtype)
     else:  # diffusers' own way, which never holds all of it in float32
         network = kind.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True,
@@ -47,6 +52,25 @@ def _where(model: str | Path) -> tuple[Path, str]:
     return folder, "transformer" if (folder / "model_index.json").is_file() else ""
 
 
+def planned(model: str | Path) -> nn.Module | None:
+    """A transformer with its edits and without weights (parameters on the meta device), to see
+    what fits it; None of a quantised one. model: as of `edited_folder`. Raises FileNotFoundError,
+    ValueError for what is no transformer of diffusers."""
+    folder = Path(*_where(model))
+    config = read_json(folder / "config.json")
+    kind: Any = getattr(diffusers, str(config.get("_class_name")), None)
+    if kind is None:
+        raise ValueError(f"{folder} holds no transformer of diffusers, which can be edited")
+    edits, base = config.pop("edits", ()), config.pop("edits_base", None)
+    if "quantization_config" in config:
+        return None
+    with without_weights():
+        network: nn.Module = kind.from_config(config)
+        if edits:
+            rebuild(network, edits, base)
+    return network
+
+
 def stored_dtype(model: str | Path) -> torch.dtype:
     """The dtype that keeps every value of a transformer on disk: bfloat16 where all of it is that,
     else float32. model: as of `edited_folder`. Raises FileNotFoundError, ValueError for a damaged
@@ -54,7 +78,8 @@ def stored_dtype(model: str | Path) -> torch.dtype:
     folder = Path(*_where(model))
     files = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
     if not files:
-        raise FileNotFoundError(f"{folder} has no diffusion_pytorch_model.safetensors")
+        raise FileNotFoundError(f"{folder} has no diffusion_pytorch_model.safetensors; give the "
+                                f"folder of a pipeline, or of its transformer")  # fmt: skip
     found = {kind for path in files for kind in stored_kinds(path)}
     return torch.bfloat16 if found == {"BF16"} else torch.float32
 

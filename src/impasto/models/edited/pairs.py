@@ -72,8 +72,8 @@ def pairs_of(host: Host) -> list[list[int]]:
     kind."""
     pairs = [[i, i + 1] for i in range(0, host.depth, 2)]
     if host.depth % 2 or any(host.kind(i) != host.kind(j) for i, j in pairs):
-        raise ValueError(f"{host.depth} blocks cannot be paired from the first to the last; give "
-                         f"the pairs")  # fmt: skip
+        raise ValueError(f"{host.depth} blocks cannot be paired from the first to the last; name "
+                         f"those of the pairs (0,1,4,5 is 0|1 and 4|5)")  # fmt: skip
     return pairs
 
 

@@ -11,6 +11,7 @@ weight_only.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +48,8 @@ def _layers(model: nn.Module, how: Quantisation) -> dict[str, nn.Linear]:
     linears = _linears(model)
     for name in how.skip:
         if not any(_named(path, name) for path in linears):
-            parts = sorted({part for path in linears for part in path.split(".")} | {*linears})
+            parts = sorted({part for path in linears for part in path.split(".")
+                            if not part.isdecimal()})  # fmt: skip
             raise ValueError(f"skip: no linear layer has {name!r} in its path: "
                              f"{nearest(name, parts)}")  # fmt: skip
     chosen = {path: linear for path, linear in linears.items()
@@ -100,6 +102,11 @@ def _replace(model: nn.Module, layers: Mapping[str, nn.Linear], how: Quantisatio
     library = FORMATS[how.format]
     if find_spec(library) is None:
         raise ValueError(f"{how.format} needs {library}: pip install 'impasto[quantise]'")
+    try:
+        import_module(library)
+    except ImportError as error:
+        raise ValueError(f"{how.format} needs {library}, and what is installed of it does not "
+                         f"load ({error}): pip install -U 'impasto[quantise]'") from error
     group = _group(layers, how.group) if how.format == "int4" else 0
     for path, linear in layers.items():
         parent, _, name = path.rpartition(".")

@@ -92,14 +92,17 @@ def check_base(config: Mapping[str, Any], model: nn.Module) -> None:
 def apply(model: nn.Module, edit: Mapping[str, Any]) -> None:
     """Edit a model of diffusers in place and record that in its config.
 
-    edit: one of the objects above. Raises ValueError for an unknown edit, or one that does not
-    fit; the model and its record are then as they were.
+    edit: one of the objects above. Raises ValueError for an unknown edit, one that does not fit,
+    and any after "quantise"; the model and its record are then as they were.
     """
     target: Any = model
     if not hasattr(model, "register_to_config"):
         raise ValueError(f"{type(model).__name__} has no configuration to record edits in; give a "
                          f"transformer of diffusers")  # fmt: skip
     function = _named(edit)
+    if "quantization_config" in getattr(model, "config", {}):
+        raise ValueError(f"{type(model).__name__} is quantised already; give what it was made of, "
+                         f"and quantise the result")  # fmt: skip
     values, config = json.loads(json.dumps(edit)), getattr(model, "config", {})
     before = edits_of(model)
     base = config.get("edits_base") if before else base_digest(model)

@@ -20,6 +20,8 @@ from impasto import files
 from impasto.models import load_generator
 from impasto.models.edited.grafts import operator_path
 from impasto.models.edited.hosts import Host, host_of
+from impasto.models.edited.record import check_base
+from impasto.models.edited.stock import RECORD
 from impasto.surgery import sensitivity as ways
 from impasto.surgery.contribution import read_contributions
 from impasto.surgery.distillation import distil, shared_blocks
@@ -63,10 +65,33 @@ def _generator(recipe: Recipe, key: str, device: torch.device) -> Any:
 def _edits(pipe: Any, kinds: Sequence[str], recipe: Recipe) -> list[Mapping[str, Any]]:
     done = list(pipe.transformer.config.get("edits") or [])
     found = [edit for edit in done if edit["edit"] in kinds]
+    if not found and (Path(str(recipe.initial)) / "transformer" / RECORD).is_file():
+        raise ValueError(f"{recipe.kind} needs blocks with the numbers that they had, and those "
+                         f"of {recipe.initial} were numbered anew; make it by 'impasto prune "
+                         f"--identities', and 'impasto prune --renumber' what is trained"
+                         )  # fmt: skip
     if not found:
         raise ValueError(f"{recipe.kind} trains what {' or '.join(kinds)} left, and the edits of "
                          f"{recipe.initial} are {[edit['edit'] for edit in done]}")  # fmt: skip
     return found
+
+
+def _check_teacher(pipe: Any, teacher: Any, recipe: Recipe) -> None:
+    """Raises ValueError for a teacher that the edits were not made of, where that is recorded: one
+    with other weights than the base or, edited itself, with edits that these do not go on from.
+    """
+    ours, theirs = (list(each.transformer.config.get("edits") or []) for each in (pipe, teacher))
+    config = pipe.transformer.config
+    try:
+        if not theirs and config.get("edits_base"):
+            check_base(config, teacher.transformer)
+    except ValueError as error:
+        raise ValueError(f"teacher {recipe.teacher} is not what {recipe.initial} was made of: "
+                         f"{error}") from error  # fmt: skip
+    base = teacher.transformer.config.get("edits_base")
+    if theirs and (ours[: len(theirs)] != theirs or base != config.get("edits_base")):
+        raise ValueError(f"teacher {recipe.teacher} has edits that {recipe.initial} was not made "
+                         f"after; give the model that was edited")  # fmt: skip
 
 
 def _latents(recipe: Recipe, pipe: Any, device: torch.device) -> Cache:
@@ -132,6 +157,7 @@ def _regression(recipe: Recipe, device: torch.device, out: Path, checkpoint: Che
     options = _options(Regression, recipe, "regression")
     pipe, teacher = (_generator(recipe, key, device) for key in ("initial", "teacher"))
     edits, host = _edits(pipe, ("graft", "pairs"), recipe), host_of(teacher.transformer)
+    _check_teacher(pipe, teacher, recipe)
     targets = _targets(host, edits)
     kept, learnt = split_off(_latents(recipe, teacher, device), options.held_out)
     draw, check = (_batches(recipe, teacher, part) for part in (learnt, kept))
@@ -154,6 +180,7 @@ def _distillation(recipe: Recipe, device: torch.device, out: Path, checkpoint: C
     options = _options(Distillation, recipe, "distillation")
     pipe, teacher = (_generator(recipe, key, device) for key in ("initial", "teacher"))
     edits, host = _edits(pipe, ("remove",), recipe), host_of(teacher.transformer)
+    _check_teacher(pipe, teacher, recipe)
     student, blocks = pipe.transformer, [host.path(i) for i in range(host.depth)]
     removed = {path for edit in edits for i, components in edit["removed"].items()
                for each in components for path in host.modules(int(i), each)}

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -35,6 +36,13 @@ PLACES: dict[str, tuple[str, ...]] = {
 """Place in a block -> operators that may stand there."""
 
 GIVEN = ("width", "heads", "tokens")
+POSITIVE = ("taps", "state", "expand", "head")
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "int": ("a whole number", lambda x: type(x) is int),
+    "float": ("a number", lambda x: type(x) in (int, float) and math.isfinite(x)),
+    "bool": ("true or false", lambda x: type(x) is bool),
+}
+"""A builder's annotation of an option, as written -> in words, and whether a value is of it."""
 
 
 def build_operator(
@@ -44,14 +52,20 @@ def build_operator(
     """The operator `name` with fresh weights.
 
     width: D. heads: of the host's attention. tokens: of a whole picture, None where that is not
-    known. Raises ValueError for an unknown name, an unknown option or a size that does not fit.
+    known. Raises ValueError for an unknown name, an unknown option, a value of another kind than
+    the option's, or a size that does not fit.
     """
     factory, options = OPERATORS.factory(name), dict(options or {})
-    allowed = [key for key in inspect.signature(factory).parameters if key not in GIVEN]
-    for key in options:
-        if key not in allowed:
+    kinds = {key: parameter.annotation for key, parameter in
+             inspect.signature(factory).parameters.items() if key not in GIVEN}  # fmt: skip
+    for key, value in options.items():
+        if key not in kinds:
             raise ValueError(f"unknown option {key!r} for operator {name!r}: "
-                             f"{nearest(key, allowed)}")  # fmt: skip
+                             f"{nearest(key, list(kinds))}")  # fmt: skip
+        what, fits = KINDS[kinds[key]]
+        if not fits(value) or (key in POSITIVE and value < 1):
+            least = " of at least 1" if key in POSITIVE else ""
+            raise ValueError(f"operator {name!r}: {key} must be {what}{least}, given {value!r}")
     return factory(width=width, heads=heads, tokens=tokens, **options)
 
 

@@ -93,4 +93,6 @@ def mlp_hyena_x(
     """MLP-Hyena-X: a channel mixer of gates over filtered features, for one number of tokens."""
     if tokens is None:
         raise ValueError("mlp-hyena-x has a filter per position and so needs the number of tokens")
+    if ratio < 1:
+        raise ValueError(f"mlp-hyena-x's ratio is a whole number of at least 1, given {ratio}")
     return ChannelHyena(width, tokens, ratio, taps)
