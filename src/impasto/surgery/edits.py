@@ -200,11 +200,9 @@ class Grafting:
     def change(self, host: Host) -> dict[str, Any]:
         """The edit of a host. Raises ValueError for what does not fit it."""
         if self.operator is None:
-            pairs = pairs_of(host)
-            if self.blocks is not None:
-                given = list(parse_blocks(self.blocks))
-                pairs = [given[i : i + 2] for i in range(0, len(given), 2)]
-            return {"edit": "pairs", "pairs": pairs}
+            given = [] if self.blocks is None else list(parse_blocks(self.blocks))
+            return {"edit": "pairs", "pairs": [given[i : i + 2] for i in range(0, len(given), 2)]
+                    or pairs_of(host)}  # fmt: skip
         name, _, rest = self.operator.partition(":")
         place = self.place or next(key for key, names in PLACES.items() if name in names)
         text = self.blocks or "interleaved"
