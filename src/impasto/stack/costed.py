@@ -96,8 +96,9 @@ class _Models:
         recipe = record["recipe"]
         before = self._trainings(recipe["initial"], host) if recipe.get("initial") else []
         # What was trained: an edited folder has another network than its record is of.
-        made = (str(done.model) for done in self.tools.done.values() if done.model)
-        trained = next((name for name in made if _record(name) == record), model)
+        made = [str(done.model) for done in self.tools.done.values() if done.model]
+        trained = next((name for name in made if model in made and _record(name) == record),
+                       model)  # fmt: skip
         return [*before, {
             "kind": recipe["kind"], "images": record["images"], "seconds": record["seconds"],
             "flops": self._flops(record["images"], trained, recipe.get("teacher")),
