@@ -38,10 +38,10 @@ def run(
 ) -> None:  # fmt: skip
     """Run a stack: the steps of a recipe, in order, with tables of the results at the end.
 
-    Steps are train, pool, eval, compare, distances, ask, tokenizers, diversity, reliability,
-    subsets; docs/stacks.md has their keys. All is checked before anything runs. The same command
-    again goes on where it was interrupted. A folder that another version of the recipe has filled
-    is refused.
+    Steps are train, prune, graft, quantise, contributions, pool, eval, compare, costs, distances,
+    ask, tokenizers, diversity, reliability, subsets; docs/stacks.md has their keys. All is checked
+    before anything runs. The same command again goes on where it was interrupted. A folder that
+    another version of the recipe has filled is refused.
     """
     from impasto.cli.train import pair
     from impasto.stack import Tools, load_stack, run_stack

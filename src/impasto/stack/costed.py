@@ -95,10 +95,13 @@ class _Models:
             return []
         recipe = record["recipe"]
         before = self._trainings(recipe["initial"], host) if recipe.get("initial") else []
-        taught = recipe.get("teacher")
+        # What was trained: an edited folder has another network than its record is of.
+        made = [str(done.model) for done in self.tools.done.values() if done.model]
+        trained = next((name for name in made if model in made and _record(name) == record),
+                       model)  # fmt: skip
         return [*before, {
             "kind": recipe["kind"], "images": record["images"], "seconds": record["seconds"],
-            "flops": self._flops(record["images"], model, taught),
+            "flops": self._flops(record["images"], trained, recipe.get("teacher")),
         }]  # fmt: skip
 
 
