@@ -179,7 +179,7 @@ def test_scores_come_after_what_is_named(here):
     (["--preset", "sd3.5-medium", "--blocks", "1"], "--preset says all by itself"),
     (["--renumber", "--blocks", "1"], "--renumber says all by itself"),
     (["--renumber", "--identities"], "are opposites; give one of them"),
-    (["--renumber"], "no stock form: nothing was removed"),
+    (["--renumber"], "nothing was removed here, or blocks were numbered anew"),
     (["--blocks", "4-9"], "there is no block 6: this SD3 transformer has blocks 0 to 5"),
     (["--blocks", "0-6"], "all 6 blocks would be removed; leave at least one"),
     (["--blocks", "3-3"], "holds no block: its end is left out"),
