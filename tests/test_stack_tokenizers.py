@@ -10,7 +10,7 @@ from impasto.cli import app, build
 from impasto.report.sheets import sheets
 from impasto.report.stack import markdown
 from impasto.run import probe
-from impasto.stack import Tools, load_stack, run_stack
+from impasto.stack import Tools, load_stack
 from impasto.stack.tokenized import Tokenizers, _differences
 from impasto.train import data
 from tests import tiny_vq
@@ -40,9 +40,16 @@ def made(tmp_path, monkeypatch):
     return recipe(tmp_path)
 
 
-def test_tokenizers_are_put_beside_each_other(made, tmp_path):
-    done = run_stack(load_stack(made), Tools(tmp_path / "out", build, batch_size=4))
-    table = done["beside"].table
+def test_tokenizers_are_put_beside_each_other_and_on_a_page(made, tmp_path):
+    done = CliRunner().invoke(app, ["run", str(made), "-o", str(tmp_path / "out"), "--batch-size",
+                                    "4"])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "out/beside/report.html").read_text()
+    assert all(f">{name}<" in page for name in ("first", "second", "latents"))
+    assert page.count('src="data:image') > 12
+    assert '<a href="beside/report.html">beside: pictures</a>' in (
+        tmp_path / "out/report.html").read_text()  # fmt: skip
+    (table,) = json.loads((tmp_path / "out/table.json").read_text())["tables"]
     rows = {row["name"]: row for row in table["rows"]}
     assert list(rows) == ["first", "second", "latents"]
     assert rows["first"]["differences"] == {}
@@ -55,17 +62,6 @@ def test_tokenizers_are_put_beside_each_other(made, tmp_path):
     assert rows["latents"]["summary"]["verdicts"]["overall"]["value"] == 1.0
     text = markdown(sheets([table]))
     assert "verdicts kept" in text and "class of the object" in text
-
-
-def test_their_page_is_written_and_linked(made, tmp_path):
-    done = CliRunner().invoke(app, ["run", str(made), "-o", str(tmp_path / "out"), "--batch-size",
-                                    "4"])  # fmt: skip
-    assert done.exit_code == 0, done.output
-    page = (tmp_path / "out/beside/report.html").read_text()
-    assert all(f">{name}<" in page for name in ("first", "second", "latents"))
-    assert page.count('src="data:image') > 12
-    assert '<a href="beside/report.html">beside: pictures</a>' in (
-        tmp_path / "out/report.html").read_text()  # fmt: skip
 
 
 def test_differences_are_of_pairs_of_pictures():
