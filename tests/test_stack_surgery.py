@@ -153,7 +153,8 @@ steps:
     ('"step:both", format', '"step:cosines", format', "uses the model of a step 'cosines'"),
     ('scores: "step:cosines"', 'scores: "step:prune"', "uses the scores of a step 'prune'"),
     ('scores: "step:cosines"', "scores: no.json", "koala: there is no file of scores no.json"),
-    ("by: similarity", "by: likeness", "by must be score or similarity"),
+    ("by: similarity", "by: likeness", "by must be score or similarity or pro"),
+    ("by: similarity", "by: probes, units: components", "probes is of whole blocks: give"),
     ("units: blocks", "units: components", "similarity is of whole blocks: give units: blocks"),
     ("  - graft: {model: host", "  - graft: {model: hosts", "'hosts' is neither a folder nor"),
     ("base: host", "base: hosts", "has a run 'hosts': did you mean 'host'"),
@@ -163,6 +164,32 @@ def test_what_cannot_be_is_refused_before_anything_is_made(here, old, new, words
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         run(RECIPE.replace(old, new))
     assert not Path("out").exists()
+
+
+def test_intervals_are_chosen_by_probes(here):
+    """PPCL: of two blocks that a linear layer can follow, the first stays for both."""
+    recipe = """\
+bench: fake
+scorer: fake
+second: fake-second
+limit: 2
+sampling: {steps: 1}
+steps:
+  - contributions: {model: host, units: blocks, by: probes}
+  - prune: {model: host, scores: "step:contributions", budget: 0.9, order: intervals, identities: true}
+"""  # noqa: E501
+    run(recipe)
+    found = read_contributions("out/contributions/contributions.json")
+    cka = found.measured["cka"]
+    assert [len(row) for row in cka] == [3, 3, 3] and cka[1][0] is None and cka[1][1] == 1
+    assert {unit: cka[unit[0]][unit[0] + 1] for unit in found.scores} == found.scores
+    (edit,) = edits_of(from_pretrained("out/prune/transformer"))
+    assert edit["removed"] == {"1": ["all"]} and edit["intervals"] == [[0, 2]]
+    cosines = recipe.replace("by: probes", "by: similarity")
+    with pytest.raises(ValueError, match="has no probes; measure them"):
+        run_stack(stack(cosines), Tools(Path("cosines"), build))
+    with pytest.raises(ValueError, match="chooses among all blocks; give it without eligible"):
+        run(recipe.replace("order: intervals", "order: intervals, eligible: 1"))
 
 
 def test_random_units_are_those_of_the_file(here):

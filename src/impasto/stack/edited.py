@@ -26,7 +26,7 @@ from impasto.stack.trained import Train
 from impasto.surgery.contribution import Contributions as Found
 from impasto.surgery.contribution import contributions, units
 from impasto.surgery.edits import Grafting, Pruning, quantising
-from impasto.surgery.redundancy import similarities
+from impasto.surgery.redundancy import probe_cka, similarities, tokens
 
 __all__ = ["Contribution", "Graft", "Making", "Prune", "Quantise"]
 
@@ -183,7 +183,9 @@ class Contribution(Judging):
     """What a model's score loses without each of its units, for `prune` and for distillation.
 
     units: "components", or "blocks" whole. by: "score", or "similarity", where a block's score is
-    the cosine of its input and output (KOALA's; of blocks only). samples: pictures a prompt.
+    the cosine of its input and output (KOALA's; of blocks only), or "probes", where it is how well
+    a linear layer could stand in for it, and how well for every sequence of blocks is kept with it
+    (PPCL's; of blocks only; for `prune` with order: intervals). samples: pictures a prompt.
     scale: of the scores. Goes on where it was interrupted.
     """
 
@@ -196,12 +198,13 @@ class Contribution(Judging):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key, allowed in (("units", ("components", "blocks")), ("by", ("score", "similarity"))):
+        for key, allowed in (("units", ("components", "blocks")),
+                             ("by", ("score", "similarity", "probes"))):  # fmt: skip
             if getattr(self, key) not in allowed:
                 raise ValueError(f"{key} must be {' or '.join(allowed)}, given "
                                  f"{getattr(self, key)!r}")  # fmt: skip
-        if self.by == "similarity" and self.units != "blocks":
-            raise ValueError("similarity is of whole blocks: give units: blocks")
+        if self.by != "score" and self.units != "blocks":
+            raise ValueError(f"{self.by} is of whole blocks: give units: blocks")
         whole("samples", self.samples)
 
     def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
@@ -213,7 +216,7 @@ class Contribution(Judging):
         path = folder / "contributions.json"
         if not path.is_file():
             settings = self.planned(tools, "none", self.seed, self.samples)
-            (self._similar if self.by == "similarity" else self._scored)(tools, settings, folder)
+            (self._scored if self.by == "score" else self._watched)(tools, settings, folder)
         return Done(scores=path)
 
     def _scored(self, tools: Tools, settings: Any, folder: Path) -> None:
@@ -225,7 +228,7 @@ class Contribution(Judging):
             progress=lambda what, *at: tools.progress(f"{self.name}: {what}", *at),
         )  # fmt: skip
 
-    def _similar(self, tools: Tools, settings: Any, folder: Path) -> None:
+    def _watched(self, tools: Tools, settings: Any, folder: Path) -> None:
         generator, sampling = tools.model(self.model), Sampling(**self.sampling)
         rows = [(spec.prompt, sample) for spec in settings.bench_part.specs
                 for sample in range(self.samples)]  # fmt: skip
@@ -239,12 +242,22 @@ class Contribution(Judging):
                 while not state.done:
                     state = generator.advance(state)
 
-        cosines = similarities(host_of(_transformer(tools, self.model)), draw)
+        # Costs are counted once, on a copy of the network, which must not be watched.
+        generator.preview_cost(generator.start([Request.of(rows[0][0])], [0], sampling))
+        host, cka = host_of(_transformer(tools, self.model)), None
+        if self.by == "similarity":
+            values = similarities(host, draw)
+        else:
+            cka = probe_cka(tokens(host, draw, seed=self.seed))
+            values = cka.diagonal(1).tolist()
         measured = {"bench": self.bench, "by": self.by, "model": generator.provenance(),
                     "prompts": len(settings.bench_part.specs), "samples": self.samples,
                     "seed": self.seed, "sampling": vars(sampling)}  # fmt: skip
+        if cka is not None:
+            measured["cka"] = [[value if i <= j else None for j, value in enumerate(row)]
+                               for i, row in enumerate(cka.tolist())]  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
-        Found({(i, "all"): value for i, value in enumerate(cosines)}, None, measured).save(
+        Found({(i, "all"): value for i, value in enumerate(values)}, None, measured).save(
             folder / "contributions.json")  # fmt: skip
 
 

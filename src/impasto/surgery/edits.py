@@ -30,6 +30,7 @@ from impasto.surgery.contribution import Unit, read_contributions
 from impasto.surgery.costs import graft_delta
 from impasto.surgery.patterns import PATTERNS, select_blocks
 from impasto.surgery.presets import PRESETS, Removed, parse_blocks, parse_components, removal
+from impasto.surgery.redundancy import Interval, intervals, probes_of
 from impasto.zoo.registry import nearest, parse_options
 
 __all__ = ["Grafting", "Pruning", "Spell", "quantising"]
@@ -37,16 +38,17 @@ __all__ = ["Grafting", "Pruning", "Spell", "quantising"]
 Spell = Callable[[str], str]
 UNSAID = {"key": False}
 """Of a field that is no key of a recipe's."""
-ORDERS = ("hpp", "printed", "score", "random")
+ORDERS = ("hpp", "printed", "score", "random", "intervals")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pruning:
     """Remove blocks, or parts of them: by `preset`, by `blocks` ("25-29,31") and `components`
     ("13:ff+ff_context"), or by `scores` (a file of `surgery.contribution`) until less than
-    `budget` of the parameters is left, in an order of `ORDERS`. seed: of a random order of the
-    file's units. eligible, exclude: as of `surgery.choose.greedy`. identities: blocks keep their
-    numbers. renumber: remove nothing more. Raises ValueError for what does not go together."""
+    `budget` of the parameters is left, in an order of `ORDERS`; by intervals (PPCL) from a file
+    that has probes. seed: of a random order of the file's units. eligible, exclude: as of
+    `surgery.choose.greedy`. identities: blocks keep their numbers. renumber: remove nothing more.
+    Raises ValueError for what does not go together."""
 
     preset: str | None = None
     blocks: str | None = None
@@ -97,6 +99,11 @@ class Pruning:
         if self.order not in (None, *ORDERS):
             raise ValueError(f"{spell('order')} must be one of {', '.join(ORDERS)}, given "
                              f"{self.order!r}")  # fmt: skip
+        if self.order == "intervals":
+            alone = ("eligible", "exclude", "blocks", "components", "base_score")
+            if given := [key for key in alone if getattr(self, key) is not None]:
+                raise ValueError(f"{spell('order')} intervals chooses among all blocks; give it "
+                                 f"without {spell(given[0])}")  # fmt: skip
         if self.seed is not None and self.order != "random":
             raise ValueError(f"{spell('seed')} is about {spell('order')} random; give that, or "
                              f"leave it out")  # fmt: skip
@@ -109,8 +116,15 @@ class Pruning:
                              f"{self.spell('components')}; give it once")  # fmt: skip
         return dict.fromkeys(whole, ("all",)) | parts
 
-    def plan(self, host: Host) -> Plan:
-        """What is removed of a host. Raises ValueError for what does not fit it, or its scores."""
+    def plan(self, host: Host) -> tuple[Plan, Sequence[Interval]]:
+        """What is removed of a host, and intervals that one block is to stand in for. Raises
+        ValueError for what does not fit the host, or its scores."""
+        if self.order == "intervals" and self.budget is not None:
+            found, plan = intervals(host, probes_of(str(self.scores), host.depth), self.budget)
+            return plan, found
+        return self._planned(host), ()
+
+    def _planned(self, host: Host) -> Plan:
         if self.preset is not None:
             PRESETS[self.preset].check(host, self.preset)
             return Plan.of(host, PRESETS[self.preset].removed)
@@ -138,9 +152,9 @@ class Pruning:
             raise ValueError("this transformer is quantised; prune what it was made of, and "
                              "quantise the result")  # fmt: skip
         host = host_of(transformer)
-        plan, depth = self.plan(host), host.depth
+        (plan, kept), depth = self.plan(host), host.depth
         if plan.removed:
-            apply(transformer, removal(plan.removed))
+            apply(transformer, removal(plan.removed, kept))
         if self.renumber and not edits_of(transformer):
             raise ValueError(f"nothing was removed here, or blocks were numbered anew already; "
                              f"{self.spell('renumber')} is for a model of "
@@ -149,7 +163,8 @@ class Pruning:
         if reason is None or not plan.removed:
             restock(transformer)  # of what has no such form it says why
         return {"family": host.family.name, "blocks": depth,
-                "removed": removal(plan.removed)["removed"], "parameters_before": plan.before,
+                **{key: value for key, value in removal(plan.removed, kept).items()
+                   if key != "edit"}, "parameters_before": plan.before,
                 "parameters_after": plan.after if reason else parameters(transformer),
                 "stock": reason is None, "not_stock_because": reason}  # fmt: skip
 

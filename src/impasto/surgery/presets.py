@@ -8,7 +8,7 @@ of the two 30 % lists is the paper's is not said; the paper's FLUX lists are not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,9 +60,11 @@ def parse_components(text: str) -> dict[int, tuple[str, ...]]:
     return found
 
 
-def removal(removed: Removed) -> dict[str, Any]:
-    """The edit that removes this; see `impasto.models.edited.record`."""
-    return {"edit": "remove", "removed": {str(i): list(removed[i]) for i in sorted(removed)}}
+def removal(removed: Removed, intervals: Sequence[Sequence[int]] = ()) -> dict[str, Any]:
+    """The edit that removes this; see `impasto.models.edited.record`. intervals: [first, end] of
+    blocks that the first is to stand in for."""
+    edit = {"edit": "remove", "removed": {str(i): list(removed[i]) for i in sorted(removed)}}
+    return edit | ({"intervals": [list(one) for one in intervals]} if intervals else {})
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from torch import Tensor
 
 from impasto.models.edited.hosts import Host
 from impasto.surgery.choose import Plan
+from impasto.surgery.contribution import read_contributions
 
-__all__ = ["Interval", "intervals", "probe_cka", "similarities", "tokens"]
+__all__ = ["Interval", "intervals", "probe_cka", "probes_of", "similarities", "tokens"]
 
 Run = Callable[[], Any]
 """Runs the host on as many pictures, times and texts as are to be looked at."""
@@ -127,6 +128,20 @@ def _cka(a: Tensor, b: Tensor) -> Tensor:
     a, b = _centred(a), _centred(b)
     norms = torch.linalg.norm(a.T @ a) * torch.linalg.norm(b.T @ b)
     return torch.linalg.norm(a.T @ b) ** 2 / norms.clamp(min=1e-300)
+
+
+def probes_of(path: str, depth: int) -> Tensor:
+    """The CKA of `probe_cka` that a file of scores holds. Raises ValueError for a file without, or
+    of another number of blocks."""
+    cka = read_contributions(path).measured.get("cka")
+    if cka is None:
+        raise ValueError(f"{path} has no probes; measure them by a step contributions with "
+                         f"by: probes")  # fmt: skip
+    if len(cka) != depth + 1:
+        raise ValueError(f"{path} has probes of {len(cka) - 1} blocks, and here are {depth}; they "
+                         f"are another model's")  # fmt: skip
+    return torch.tensor([[torch.nan if value is None else value for value in row] for row in cka],
+                        dtype=torch.float64, device="cpu")  # fmt: skip
 
 
 class Interval(NamedTuple):

@@ -19,7 +19,8 @@ With x the image's stream (or the text's, for *_context), LN a LayerNorm without
                                       is the released code's cut of the joined features to the
                                       first D, without computing the others
 
-`remove` is the record's edit of that name: {"edit": "remove", "removed": {"13": ["ff"]}}.
+`remove` is the record's edit of that name: {"edit": "remove", "removed": {"13": ["ff"]}}; where a
+block is to stand in for those behind it that are removed (PPCL) with "intervals": [[first, end]].
 """
 
 from __future__ import annotations
@@ -148,15 +149,23 @@ def _identity(host: Host, i: int, component: str, module: nn.Module) -> nn.Modul
 def remove(model: nn.Module, edit: Mapping[str, Any]) -> None:
     """Replace blocks and parts of them by identities, in place.
 
-    edit: {"removed": {block number: [components]}}; numbers may be text, as in JSON. Raises
-    ValueError for a block or component that there is not, one that is removed already or twice,
-    or when no block would be left; then nothing is changed.
+    edit: {"removed": {block number: [components]}}; numbers may be text, as in JSON. "intervals"
+    changes nothing here: it is what a training reads. Raises ValueError for a block or component
+    that there is not, one that is removed already or twice, an interval whose other blocks are not
+    removed, or when no block would be left; then nothing is changed.
     """
     host, new = host_of(model), dict[str, nn.Module]()
     removed = edit.get("removed")
-    if not isinstance(removed, Mapping) or not removed or set(edit) - {"edit", "removed"}:
-        raise ValueError(f"an edit 'remove' has 'removed': {{block: [components]}} and nothing "
-                         f"else, given {dict(edit)!r}")  # fmt: skip
+    allowed = {"edit", "removed", "intervals"}
+    if not isinstance(removed, Mapping) or not removed or set(edit) - allowed:
+        raise ValueError(f"an edit 'remove' has 'removed': {{block: [components]}} and maybe "
+                         f"'intervals': [[first, end]], given {dict(edit)!r}")  # fmt: skip
+    whole = {int(key) for key, components in removed.items() if "all" in components}
+    for first, end in edit.get("intervals") or ():
+        if first in whole or not set(range(first + 1, end)) <= whole or end < first + 2:
+            raise ValueError(f"of an interval the first block stays and the others are removed "
+                             f"whole; given [{first}, {end}], removed {dict(removed)!r}"
+                             )  # fmt: skip
     for i, component in _each(host, removed):
         parts = identities(host, i, component)
         if twice := sorted(set(parts) & set(new)):

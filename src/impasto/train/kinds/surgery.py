@@ -1,6 +1,7 @@
 """Training what surgery left: each kind goes on from the folder of an edited generator.
 
-    graft-regression      stage 1 of grafting: fresh operators learn from the host's activations
+    graft-regression      stage 1 of grafting: fresh operators learn from the host's activations;
+                          of pruned intervals (PPCL) what stays learns what all of it did
     finetune              stage 2: all of it, or low-rank additions, by the diffusion loss
     prune-distillation    HierarchicalPrune: a pruned network learns from the host
 
@@ -127,7 +128,10 @@ def _targets(host: Host, edits: Sequence[Mapping[str, Any]]) -> dict[str, tuple[
     """Target -> (where its scion is in the edited network, its kind: attention, mlp or pairs)."""
     found: dict[str, tuple[str, str]] = {}
     for edit in edits:
-        if edit["edit"] == "pairs":
+        if edit["edit"] == "remove":
+            found |= {f"{host.path(first)}>{host.path(end - 1)}": (host.path(first), "pairs")
+                      for first, end in edit["intervals"]}  # fmt: skip
+        elif edit["edit"] == "pairs":
             found |= {f"{host.path(a)}>{host.path(b)}": (host.path(a), "pairs")
                       for a, b in edit["pairs"]}  # fmt: skip
         else:
@@ -156,7 +160,11 @@ def _gates(host: Host, edits: Sequence[Mapping[str, Any]]) -> Gates:
 def _regression(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
     options = _options(Regression, recipe, "regression")
     pipe, teacher = (_generator(recipe, key, device) for key in ("initial", "teacher"))
-    edits, host = _edits(pipe, ("graft", "pairs"), recipe), host_of(teacher.transformer)
+    edits, host = _edits(pipe, ("graft", "pairs", "remove"), recipe), host_of(teacher.transformer)
+    edits = [edit for edit in edits if edit["edit"] != "remove" or edit.get("intervals")]
+    if not edits:
+        raise ValueError(f"nothing in {recipe.initial} stands in for something: its edits remove, "
+                         f"and keep no interval (impasto prune --order intervals)")  # fmt: skip
     _check_teacher(pipe, teacher, recipe)
     targets = _targets(host, edits)
     kept, learnt = split_off(_latents(recipe, teacher, device), options.held_out)
