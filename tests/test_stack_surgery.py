@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -16,7 +17,7 @@ from impasto.models.edited.loading import from_pretrained
 from impasto.models.edited.record import edits_of
 from impasto.report.scatter import Point, _labels, _over, scatter, ticks
 from impasto.report.sheets import sheets
-from impasto.report.stack import markdown, write_stack_page
+from impasto.report.stack import drawings, markdown, write_stack_page
 from impasto.run.provenance import SettingsDiffer
 from impasto.run.settings import Settings
 from impasto.score.statistics import Interval
@@ -93,7 +94,12 @@ def test_a_stack_of_surgery_ends_in_one_table(here):
     page = write_stack_page("t", sheets([table]), {}, Path("page.html")).read_text()
     assert page.count('<svg class="scatter"') == 2 and page.count('class="point run-') == 8
     assert "weights (MB)" in page and "(seconds)" in page
-    assert "of the host&#39;s" in page and "| quantised |" in markdown(sheets([table]))
+    text, files = markdown(sheets([table])), drawings(sheets([table]))
+    assert "of the host&#39;s" in page and "| quantised |" in text
+    assert re.findall(r"!\[.*\]\((.*)\)", text) == [*files] and len(files) == 2
+    for drawing in files.values():
+        assert ElementTree.fromstring(drawing).tag == "{http://www.w3.org/2000/svg}svg"
+        assert "--run-0: " in drawing and ".scatter .point {" in drawing
 
     before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*.safetensors")}
     again = run()["costs"].table

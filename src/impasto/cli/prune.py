@@ -48,7 +48,8 @@ def prune(
         str | None, typer.Option(help="With --scores: hpp (little change and late first; the "
                                       "default), printed (HPP's formula as printed: little change "
                                       "and early first), score (the highest score first, as in "
-                                      "the published code) or random."),
+                                      "the published code), random, or intervals (PPCL, by a "
+                                      "file of a stack's contributions with by: probes)."),
     ] = None,
     base_score: Annotated[
         float | None, typer.Option(help="With --scores: the whole model's score, where the file "

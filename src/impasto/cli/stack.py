@@ -57,15 +57,17 @@ def run(
 
 
 def _show(title: str, folder: Path, tables: list[dict[str, Any]], as_json: bool) -> None:
-    """Write table.json, table.md and the pages; print the tables, or JSON."""
+    """Write table.json, table.md with its figures, and the pages; print the tables, or JSON."""
     from impasto.files import write_json, write_text
     from impasto.report.sheets import sheets
-    from impasto.report.stack import markdown, terminal, write_stack_page
+    from impasto.report.stack import drawings, markdown, terminal, write_stack_page
 
     # What was asked first, then the studies; on a terminal the last is what is seen.
     read: list[Sheet] = sheets(sorted(tables, key=lambda table: table["kind"] != "compare"))
     write_json(folder / "table.json", {"tables": tables})
     write_text(folder / "table.md", markdown(read))
+    for file, drawing in drawings(read).items():
+        write_text(folder / file, drawing)
     page = write_stack_page(title, read, _pages(folder, tables), folder / "report.html")
     if as_json:
         print(json.dumps({"page": str(page), "tables": tables}, indent=2, ensure_ascii=False))

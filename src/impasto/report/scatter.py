@@ -7,7 +7,9 @@ the table that the drawing stands below.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
+from importlib import resources
 from typing import NamedTuple
 
 from markupsafe import Markup, escape
@@ -15,7 +17,7 @@ from markupsafe import Markup, escape
 from impasto.report.bars import COLORS
 from impasto.score.statistics import Interval
 
-__all__ = ["Point", "scatter", "ticks"]
+__all__ = ["Point", "scatter", "standalone", "ticks"]
 
 WIDTH, HEIGHT = 720, 420
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 50
@@ -76,6 +78,17 @@ def scatter(points: Sequence[Point], along: str, upwards: str) -> Markup:
     name = escape(f"{upwards} against {along}; the figures are in the table")
     return Markup(f'<svg class="scatter" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
                   f'aria-label="{name}">{"".join(parts)}</svg>')  # fmt: skip
+
+
+def standalone(drawing: Markup) -> str:
+    """A drawing as a file of its own, in the page's colours, light or dark as the reader's are."""
+    css = (resources.files("impasto.report") / "page.css").read_text(encoding="utf-8")
+    colors = css[css.index(":root {") : css.index("* { box-sizing")]
+    rules = re.findall(r"^\.scatter .*$", css, re.MULTILINE)
+    style = "\n".join([colors.strip(), "rect { fill: var(--card); }", *rules])
+    return str(drawing).replace(
+        '<svg class="scatter"', '<svg xmlns="http://www.w3.org/2000/svg" class="scatter"', 1
+    ).replace(">", f'><style>\n{style}\n</style><rect width="{WIDTH}" height="{HEIGHT}"/>', 1)
 
 
 def _axes(

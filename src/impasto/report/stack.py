@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -16,9 +17,10 @@ from rich.text import Text
 
 from impasto.files import write_text
 from impasto.report.page import environment, source
+from impasto.report.scatter import standalone
 from impasto.report.sheets import Sheet
 
-__all__ = ["markdown", "terminal", "write_stack_page"]
+__all__ = ["drawings", "markdown", "terminal", "write_stack_page"]
 
 WIDTH = 110
 """Longest line on a terminal, where intervals below their values can make it so."""
@@ -53,8 +55,18 @@ def _table(sheet: Sheet, stacked: bool) -> Table:
     return table
 
 
+def _file(sheet: Sheet, figure: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", f"{sheet.title} {figure}".lower()).strip("-") + ".svg"
+
+
+def drawings(shown: Sequence[Sheet]) -> dict[str, str]:
+    """File names that `markdown` refers to -> SVG."""
+    return {_file(sheet, name): standalone(drawing)
+            for sheet in shown for name, drawing in sheet.figures}  # fmt: skip
+
+
 def markdown(shown: Sequence[Sheet]) -> str:
-    """The same as GitHub's tables."""
+    """The same as GitHub's tables; figures by the names of `drawings`."""
     parts = []
     for sheet in shown:
         head = ["| " + " | ".join(sheet.columns) + " |",
@@ -62,7 +74,9 @@ def markdown(shown: Sequence[Sheet]) -> str:
         rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
                 for row in sheet.rows]  # fmt: skip
         parts.append("\n".join([f"## {sheet.title}", "", *head, *rows,
-                                *(f"\n{note}" for note in sheet.notes)]))  # fmt: skip
+                                *(f"\n{note}" for note in sheet.notes),
+                                *(f"\n![{name}]({_file(sheet, name)})"
+                                  for name, _ in sheet.figures)]))  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
 
