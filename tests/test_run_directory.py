@@ -130,6 +130,12 @@ def test_cost_adds_up_over_executions(tmp_path):
     values = json.loads(path.read_text())
     assert values["seconds"]["generate"] == 3.0 and values["resumed"]
     assert values["peak_memory_bytes"]["host"] > 2**20
+    (tmp_path / "summary.json").write_text("{}")
+    before = path.read_bytes()
+    third = Meter(run)
+    with third.timing("generate"):
+        pass
+    assert path.read_bytes() == before, "a finished run that is found again"
 
 
 def test_refused_settings_claim_no_folder(tmp_path):

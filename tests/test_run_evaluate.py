@@ -173,6 +173,12 @@ def test_ctrl_c_loses_one_batch_at_most(tmp_path):
     assert json.loads(done.cost.read_text())["images"] == 12
     run(tmp_path / "whole", names=NAMES)
     assert tiny.tree(tmp_path / "cut") == tiny.tree(tmp_path / "whole")
+    # Found again a finished run costs nothing; one that has lost a picture costs that picture.
+    before = done.cost.read_bytes()
+    assert run(tmp_path / "cut", names=NAMES).cost.read_bytes() == before
+    next((tmp_path / "cut").rglob("*.png")).unlink()
+    run(tmp_path / "cut", names=NAMES)
+    assert done.cost.read_bytes() != before and json.loads(done.cost.read_text())["images"] == 12
 
 
 def test_interrupted_judging_goes_on_where_it_was(tmp_path):

@@ -43,7 +43,11 @@ def device_name() -> str:
 
 
 class Meter:
-    """Keeps a run's `cost.json`. `resumed` tells that several executions added to the seconds."""
+    """Keeps a run's `cost.json`. `resumed` tells that several executions added to the seconds.
+
+    adds: whether this one does. Finding a finished run again costs it nothing; set it where such a
+    run has lost something that is made anew.
+    """
 
     def __init__(self, run: RunDirectory, drawn: bool = True, counted: bool = True) -> None:
         """drawn: whether the run draws its own pictures; else their cost is unknown, null.
@@ -55,6 +59,7 @@ class Meter:
         self.spent = Cost()
         self.more: dict[str, Any] = {}
         self.resumed = self.path.exists()
+        self.adds = not (self.resumed and run.summary.is_file())
         if self.resumed:
             before = read_json(self.path)
             self.seconds |= before["seconds"]
@@ -80,7 +85,9 @@ class Meter:
         self.save()
 
     def save(self) -> None:
-        """Write `cost.json`."""
+        """Write `cost.json`, if this execution adds to it."""
+        if not self.adds:
+            return
         self.seen(peak_memory())
         values: dict[str, Any] = {
             "seconds": {phase: round(value, 3) for phase, value in self.seconds.items()},

@@ -54,6 +54,8 @@ def evaluate(
         bench = settings.bench_part
         one = DrawBatch(run, bench.specs, bench.given, settings.seed, settings.sampling,
                         batch_size)  # fmt: skip
+        meter.adds |= bool(run.missing([(i, sample) for i in range(len(bench.specs))
+                                        for sample in range(bench.samples_per_prompt)]))
         with meter.timing("generate"):
             meter.spent = draw(one, (generator, search), bench.samples_per_prompt,
                                workers=workers, meter=meter, progress=progress)  # fmt: skip

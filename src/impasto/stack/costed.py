@@ -37,8 +37,7 @@ class Costs(Beside):
 
 
 def _measured(runs: Sequence[RunDirectory]) -> dict[str, Any]:
-    """Seconds a picture, searches and their rewards included, and on what. Runs that are found
-    finished add what finding them takes."""
+    """Seconds a picture, searches and their rewards included, and on what."""
     costs = [read_json(run.cost) for run in runs]
     seconds = [cost["seconds"].get("generate") for cost in costs]
     kept = sum(read_json(run.summary)["images"] for run in runs)
