@@ -193,7 +193,9 @@ def measure_locality(
     from impasto.surgery.locality import generator_locality
 
     pipe = load_generator(model, device=build.device_of(device))
-    found, k = generator_locality(pipe, band=band, pictures=pictures, seed=seed)
+    with progress(quiet=as_json) as report:
+        found, k = generator_locality(pipe, band=band, pictures=pictures, seed=seed,
+                                      progress=report)  # fmt: skip
     write_json(out, found)
     if as_json:
         print(json.dumps({"model": model, "out": str(out), "band": k, "locality": found}))

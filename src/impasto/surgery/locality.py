@@ -15,7 +15,7 @@ rotations are in them. Edited attentions are not measured: operators have no map
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -172,7 +172,8 @@ def locality(
 
 @torch.no_grad()
 def generator_locality(
-    pipe: Any, *, pictures: int = 64, band: int | None = None, seed: int = 0, batch: int = 16
+    pipe: Any, *, pictures: int = 64, band: int | None = None, seed: int = 0, batch: int = 16,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> tuple[list[float], int]:
     """L_k of every block of a generator's transformer, and k; on noised pictures of the world with
     their captions or classes, each at a time of its own.
@@ -199,4 +200,11 @@ def generator_locality(
         torch.manual_seed(seed)
         draw = noised_latents(pipe, cache, batch, drop=0.0)
         passes = [draw().given for _ in range(-(-pictures // batch))]
-    return locality(pipe.transformer, passes, band=k), k
+
+    def told() -> Iterator[Mapping[str, Any]]:
+        for done, arguments in enumerate(passes):
+            progress("attention", done * batch, len(passes) * batch)
+            yield arguments
+        progress("attention", len(passes) * batch, len(passes) * batch)
+
+    return locality(pipe.transformer, told(), band=k), k
