@@ -158,6 +158,7 @@ def train(small, monkeypatch, tmp_path):
     """Trains a tiny network of a kind; gives its folder."""
     for module in (generators, scorers, tokenizers):
         monkeypatch.setattr(module, "pictures", lambda recipe, device: small)
+    monkeypatch.setattr(tokenizers, "unseen", lambda device: small[0])
 
     def go(kind, name="out", **values):
         path = write(tmp_path / f"{kind}.yaml", kind=kind, preset="tiny", compiled=False, **values)
@@ -176,6 +177,15 @@ def test_pictures_come_with_their_truth_and_captions(small):
     assert present[:, 0].all() and not (present.int().diff(dim=1) > 0).any()
     assert all(len(texts) == 3 and other not in texts
                for texts, other in zip(captions, wrong, strict=True))  # fmt: skip
+
+
+def test_use_is_measured_on_scenes_that_no_recipe_draws(small, monkeypatch):
+    monkeypatch.setattr(data, "CHUNK", 8)
+    monkeypatch.setattr(common, "CHUNK", 8)
+    found = common.unseen(torch.device("cpu"))
+    assert len(found) == 8
+    assert common.UNSEEN_SEED not in {load_recipe(path).data_seed for path in RECIPES}
+    assert not torch.equal(found.images, small[0].images[:8])
 
 
 def checked(folder, kind, steps=2):
@@ -345,7 +355,7 @@ def teacher(folder):
 
 
 def test_a_tokenizer_of_one_codebook_is_trained_and_loads(train):
-    folder = train("vq-tokenizer", model={"vocabulary": 16}, steps=4, save_every=2,
+    folder = train("vq-tokenizer", model={"vocabulary": 16}, steps=2, save_every=1,
                    objective={"perceptual": "sticker-detector", "adversarial_weight": 0.1,
                               "adversarial_start": 0.5, "filters": 8, "layers": 1})  # fmt: skip
     scales = json.loads((folder / "scales.json").read_text())
