@@ -26,7 +26,7 @@ from impasto.surgery.sensitivity import (
     scale_updates,
     sensitivity_multipliers,
 )
-from impasto.train.loop import Loop, halved, warmed
+from impasto.train.loop import Loop, halved, mixed, warmed
 
 IDLE = ("transformer_blocks.3.attn.add_q_proj", "transformer_blocks.3.attn.norm_added_q")
 """The last block's text asks nothing."""
@@ -280,7 +280,7 @@ def test_fine_tuning_is_the_diffusion_loss_on_everything(teacher, monkeypatch):
     monkeypatch.setattr(Loop, "update", lambda loop, loss: (shown.append(float(loss)),
                                                             update(loop, loss)))  # fmt: skip
     one = fixed()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), mixed(torch.device("cpu")):
         expected = float(one.error(output_of(teacher, one.given)))
     loop = finetune(model, fixed, steps=20, lr=0.01, ema=0.0)
     assert shown[0] == pytest.approx(expected, rel=1e-4) and shown[-1] < 0.9 * shown[0]

@@ -15,6 +15,7 @@ from impasto.surgery.regression import (
     held_out_losses,
     regress,
 )
+from impasto.train.loop import mixed
 from tests import tiny_mmdit
 
 ATTENTION, MLP = "transformer_blocks.0.attn", "transformer_blocks.1.ff"
@@ -89,7 +90,7 @@ def test_held_out_losses_are_those_of_what_the_host_is_given(host):
     hooks = [host.get_submodule(path).register_forward_hook(
         lambda _, args, kwargs, out, path=path: seen.update({path: (args, kwargs, out)}),
         with_kwargs=True) for path in own]  # fmt: skip
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), mixed(torch.device("cpu")):
         host(**batch)
         (x,), _, y = seen[MLP]
         assert found[MLP]["l2"] == pytest.approx(float((own[MLP](x).float() - y).square().mean()))
@@ -144,7 +145,7 @@ def test_gates_scale_both_sides(host):
         lambda _, x, out, path=path: seen.update({path: (x, out)})) for path in (norm, MLP)
     ]  # fmt: skip
     found = held_out_losses(host, own, [batch], gates={MLP: [(norm, 4)]})[MLP]
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), mixed(torch.device("cpu")):
         ((x,), y), gate = seen[MLP], seen[norm][1][4][:, None]
         assert found["l2"] == pytest.approx(
             float((gate * own[MLP](x)).sub(gate * y).float().square().mean()), rel=0.02)

@@ -213,6 +213,7 @@ UNDER = {"generator": "autoencoder", "dit": "autoencoder", "infinity": "infinity
 @pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")
 @pytest.mark.parametrize("kind", ["clip", "detector", "mask2former", "autoencoder", *UNDER])
 def test_the_same_command_goes_on_with_what_was_broken_off(train, monkeypatch, kind):
+    monkeypatch.setattr("impasto.train.loop.EXACT", set())  # bfloat16, as on a GPU
     values = {"steps": 4, "checkpoint_every": 2}
     if kind in UNDER:
         values["autoencoder"] = str(train(UNDER[kind], "under"))
@@ -384,7 +385,10 @@ def test_tokenflows_tokenizer_starts_from_its_teacher_unless_told_not_to(train, 
 
 
 @pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")
-def test_what_draws_tokenflows_codes_is_trained_and_bound_to_its_tokenizer(train, tmp_path):
+def test_what_draws_tokenflows_codes_is_trained_and_bound_to_its_tokenizer(
+    train, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("impasto.train.loop.EXACT", set())  # bfloat16, as on a GPU
     vae = train("tokenflow-tokenizer", "vae", teacher=str(teacher(tmp_path / "teacher")),
                 model={"vocabulary": 24})  # fmt: skip
     folder = train("tokenflow", autoencoder=str(vae), model={"depth": 1})

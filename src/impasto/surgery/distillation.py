@@ -28,7 +28,7 @@ from impasto.surgery.noised import Noised, output_of
 from impasto.surgery.sensitivity import TAIL
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
-from impasto.train.loop import Loop, constant
+from impasto.train.loop import Loop, constant, mixed
 
 __all__ = ["Losses", "TeacherAndStudent", "distil", "distillation_loss", "shared_blocks"]
 
@@ -205,7 +205,7 @@ def distil(
     with both.together():
         while loop.running:
             batch = batches()
-            with torch.autocast(batch.x_t.device.type, torch.bfloat16):
+            with mixed(batch.x_t.device):
                 loss, parts = distillation_loss(chosen, batch, *both(batch.given))
             loop.update(loss, parts)
     loop.load_average()

@@ -22,7 +22,7 @@ from torch import nn
 from impasto.surgery.noised import Noised, output_of
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
-from impasto.train.loop import Loop, warmed
+from impasto.train.loop import Loop, mixed, warmed
 
 __all__ = ["finetune", "low_rank"]
 
@@ -83,7 +83,7 @@ def finetune(
         run: Any = torch.compile(model) if compile else model
         while loop.running:
             batch = batches()
-            with torch.autocast(batch.x_t.device.type, torch.bfloat16):
+            with mixed(batch.x_t.device):
                 loss = batch.error(output_of(run, batch.given))
             loop.update(loss)
         loop.load_average()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from impasto.train.loop import NonFiniteLoss
+from impasto.train.loop import NonFiniteLoss, mixed
 
 __all__ = ["Gates", "Listeners", "NonFiniteActivation", "Watch", "compiled", "streams"]
 
@@ -177,7 +177,7 @@ class Listeners:
 
     def call(self, host: nn.Module, kwargs: Mapping[str, Any], called: Collection[str]) -> None:
         """One pass of the host. called: grows by the targets that it gets to."""
-        with torch.no_grad(), torch.autocast(self.watch.device.type, torch.bfloat16):
+        with torch.no_grad(), mixed(self.watch.device):
             host(**kwargs)
         if missed := [target for target in self.scions if target not in called]:
             raise ValueError(f"the host's pass never calls {', '.join(missed)}; scions stand in "

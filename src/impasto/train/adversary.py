@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from impasto.train import processes
 from impasto.train.checkpoint import load_optimizer
+from impasto.train.loop import mixed
 
 __all__ = ["Adversary", "Discriminator", "adaptive_weight", "hinge"]
 
@@ -90,7 +91,7 @@ class Adversary:
     def learn(self, x: Tensor, y: Tensor, factor: float) -> Tensor:
         """One step; x: true pictures, y: made ones. factor: of the learning rate. Gives L_D."""
         self.model.requires_grad_(True)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with mixed(x.device):
             loss = hinge(self.model(x.detach()).float(), self.model(y.detach()).float())
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * factor

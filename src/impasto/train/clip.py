@@ -29,7 +29,7 @@ from impasto.spec import CLASSES, COLORS
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
-from impasto.train.loop import Loop
+from impasto.train.loop import Loop, mixed
 from impasto.train.rough import roughen
 
 __all__ = ["crops", "objects_of_places", "train_clip"]
@@ -199,7 +199,7 @@ def train_clip(
         whole = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
         way = torch.randint(2, (batch,), device=device)
         scale = model.logit_scale.exp().clamp(max=100)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             seen = features(model, whole)
             texts = _words(model, torch.cat([right[way, rows], other[rows]]))
             parts = {} if color is None else {"color": color(images, rows, scale, loop.step)}

@@ -18,7 +18,7 @@ from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache, of_one_class
 from impasto.train.generator import encode_pictures
-from impasto.train.loop import Loop
+from impasto.train.loop import Loop, mixed
 
 __all__ = ["ClassCache", "cache_classes", "train_dit"]
 
@@ -65,7 +65,7 @@ def train_dit(
     while loop.running:
         rows = torch.randint(len(cache), (batch,), device=device)
         x_0, labels = cache.latents[rows].float(), cache.labels[rows]
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             loss = run(x_0, labels)
         loop.update(loss.total, {"mse": loss.mse.detach(), "vlb": loss.vlb.detach()})
         if on_save is not None:

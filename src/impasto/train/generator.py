@@ -16,7 +16,7 @@ from impasto.models.mmdit.train import training_loss
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
-from impasto.train.loop import Loop
+from impasto.train.loop import Loop, mixed
 
 __all__ = ["LatentCache", "cache_latents", "encode_pictures", "train_generator"]
 
@@ -47,7 +47,7 @@ def encode_pictures(
         images = cache.images[at].float() / 127.5 - 1
         if images.shape[-1] != side:
             images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             raw.append(pipe.vae.encode(images).latent_dist.mode().bfloat16())
     z = torch.cat(raw)
     if not keep_moments:
@@ -103,7 +103,7 @@ def train_generator(
         rows = torch.randint(len(cache), (batch,), device=device)
         way = torch.multinomial(chances, batch, replacement=True)
         x_0, ids = cache.latents[rows].float(), cache.ids[way, rows].long()
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             loss = run(x_0, ids)
         loop.update(loss)
         if on_save is not None:

@@ -32,7 +32,7 @@ from impasto.models.mmdit.text import token_ids
 from impasto.train import next_scale, processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
-from impasto.train.loop import Loop
+from impasto.train.loop import Loop, mixed
 
 __all__ = ["FeatureCache", "cache_features", "scale_report", "train_infinity", "train_tokenizer"]
 
@@ -128,7 +128,7 @@ def train_infinity(
         way = torch.multinomial(chances, batch, replacement=True)
         ids = cache.ids[way, rows].long()
         seen = ids != pad
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             states = pipe.text_encoder(input_ids=ids, attention_mask=seen).last_hidden_state
             loss, _, right = training_loss(run, pipe.vae, cache.features[rows].float(),
                                            states.float(), seen, strength=flips)  # fmt: skip

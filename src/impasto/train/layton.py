@@ -34,7 +34,7 @@ from impasto.models.layton.train import (
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
-from impasto.train.loop import Loop
+from impasto.train.loop import Loop, mixed
 from impasto.train.recipe import check_keys
 from impasto.train.tokenizers import cached, perceptual, psnr
 from impasto.zoo.registry import PERCEPTUAL, nearest
@@ -135,7 +135,7 @@ def _train(
     with _compiled(compiled):
         while loop.running:
             rows = torch.randint(count, (batch,), device=device)
-            with torch.autocast(device.type, torch.bfloat16):
+            with mixed(device):
                 loss, shown = loss_of(rows)
             loop.update(loss, shown)
             if after is not None:

@@ -19,7 +19,7 @@ from impasto.models.mmdit.text import token_ids
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
-from impasto.train.loop import Loop
+from impasto.train.loop import Loop, mixed
 from impasto.train.tokenizers import cached
 
 __all__ = ["IdCache", "cache_ids", "train_ids"]
@@ -79,7 +79,7 @@ def train_ids(
         rows = torch.randint(len(cache), (batch,), device=device)
         way = torch.multinomial(chances, batch, replacement=True)
         words = cache.words[way, rows].long()
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             states = _states(pipe, words, words != pad, learning=text)
             loss, right = next_id_loss(run, cache.ids[rows].long(), states, words != pad)
         loop.update(loss, {"right": right})

@@ -23,6 +23,7 @@ __all__ = [
     "constant",
     "halved",
     "learning_rate",
+    "mixed",
     "within",
 ]  # fmt: skip
 
@@ -37,6 +38,16 @@ class CodebookCollapse(RuntimeError):
 
 CLOCK = 10
 """Steps between two looks at process 0's clock, where several processes train."""
+
+
+EXACT = {"cpu"}
+"""Devices that train in float32."""
+
+
+def mixed(device: torch.device) -> torch.autocast:
+    """Products and convolutions in bfloat16, but not on a processor: without instructions for it
+    a convolution there takes some 50 times as long as in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type not in EXACT)
 
 
 def learning_rate(progress: float, warmup: float = 0.02) -> float:

@@ -9,7 +9,7 @@ from impasto.score.detector import sticker_preprocess
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
-from impasto.train.loop import Loop
+from impasto.train.loop import Loop, mixed
 from impasto.train.mask2former_loss import mask2former_loss
 from impasto.train.rough import roughen
 
@@ -34,7 +34,7 @@ def train_mask2former(
     while loop.running:
         rows = torch.randint(len(cache), (batch,), device=device)
         images = roughen(cache.images[rows].float() / 255)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             out = network(sticker_preprocess(images), output_auxiliary_logits=True)
         logits = [a["class_queries_logits"] for a in out.auxiliary_logits]
         masks = [a["masks_queries_logits"] for a in out.auxiliary_logits]

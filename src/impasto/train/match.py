@@ -33,7 +33,7 @@ from impasto.spec import CLASSES, COLORS, plural
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import SLOTS, PictureCache
-from impasto.train.loop import Loop
+from impasto.train.loop import Loop, mixed
 from impasto.train.rough import coarse, roughen, warped
 from impasto.world.words import english_plural
 
@@ -259,7 +259,7 @@ def train_match(
         others, known = groups.others(rows)
         of = torch.stack([rows, rows ^ 1, others])
         images = roughen(coarse(warped(cache.images[rows].float() / 255)))
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
+        with mixed(device):
             odds, patch_says, word_says = forward(model, heads, images, table[way, of])
         shown = shown_by(cache, rows, grid)
         match, parts = match_loss(odds, both[rows], known)

@@ -28,7 +28,7 @@ from impasto.models.tokenflow.train import TeacherForcing, answer_loss, training
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache, world_scenes
-from impasto.train.loop import Loop
+from impasto.train.loop import Loop, mixed
 from impasto.train.tokenizers import cached
 from impasto.world import Renderer, Sprites
 from impasto.world.questions import questions
@@ -96,7 +96,7 @@ def train_drawing(
         rows = torch.randint(len(cache), (batch,), device=device)
         way = torch.multinomial(chances, batch, replacement=True)
         ids = cache.ids[rows].long().split(counts, dim=1)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             loss, _, right = training_loss(run, pipe.vae, ids, cache.words[way, rows].long(),
                                            cache.there[way, rows])  # fmt: skip
         loop.update(loss, {f"right{k}": share for k, share in enumerate(right)})
@@ -181,7 +181,7 @@ def train_reading(
         drawn = torch.rand(batch).tolist()
         pairs = [cache.asked[i][int(u * len(cache.asked[i]))]
                  for i, u in zip(rows, drawn, strict=True)]  # fmt: skip
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             loss = answer_loss(reader, cache.features[rows].float(), [q for q, _ in pairs],
                                [a for _, a in pairs])  # fmt: skip
         loop.update(loss)

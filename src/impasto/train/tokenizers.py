@@ -26,7 +26,7 @@ from impasto.train import processes
 from impasto.train.adversary import Adversary, adaptive_weight
 from impasto.train.checkpoint import Carried, Checkpoint
 from impasto.train.data import PictureCache
-from impasto.train.loop import CodebookCollapse, Loop, learning_rate
+from impasto.train.loop import CodebookCollapse, Loop, learning_rate, mixed
 from impasto.train.recipe import check_keys
 from impasto.zoo.registry import PERCEPTUAL, nearest
 
@@ -166,11 +166,11 @@ class _Losses:
         """x, y: (B, 3, H, W), about [-1, 1]. last: weights of the decoder's last layer."""
         loss, shown = self.reconstruction(x, y), {}
         if self.perceptual is not None:
-            with torch.autocast(self.device.type, torch.bfloat16):
+            with mixed(self.device):
                 near = self.perceptual(x / 2 + 0.5, y / 2 + 0.5).mean()
             loss, shown["perceptual"] = loss + self.objective.perceptual_weight * near, near
         if self.adversary is not None and self.begun(loop):
-            with torch.autocast(self.device.type, torch.bfloat16):
+            with mixed(self.device):
                 against = self.adversary.generator_loss(y).float()
             weight: Tensor | float = self.objective.adversarial_weight
             if self.objective.adaptive and last is not None:
@@ -218,7 +218,7 @@ def train_tokenizer(
             _freeze(loop, token_parts, on_freeze)
         x = pictures(torch.randint(count, (batch,), device=device))
         x = x.to(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             made = attempt(loop, x)
         x, y = 2 * x - 1, made.y.float()
         loss, shown = losses(loop, x, y, last_layer)

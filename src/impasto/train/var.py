@@ -27,7 +27,7 @@ from impasto.models.var.train import (
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache, of_one_class
-from impasto.train.loop import Loop
+from impasto.train.loop import Loop, mixed
 from impasto.train.next_scale import Quantise, pictures, train_tokenizer
 
 __all__ = ["TokenCache", "cache_tokens", "train_var", "train_var_tokenizer"]
@@ -120,7 +120,7 @@ def train_var(
     while loop.running:
         rows = torch.randint(len(cache), (batch,), device=device)
         ids = cache.ids[rows].long().split(counts, dim=1)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             loss, _, right = training_loss(run, pipe.vae, ids, cache.labels[rows])
         loop.update(loss, {f"right{k}": share for k, share in enumerate(right)})
         if on_save is not None:

@@ -21,7 +21,7 @@ from impasto.score.voting import CELL, OFFSET_SCALE, PART, Maps, read_maps
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
 from impasto.train.data import PictureCache
-from impasto.train.loop import Loop
+from impasto.train.loop import Loop, mixed
 from impasto.train.rough import roughen
 
 __all__ = ["Wanted", "targets", "train_voting", "voting_loss"]
@@ -96,7 +96,7 @@ def train_voting(
                 checkpoint=checkpoint)  # fmt: skip
 
     def loss_of(images: Tensor, wanted: Wanted) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             maps = read_maps(model, images)
         return voting_loss(maps, wanted)
 
