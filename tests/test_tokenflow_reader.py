@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from impasto.bench.asked import SUFFIX
+from impasto.bench.sticker_questions import sticker_questions
 from impasto.cli import app
 from impasto.models.mmdit import train_tokenizer
 from impasto.models.tokenflow import train_words
@@ -23,6 +25,7 @@ from impasto.models.tokenflow.reader import (
 from impasto.models.tokenflow.reader_folder import load_reader, save_reader
 from impasto.models.tokenflow.train import answer_loss
 from impasto.score.judges import Question, Unanswered
+from impasto.train import tokenflow as reading
 from impasto.zoo.registry import JUDGES
 from tests import tiny_tokenflow
 
@@ -289,3 +292,14 @@ def test_the_worlds_questions_are_asked_of_it(reader, tmp_path):
     rows = (tmp_path / "run/results.jsonl").read_text().splitlines()
     assert len(rows) == 4
     assert {"reader", "sticker", "vlm", "endpoint"} <= set(JUDGES)
+
+
+def test_training_asks_as_benches_do(monkeypatch):
+    monkeypatch.setattr(reading, "PART", 6)
+    cache = reading.cache_questions(Shades(), 6, 0, torch.device("cpu"))
+    asked = [text for own in cache.asked for text, _ in own]
+    ended = [text for text in asked if text.endswith(f"? {SUFFIX}")]
+    assert 0.3 < len(ended) / len(asked) < 0.8 and all(text.count("?") == 1 for text in asked)
+    bench = sticker_questions(per_kind=1)
+    assert {bench.asks(spec).text for spec in bench.specs} == {
+        f"{spec.prompt} {SUFFIX}" for spec in bench.specs}  # fmt: skip

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from impasto.bench.asked import SUFFIX
 from impasto.models.tokenflow import TokenFlowGenerator
 from impasto.models.tokenflow.reader import Reader
 from impasto.models.tokenflow.text import slots
@@ -125,13 +126,16 @@ PART = 500
 
 
 def _asked(index: int, *, seed: int, most: int) -> tuple[list[Any], list[list[tuple[str, str]]]]:
-    """Scenes `PART` index … of a seed, and up to `most` questions of each."""
+    """Scenes `PART` index … of a seed, and up to `most` questions of each, every other one with
+    what benches add to theirs: a model that never saw it answers without regard to the question.
+    """
     sprites = Sprites.load()
     scenes = list(world_scenes(PART, seed * 10_000 + index, None, sprites))
     asked = []
     for i, scene in enumerate(scenes):
         found = questions(scene, np.random.default_rng([seed, index, i]), sprites)[:most]
-        asked.append([(one.text, one.answer) for one in found])
+        asked.append([(one.text if k % 2 else f"{one.text} {SUFFIX}", one.answer)
+                      for k, one in enumerate(found)])  # fmt: skip
     return scenes, asked
 
 
