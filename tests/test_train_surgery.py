@@ -26,6 +26,7 @@ EDITS = {
                  "blocks": [1]}],
     "paired": [{"edit": "pairs", "pairs": [[0, 1]]}],
     "pruned": [{"edit": "remove", "removed": {"0": ["ff"]}}],
+    "bare": [{"edit": "remove", "removed": {"1": ["all"]}}],
     "interval": [{"edit": "remove", "removed": {"1": ["all"]}, "intervals": [[0, 2]]}],
     "whole": [],
     "dit": [],
@@ -94,7 +95,7 @@ def draws(folder):
     return load_generator(folder).transformer
 
 
-@pytest.mark.parametrize("initial", ["grafted", "paired", "interval"])
+@pytest.mark.parametrize("initial", ["grafted", "paired", "interval", "pruned"])
 def test_fresh_operators_alone_learn_by_regression(made, initial):
     folder = made["train"]("graft-regression", f"regression-{initial}", initial=initial, steps=24,
                            lr=0.002)  # fmt: skip
@@ -102,13 +103,15 @@ def test_fresh_operators_alone_learn_by_regression(made, initial):
     places = {"grafted": ("transformer_blocks.0.attn.", "transformer_blocks.1.attn.",
                           "transformer_blocks.1.ff."),
               "paired": ("transformer_blocks.0.",),
-              "interval": ("transformer_blocks.0.",)}[initial]  # fmt: skip
+              "interval": ("transformer_blocks.0.",),
+              "pruned": ("transformer_blocks.0.",)}[initial]  # fmt: skip
     assert keys and all(key.startswith(places) for key in keys)
     assert all(any(key.startswith(place) for key in keys) for place in places)
     found = json.loads((folder / "regression.json").read_text())
     targets = {"grafted": [place[:-1] for place in places],
                "paired": ["transformer_blocks.0>transformer_blocks.1"],
-               "interval": ["transformer_blocks.0>transformer_blocks.1"]}[initial]  # fmt: skip
+               "interval": ["transformer_blocks.0>transformer_blocks.1"],
+               "pruned": ["transformer_blocks.0"]}[initial]  # fmt: skip
     assert sorted(found["before"]) == sorted(found["after"]) == targets
     for target in targets:
         loss = "l2" if target.endswith("ff") else "l1"
@@ -236,7 +239,7 @@ def test_the_same_command_goes_on_to_the_same_bits(made, monkeypatch, kind, give
     ("kind", "values", "words"),
     [("graft-regression", {"initial": None}, "needs the folder of an edited generator in initial"),
      ("graft-regression", {"teacher": None}, "needs its host, a folder or a name such as sticker"),
-     ("graft-regression", {"initial": "pruned"}, "its edits remove, and keep no interval"),
+     ("graft-regression", {"initial": "bare"}, "whole blocks are removed and no interval is"),
      ("prune-distillation", {"initial": "whole"}, r"trains what remove left, .* are \[\]"),
      ("prune-distillation", {"initial": "renumbered"}, "by 'impasto prune --identities', and"),
      ("prune-distillation", {"teacher": "other"}, "other is not what .*pruned was made of: the"),

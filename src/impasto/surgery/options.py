@@ -24,13 +24,14 @@ def _among(value: Any, allowed: Sequence[str], what: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Regression:
-    """A recipe's `regression`. attention, mlp, pairs: the loss of each kind of operator
-    (`surgery.regression`), delta of huber's. gated: both sides times the branch's gate. held_out:
-    pictures that are kept for the losses of before and after."""
+    """A recipe's `regression`. attention, mlp, blocks (pairs, intervals, blocks that lost parts):
+    the loss of each kind of operator (`surgery.regression`), delta of huber's. gated: both sides
+    times the branch's gate. held_out: pictures that are kept for the losses of before and after.
+    """
 
     attention: str = "l1"
     mlp: str = "l2"
-    pairs: str = "l1"
+    blocks: str = "l1"
     delta: float = 1.0
     gated: bool = False
     clip: float = 10.0
@@ -39,7 +40,7 @@ class Regression:
     held_out: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("attention", "mlp", "pairs"):
+        for name in ("attention", "mlp", "blocks"):
             _among(getattr(self, name), CRITERIA, "loss")
         _among(self.schedule, list(SCHEDULES), "schedule")
 

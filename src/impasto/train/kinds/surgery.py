@@ -1,7 +1,7 @@
 """Training what surgery left: each kind goes on from the folder of an edited generator.
 
-    graft-regression      stage 1 of grafting: fresh operators learn from the host's activations;
-                          of pruned intervals (PPCL) what stays learns what all of it did
+    graft-regression      stage 1 of grafting: fresh operators learn from the host's activations,
+                          as do blocks that lost parts and those that stay of an interval (PPCL)
     finetune              stage 2: all of it, or low-rank additions, by the diffusion loss
     prune-distillation    HierarchicalPrune: a pruned network learns from the host
 
@@ -125,14 +125,19 @@ def _ended(pipe: Any, out: Path, record: tuple[str, Any] | None = None) -> None:
 
 
 def _targets(host: Host, edits: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
-    """Target -> (where its scion is in the edited network, its kind: attention, mlp or pairs)."""
+    """Target -> (where its scion is in the edited network, its kind: attention, mlp or blocks).
+
+    What is removed leaves blocks: one without some parts learns what it did with them, the first
+    of an interval what all of that did."""
     found: dict[str, tuple[str, str]] = {}
     for edit in edits:
         if edit["edit"] == "remove":
-            found |= {f"{host.path(first)}>{host.path(end - 1)}": (host.path(first), "pairs")
-                      for first, end in edit["intervals"]}  # fmt: skip
+            left = [i for i, parts in edit["removed"].items() if "all" not in parts]
+            found |= {(path := host.path(int(i))): (path, "blocks") for i in left}
+            found |= {f"{host.path(first)}>{host.path(end - 1)}": (host.path(first), "blocks")
+                      for first, end in edit.get("intervals") or ()}  # fmt: skip
         elif edit["edit"] == "pairs":
-            found |= {f"{host.path(a)}>{host.path(b)}": (host.path(a), "pairs")
+            found |= {f"{host.path(a)}>{host.path(b)}": (host.path(a), "blocks")
                       for a, b in edit["pairs"]}  # fmt: skip
         else:
             paths = [operator_path(host, i, edit["place"]) for i in edit["blocks"]]
@@ -161,12 +166,12 @@ def _regression(recipe: Recipe, device: torch.device, out: Path, checkpoint: Che
     options = _options(Regression, recipe, "regression")
     pipe, teacher = (_generator(recipe, key, device) for key in ("initial", "teacher"))
     edits, host = _edits(pipe, ("graft", "pairs", "remove"), recipe), host_of(teacher.transformer)
-    edits = [edit for edit in edits if edit["edit"] != "remove" or edit.get("intervals")]
-    if not edits:
-        raise ValueError(f"nothing in {recipe.initial} stands in for something: its edits remove, "
-                         f"and keep no interval (impasto prune --order intervals)")  # fmt: skip
     _check_teacher(pipe, teacher, recipe)
     targets = _targets(host, edits)
+    if not targets:
+        raise ValueError(f"nothing in {recipe.initial} stands in for something: whole blocks are "
+                         f"removed and no interval is kept; give one whose blocks lost parts, or "
+                         f"of impasto prune --order intervals")  # fmt: skip
     kept, learnt = split_off(_latents(recipe, teacher, device), options.held_out)
     draw, check = (_batches(recipe, teacher, part) for part in (learnt, kept))
     torch.manual_seed(recipe.seed + 1)
