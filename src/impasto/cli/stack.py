@@ -27,6 +27,11 @@ def run(
     out: options.RecipeOut = None,
     device: options.Device = "auto",
     workers: options.Workers = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1,
+                          help="Processes that train, draw and judge side by side what does not "
+                               "need one another; they share the GPUs."),
+    ] = 1,
     batch_size: options.BatchSize = 8,
     set_: Annotated[
         list[str] | None,
@@ -51,7 +56,7 @@ def run(
     folder = out or Path("runs") / name
     with progress(quiet=as_json) as report:
         tools = Tools(folder, build, build.device_of(device), batch_size, workers, report)
-        done = run_stack(stack, tools)
+        done = run_stack(stack, tools, jobs)
     tables = [dict(one.table) for one in done.values() if one.table is not None]
     _show(name, folder, tables, as_json)
 

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from impasto.bench import Bench, read_results
 from impasto.run.answer import JudgeAnswers, evaluate_answers
@@ -36,6 +36,7 @@ class Ask(Step):
     bench: str = "sticker-questions"
     limit: int | None = None
     title: str = ""
+    ahead: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.judges, Mapping) or not self.judges:
@@ -57,6 +58,10 @@ class Ask(Step):
     def settings(self) -> dict[str, Any]:
         return {"bench": self.bench, "limit": self.limit} | {
             f"judge {name}": text for name, text in self.judges.items()}  # fmt: skip
+
+    def shares(self) -> Mapping[str, Step]:
+        return {name: replace(self, judges={name: text}, base=name)
+                for name, text in self.judges.items()}  # fmt: skip
 
     def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
         if self._asked(tools).asks is None:

@@ -152,6 +152,8 @@ class Step(ABC):
     each time, from what earlier steps made."""
     makes: ClassVar[str] = ""
     """What later steps can use: "model", "scores", "runs" or "pool"."""
+    ahead: ClassVar[bool] = False
+    """Whether it needs what `uses` names and nothing else, and so may be done before its turn."""
 
     @property
     def uses(self) -> Mapping[str, str]:
@@ -162,6 +164,11 @@ class Step(ABC):
     def settings(self) -> dict[str, Any]:
         """What its folder is kept by: the fields that decide what is in it."""
         return {key: getattr(self, key) for key in _keys(self)}
+
+    def shares(self) -> Mapping[str, Step]:
+        """Parts of its work that do not need one another, each by itself a step into the same
+        folder: name -> step."""
+        return {"": self}
 
     @abstractmethod
     def check(self, tools: Tools, earlier: Sequence[Step]) -> None:

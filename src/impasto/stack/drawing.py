@@ -103,6 +103,7 @@ class Drawing(Judging):
     seeds: Sequence[int] = (0,)
     samples: int = 1
     makes: ClassVar[str] = "runs"
+    ahead: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,6 +117,9 @@ class Drawing(Judging):
     def settings(self) -> dict[str, Any]:
         """Without the seeds: each has a folder of its own."""
         return {key: value for key, value in super().settings.items() if key != "seeds"}
+
+    def shares(self) -> Mapping[str, Step]:
+        return {f"seed {seed}": replace(self, seeds=(seed,)) for seed in self.seeds}
 
     def draw(
         self, tools: Tools, settings: Settings, folder: Path, pool: Path | None = None

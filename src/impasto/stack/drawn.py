@@ -77,6 +77,16 @@ class Eval(Drawing):
             return replace(self, model=text, models={})
         return replace(self, searches={name: text}, grid={}, reward=None)
 
+    def shares(self) -> Mapping[str, Step]:
+        def one(name: str, text: str, seed: int) -> Step:
+            whole = replace(self, seeds=(seed,))
+            if self.models:
+                return replace(whole, models={name: text})
+            return replace(whole, searches={name: text}, grid={}, reward=None)
+
+        return {f"{name}, seed {seed}": one(name, text, seed)
+                for name, text in self.named.items() for seed in self.seeds}  # fmt: skip
+
     @property
     def uses(self) -> Mapping[str, str]:
         models = of_step(list(self.named.values()) if self.models else self.model)

@@ -41,6 +41,7 @@ class Making(Step):
 
     model: str
     makes: ClassVar[str] = "model"
+    ahead: ClassVar[bool] = True
 
     @property
     def uses(self) -> Mapping[str, str]:
@@ -195,6 +196,7 @@ class Contribution(Judging):
     seed: int = 0
     scale: float = 1.0
     makes: ClassVar[str] = "scores"
+    ahead: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

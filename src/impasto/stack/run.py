@@ -17,6 +17,7 @@ from typing import Any
 from impasto.files import write_json
 from impasto.run.directory import read_json
 from impasto.run.provenance import SettingsDiffer, check_same, normal
+from impasto.stack.ahead import do_ahead
 from impasto.stack.base import Done, Tools
 from impasto.stack.recipe import Stack
 from impasto.stack.trained import Train
@@ -24,8 +25,9 @@ from impasto.stack.trained import Train
 __all__ = ["run_stack", "trainings"]
 
 
-def run_stack(stack: Stack, tools: Tools) -> dict[str, Done]:
-    """Run the steps in order; returns what each made, by its name.
+def run_stack(stack: Stack, tools: Tools, jobs: int = 1) -> dict[str, Done]:
+    """Run the steps in order; returns what each made, by its name. jobs: processes that do what
+    does not need one another side by side before (`stack.ahead`).
 
     Raises ValueError or FileNotFoundError, before anything is made, for a step that cannot run,
     SettingsDiffer where the folder holds this stack's steps with other settings, and LockedError
@@ -37,6 +39,8 @@ def run_stack(stack: Stack, tools: Tools) -> dict[str, Done]:
     for i, step in enumerate(stack.steps):
         step.check(tools, stack.steps[:i])
     write_json(tools.out / "stack.json", _before(tools) | _record(stack))
+    if jobs > 1:
+        do_ahead(stack.steps, tools, jobs)
     for i, step in enumerate(stack.steps):
         tools.progress("steps", i, len(stack.steps))
         tools.done[step.name] = step.run(tools)

@@ -47,6 +47,7 @@ class Tokenizers(Step):
     probe: bool = True
     title: str = ""
     makes: ClassVar[str] = ""
+    ahead: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.models, Mapping) or len(self.models) < 2:

@@ -27,6 +27,7 @@ class Train(Step):
     recipe: str
     set: Mapping[str, Any] = field(default_factory=dict)
     makes: ClassVar[str] = "model"
+    ahead: ClassVar[bool] = True
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -1,0 +1,162 @@
+"""Steps side by side: what does not need one another is done at once, by several processes.
+
+Small networks leave most of a GPU idle, and a stack of forty trainings and a hundred runs takes
+hours one after the other. Each job is a step, or a share of one (`Step.shares`: a run of one model
+and seed), done by the step itself into its own folder, where the stack then finds it: this is only
+work done before its turn, and what it leaves is what the steps alone would leave.
+
+    OUT/jobs/NAME.log       what a job printed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import traceback
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from impasto.stack.base import Done, Step, Tools
+
+__all__ = ["Job", "do_ahead", "jobs_of"]
+
+
+@dataclass
+class Job:
+    """name: of the step, with which share of it. needs: jobs that go before it. ways: how many
+    jobs follow it, one after the other."""
+
+    name: str
+    step: Step
+    needs: tuple[str, ...]
+    ways: int = 0
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a process builds its `Tools` from. devices: one for each process, in turn."""
+
+    build: str
+    out: Path
+    devices: tuple[str, ...]
+    batch_size: int
+
+
+def jobs_of(steps: tuple[Step, ...]) -> dict[str, Job]:
+    """Name -> job, in the recipe's order; a step that others need is one job."""
+    needed = {name for step in steps for name in step.uses}
+    found: dict[str, Job] = {}
+    for step in steps:
+        if not step.ahead or any(name not in found for name in step.uses):
+            continue
+        shares = {"": step} if step.name in needed else step.shares()
+        for share, one in shares.items():
+            name = f"{step.name}: {share}" if share else step.name
+            found[name] = Job(name, one, tuple(one.uses))
+    for job in reversed(found.values()):
+        for name in job.needs:
+            found[name].ways = max(found[name].ways, 1 + job.ways)
+    return found
+
+
+def do_ahead(steps: tuple[Step, ...], tools: Tools, jobs: int) -> None:
+    """Do what can be done before its turn, `jobs` at once; on several GPUs they are shared out.
+
+    Raises the first error of a job, once all that does not need that job is done; RuntimeError
+    where a process was killed. The same call again goes on.
+    """
+    if not isinstance(tools.build, ModuleType):
+        raise ValueError("jobs are other processes, which build by a module's names; give Tools "
+                         "impasto.cli.build, or jobs: 1")  # fmt: skip
+    todo = jobs_of(steps)
+    place = _Place(tools.build.__name__, tools.out, _devices(tools.device), tools.batch_size)
+    (tools.out / "jobs").mkdir(parents=True, exist_ok=True)
+    context = get_context("spawn")
+    turns = context.Value("i", 0)
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin,
+                             initargs=(place, turns)) as pool:  # fmt: skip
+        _run(todo, pool, tools, jobs)
+
+
+def _run(todo: dict[str, Job], pool: ProcessPoolExecutor, tools: Tools, jobs: int) -> None:
+    waiting, failed, error = dict(todo), set[str](), None
+    done: dict[str, Done] = {}
+    going: dict[Future[Done], str] = {}
+    while waiting or going:
+        ready = [job for job in waiting.values() if all(name in done for name in job.needs)]
+        # No more than there are processes, so that what has most behind it is always next.
+        for job in sorted(ready, key=lambda job: -job.ways)[: jobs - len(going)]:
+            given = {name: done[name] for name in job.needs}
+            going[pool.submit(_do, job, given)] = job.name
+            del waiting[job.name]
+        tools.progress("jobs", len(done), len(todo))
+        if not going:
+            break  # the others need what failed
+        for future in wait(going, return_when=FIRST_COMPLETED).done:
+            name = going.pop(future)
+            try:
+                done[name] = future.result()
+            except Exception as problem:
+                failed.add(name)
+                error = error or problem
+    tools.progress("jobs", len(done), len(todo))
+    if error is not None:
+        names = ", ".join(sorted(failed))
+        error.add_note(f"in {names}; {tools.out / 'jobs'} has what each printed; the same command "
+                       f"goes on with what is left")  # fmt: skip
+        raise error
+
+
+def _devices(device: str) -> tuple[str, ...]:
+    if device != "cuda":
+        return (device,)
+    return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+
+
+# ------------------------------------------------------------------ in a process
+
+
+WORKER: dict[str, Tools] = {}
+"""The process's own tools."""
+
+
+def _begin(place: _Place, turns: Any) -> None:
+    with turns.get_lock():
+        device = place.devices[turns.value % len(place.devices)]
+        turns.value += 1
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)
+    build: Any = import_module(place.build)
+    WORKER["tools"] = Tools(place.out, build, device, place.batch_size)
+
+
+def _do(job: Job, given: Mapping[str, Done]) -> Done:
+    tools = WORKER["tools"]
+    tools.done |= given
+    with _printing_to(tools.out / "jobs" / f"{_file(job.name)}.log"):
+        return replace(job.step.run(tools), table=None)
+
+
+def _file(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.") or "-"
+
+
+@contextlib.contextmanager
+def _printing_to(path: Path) -> Iterator[None]:
+    with open(path, "a", encoding="utf-8") as log:
+        print(f"process {os.getpid()}", file=log)
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            try:
+                yield
+            except BaseException:
+                traceback.print_exc(file=log)
+                raise

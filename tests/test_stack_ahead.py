@@ -1,0 +1,104 @@
+"""Steps side by side: who waits for whom, and that nothing comes out otherwise than one by one."""
+
+from pathlib import Path
+
+import pytest
+
+from impasto.cli import build
+from impasto.stack import Tools, load_stack, run_stack
+from impasto.stack.ahead import jobs_of
+from tests import tiny_mmdit
+
+RECIPE = """\
+bench: geneval
+second: none
+limit: 2
+sampling: {steps: 1}
+steps:
+  - contributions: {name: blocks, model: host, units: blocks, by: similarity}
+  - prune: {name: fewer, model: host, scores: "step:blocks", budget: 0.9, order: score, identities: true}
+  - graft: {name: other, model: host, operator: hyena-x, blocks: [1]}
+  - graft: {name: both, model: "step:fewer", operator: "mlp:ratio=2", blocks: [1]}
+"""  # noqa: E501
+DRAWN = RECIPE + """\
+  - eval: {seeds: [0, 1], models: {host: host, fewer: "step:fewer", other: "step:other"}}
+  - compare: {base: host}
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_mmdit.tiny().save_pretrained("host", "float32")
+    return tmp_path
+
+
+def run(out, jobs, text=RECIPE):
+    Path("recipe.yaml").write_text(text)
+    return run_stack(load_stack("recipe.yaml", {}), Tools(Path(out), build), jobs)
+
+
+def tree(out):
+    """File -> bytes, of all that does not tell of time."""
+    return {path.relative_to(out): path.read_bytes() for path in Path(out).rglob("*")
+            if path.is_file() and path.name != "cost.json" and "jobs" not in path.parts}
+
+
+@pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")
+def test_side_by_side_all_is_as_one_by_one(here):
+    run("many", 2)
+    logs = {path.name: path.read_text() for path in Path("many/jobs").iterdir()}
+    assert sorted(logs) == ["blocks.log", "both.log", "fewer.log", "other.log"]
+    assert len({text.split()[1] for text in logs.values()}) == 2, "processes"
+    run("one", 1)
+    assert tree("many") == tree("one")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")
+def test_runs_side_by_side_are_found_by_what_compares_them(here):
+    done, alone = run("many", 2, DRAWN), run("one", 1, DRAWN)
+    logs = {path.name for path in Path("many/jobs").iterdir()}
+    assert {f"eval-{name}-seed-{seed}.log" for name in ("host", "fewer", "other")
+            for seed in (0, 1)} < logs  # fmt: skip
+    rows = [{row["name"]: row["score"] for row in one["compare"].table["rows"]}
+            for one in (done, alone)]  # fmt: skip
+    assert rows[0] == rows[1] and len(rows[0]) == 3
+    for path, text in tree("one").items():
+        if path.suffix in (".png", ".jsonl") or path.name == "summary.json":
+            assert tree("many")[path] == text, path
+
+
+@pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")
+def test_what_fails_stops_what_needs_it_alone(here):
+    text = RECIPE.replace("budget: 0.9", "budget: 0.01")
+    with pytest.raises(ValueError, match="the budget is less than") as caught:
+        run("out", 2, text)
+    (note,) = caught.value.__notes__
+    assert "in fewer; " in note and "goes on with what is left" in note
+    assert "budget" in Path("out/jobs/fewer.log").read_text()
+    made = {path.name for path in Path("out").iterdir() if path.is_dir()}
+    assert made == {"jobs", "blocks", "other"}
+
+
+def test_a_job_waits_for_what_it_needs_and_long_ways_go_first():
+    jobs = jobs_of(load_stack("recipes/surgery/sticker.yaml", {}).steps)
+    assert jobs["graft"].needs == () and jobs["graft 1"].needs == ("graft",)
+    assert jobs["graft"].ways > jobs["graft 1"].ways > jobs["prune 2"].ways > 0
+    assert jobs["models: host, seed 0"].needs == () and jobs["models: host, seed 0"].ways == 0
+    assert jobs["models: graft + prune + NF4, seed 1"].needs == ("nf4",)
+    assert jobs["searches: graft + prune + NF4, best of 8, seed 0"].needs == ("nf4",)
+    assert not [name for name in jobs if name.startswith(("compare", "costs"))]
+    pooled = jobs_of(load_stack("recipes/tts-var/sticker.yaml", {}).steps)
+    assert "pool" in pooled and any(job.needs == ("pool",) for job in pooled.values())
+
+
+def test_names_that_no_other_process_knows_are_refused(here):
+
+    class Own:
+        def __getattr__(self, name):
+            return getattr(build, name)
+
+    Path("recipe.yaml").write_text(RECIPE)
+    with pytest.raises(ValueError, match="give Tools impasto"):
+        run_stack(load_stack("recipe.yaml", {}), Tools(Path("out"), Own()), 2)
