@@ -93,7 +93,7 @@ def test_a_job_waits_for_what_it_needs_and_long_ways_go_first():
     assert "pool" in pooled and any(job.needs == ("pool",) for job in pooled.values())
 
 
-def test_names_that_no_other_process_knows_are_refused(here):
+def test_what_no_other_process_can_do_is_refused(here):
 
     class Own:
         def __getattr__(self, name):
@@ -102,3 +102,5 @@ def test_names_that_no_other_process_knows_are_refused(here):
     Path("recipe.yaml").write_text(RECIPE)
     with pytest.raises(ValueError, match="give Tools impasto"):
         run_stack(load_stack("recipe.yaml", {}), Tools(Path("out"), Own()), 2)
+    with pytest.raises(ValueError, match="give jobs or workers, not both"):
+        run_stack(load_stack("recipe.yaml", {}), Tools(Path("out"), build, workers=2), 2)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import traceback
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -26,6 +25,7 @@ from typing import Any
 import torch
 
 from impasto.stack.base import Done, Step, Tools
+from impasto.stack.drawing import slug
 
 __all__ = ["Job", "do_ahead", "jobs_of"]
 
@@ -71,12 +71,15 @@ def jobs_of(steps: tuple[Step, ...]) -> dict[str, Job]:
 def do_ahead(steps: tuple[Step, ...], tools: Tools, jobs: int) -> None:
     """Do what can be done before its turn, `jobs` at once; on several GPUs they are shared out.
 
-    Raises the first error of a job, once all that does not need that job is done; RuntimeError
-    where a process was killed. The same call again goes on.
+    Raises ValueError together with workers; the first error of a job, once all that does not need
+    that job is done; RuntimeError where a process was killed. The same call again goes on.
     """
     if not isinstance(tools.build, ModuleType):
         raise ValueError("jobs are other processes, which build by a module's names; give Tools "
                          "impasto.cli.build, or jobs: 1")  # fmt: skip
+    if tools.workers > 1:
+        raise ValueError(f"jobs are processes that each draw by themselves; give jobs or workers, "
+                         f"not both ({jobs} and {tools.workers})")  # fmt: skip
     todo = jobs_of(steps)
     place = _Place(tools.build.__name__, tools.out, _devices(tools.device), tools.batch_size)
     (tools.out / "jobs").mkdir(parents=True, exist_ok=True)
@@ -142,12 +145,8 @@ def _begin(place: _Place, turns: Any) -> None:
 def _do(job: Job, given: Mapping[str, Done]) -> Done:
     tools = WORKER["tools"]
     tools.done |= given
-    with _printing_to(tools.out / "jobs" / f"{_file(job.name)}.log"):
+    with _printing_to(tools.out / "jobs" / f"{slug(job.name)}.log"):
         return replace(job.step.run(tools), table=None)
-
-
-def _file(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.") or "-"
 
 
 @contextlib.contextmanager
