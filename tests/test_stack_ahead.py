@@ -16,6 +16,8 @@ limit: 2
 sampling: {steps: 1}
 steps:
   - contributions: {name: blocks, model: host, units: blocks, by: similarity}
+  - contributions: {name: parts, model: host, units: blocks}
+  - prune: {name: least, model: host, scores: "step:parts", budget: 0.8, order: score, identities: true}
   - prune: {name: fewer, model: host, scores: "step:blocks", budget: 0.9, order: score, identities: true}
   - graft: {name: other, model: host, operator: hyena-x, blocks: [1]}
   - graft: {name: both, model: "step:fewer", operator: "mlp:ratio=2", blocks: [1]}
@@ -48,7 +50,8 @@ def tree(out):
 def test_side_by_side_all_is_as_one_by_one(here):
     run("many", 2)
     logs = {path.name: path.read_text() for path in Path("many/jobs").iterdir()}
-    assert sorted(logs) == ["blocks.log", "both.log", "fewer.log", "other.log"]
+    assert sorted(logs) == ["blocks.log", "both.log", "fewer.log", "least.log", "other.log",
+                            *(f"parts-{i}-of-6.log" for i in range(1, 7)), "parts.log"]  # fmt: skip
     assert len({text.split()[1] for text in logs.values()}) == 2, "processes"
     run("one", 1)
     assert tree("many") == tree("one")
@@ -78,7 +81,7 @@ def test_what_fails_stops_what_needs_it_alone(here):
     assert "in fewer; " in note and "goes on with what is left" in note
     assert "budget" in Path("out/jobs/fewer.log").read_text()
     made = {path.name for path in Path("out").iterdir() if path.is_dir()}
-    assert made == {"jobs", "blocks", "other"}
+    assert made == {"jobs", "blocks", "other", "parts"}
 
 
 def test_a_job_waits_for_what_it_needs_and_long_ways_go_first():
@@ -88,9 +91,13 @@ def test_a_job_waits_for_what_it_needs_and_long_ways_go_first():
     assert jobs["models: host, seed 0"].needs == () and jobs["models: host, seed 0"].ways == 0
     assert jobs["models: graft + prune + NF4, seed 1"].needs == ("nf4",)
     assert jobs["searches: graft + prune + NF4, best of 8, seed 0"].needs == ("nf4",)
+    # What is used of a step is there once all its shares are.
+    parts = tuple(f"units: {i} of 6" for i in range(1, 7))
+    assert jobs["units"].needs == ("graft 2", *parts) and jobs["prune"].needs[-1] == "units"
+    assert {jobs[name].needs for name in parts} == {("graft 2",)}
     assert not [name for name in jobs if name.startswith(("compare", "costs"))]
     pooled = jobs_of(load_stack("recipes/tts-var/sticker.yaml", {}).steps)
-    assert "pool" in pooled and any(job.needs == ("pool",) for job in pooled.values())
+    assert {"pool: seed 0", "pool: seed 1"} < set(pooled["pool"].needs) and any(job.needs == ("pool",) for job in pooled.values())
 
 
 def test_what_no_other_process_can_do_is_refused(here):

@@ -52,16 +52,18 @@ class _Place:
 
 
 def jobs_of(steps: tuple[Step, ...]) -> dict[str, Job]:
-    """Name -> job, in the recipe's order; a step that others need is one job."""
+    """Name -> job, in the recipe's order; of a step that others need the last one, after its
+    shares, has the step's name and makes what is used of it."""
     needed = {name for step in steps for name in step.uses}
     found: dict[str, Job] = {}
     for step in steps:
         if not step.ahead or any(name not in found for name in step.uses):
             continue
-        shares = {"": step} if step.name in needed else step.shares()
-        for share, one in shares.items():
-            name = f"{step.name}: {share}" if share else step.name
-            found[name] = Job(name, one, tuple(one.uses))
+        shares = {f"{step.name}: {share}" if share else step.name: one
+                  for share, one in step.shares().items()}  # fmt: skip
+        found |= {name: Job(name, one, tuple(one.uses)) for name, one in shares.items()}
+        if step.name in needed and step.name not in shares:
+            found[step.name] = Job(step.name, step, (*step.uses, *shares))
     for job in reversed(found.values()):
         for name in job.needs:
             found[name].ways = max(found[name].ways, 1 + job.ways)
@@ -98,7 +100,7 @@ def _run(todo: dict[str, Job], pool: ProcessPoolExecutor, tools: Tools, jobs: in
         ready = [job for job in waiting.values() if all(name in done for name in job.needs)]
         # No more than there are processes, so that what has most behind it is always next.
         for job in sorted(ready, key=lambda job: -job.ways)[: jobs - len(going)]:
-            given = {name: done[name] for name in job.needs}
+            given = {name: done[name] for name in job.step.uses}
             going[pool.submit(_do, job, given)] = job.name
             del waiting[job.name]
         tools.progress("jobs", len(done), len(todo))

@@ -8,8 +8,8 @@ says what a model's units contribute.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,13 +23,15 @@ from impasto.sample.protocol import Request, Sampling, row_seed
 from impasto.stack.base import OF_STEP, STEPS, Done, Step, Tools, of_step
 from impasto.stack.drawing import Judging, whole
 from impasto.stack.trained import Train
+from impasto.surgery.contribution import WHOLE, Unit, contributions, scores_without, units
 from impasto.surgery.contribution import Contributions as Found
-from impasto.surgery.contribution import contributions, units
 from impasto.surgery.edits import Grafting, Pruning, quantising
 from impasto.surgery.redundancy import probe_cka, similarities, tokens
 
 __all__ = ["Contribution", "Graft", "Making", "Prune", "Quantise"]
 
+SHARES = 6
+"""Jobs that measure a model's units side by side."""
 KEEPS = ("graft-regression", "finetune", "prune-distillation")
 """Trainings whose model has the structure of their `initial`."""
 
@@ -213,20 +215,35 @@ class Contribution(Judging):
         if self.check_drawing(tools) is not None:
             host_of(_transformer(tools, self.model))
 
+    def shares(self) -> Mapping[str, Step]:
+        if self.by != "score":
+            return {"": self}
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {f"{i + 1} of {SHARES}": _Share(**own, at=i) for i in range(SHARES)}
+
     def run(self, tools: Tools) -> Done:
         folder = tools.out / self.name
         path = folder / "contributions.json"
         if not path.is_file():
             settings = self.planned(tools, "none", self.seed, self.samples)
-            (self._scored if self.by == "score" else self._watched)(tools, settings, folder)
+            if self.by == "score":
+                self._scored(contributions, tools, settings, self._units(tools))
+            else:
+                self._watched(tools, settings, folder)
         return Done(scores=path)
 
-    def _scored(self, tools: Tools, settings: Any, folder: Path) -> None:
-        parts = units(_transformer(tools, self.model), self.units == "blocks")
-        contributions(
-            tools.model(self.model), parts, settings.bench_part.specs, settings.scorer, folder,
-            samples=self.samples, seed=self.seed, sampling=settings.sampling, scale=self.scale,
-            batch_size=tools.batch_size, names={"bench": self.bench} | settings.names,
+    def _units(self, tools: Tools) -> list[Unit]:
+        return units(_transformer(tools, self.model), self.units == "blocks")
+
+    def _scored(
+        self, measure: Callable[..., Any], tools: Tools, settings: Any,
+        parts: Sequence[Unit | None],
+    ) -> None:  # fmt: skip
+        measure(
+            tools.model(self.model), parts, settings.bench_part.specs, settings.scorer,
+            tools.out / self.name, samples=self.samples, seed=self.seed,
+            sampling=settings.sampling, scale=self.scale, batch_size=tools.batch_size,
+            names={"bench": self.bench} | settings.names,
             progress=lambda what, *at: tools.progress(f"{self.name}: {what}", *at),
         )  # fmt: skip
 
@@ -261,6 +278,19 @@ class Contribution(Judging):
         folder.mkdir(parents=True, exist_ok=True)
         Found({(i, "all"): value for i, value in enumerate(values)}, None, measured).save(
             folder / "contributions.json")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Share(Contribution):
+    """The scores of every SHARES-th unit from the at-th on; what is whole is none of them."""
+
+    at: int
+
+    def run(self, tools: Tools) -> Done:
+        parts = [WHOLE, *self._units(tools)][self.at :: SHARES]
+        settings = self.planned(tools, "none", self.seed, self.samples)
+        self._scored(scores_without, tools, settings, parts)
+        return Done()
 
 
 def _transformer(tools: Tools, model: str) -> nn.Module:

@@ -38,11 +38,13 @@ from impasto.sample.protocol import Generator, Request, Sampling, row_seed
 from impasto.score.base import Scorer
 from impasto.spec import Spec
 
-__all__ = ["Contributions", "Unit", "contributions", "read_contributions", "undone",
-           "units", "without"]  # fmt: skip
+__all__ = ["WHOLE", "Contributions", "Unit", "contributions", "read_contributions",
+           "scores_without", "undone", "units", "without"]  # fmt: skip
 
 Unit = tuple[int, str]
 """A block's number and a component of it, or "all"."""
+WHOLE = None
+"""Of nothing taken out: stands for a unit where scores are measured."""
 Remove = Callable[[nn.Module, int, str], None]
 """Puts an identity in the place of a unit."""
 TAB = "<tab>"
@@ -188,22 +190,15 @@ def _record(path: Path, record: Mapping[str, Any]) -> None:
                          f"another folder, or what they were made with")  # fmt: skip
 
 
-def contributions(
-    generator: Generator, parts: Iterable[Unit], specs: Sequence[Spec], scorer: Scorer,
+def scores_without(
+    generator: Generator, parts: Iterable[Unit | None], specs: Sequence[Spec], scorer: Scorer,
     out: str | Path, *, remove: Remove = without, samples: int = 1, seed: int = 0,
     sampling: Sampling | None = None, batch_size: int = 32, scale: float = 1.0,
     names: Mapping[str, str] | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> Contributions:  # fmt: skip
-    """Score the pictures of `specs` (`Bench.stratified` makes subsets) without each unit of
-    `generator.transformer` in turn, and keep all in `out`; the same call goes on where one was
-    broken off.
-
-    parts: `units` gives all. remove: replaces one in place; the model is as it was afterwards.
-    samples: pictures a prompt, whose seeds are a run's (`row_seed`). scale: of the values, 100 for
-    HPS. names: more to record, such as the bench's name. Raises ValueError for scores of another
-    measurement in `out`, ScorerBroken.
-    """
+) -> dict[Unit | None, float]:  # fmt: skip
+    """P of each of `parts`, which may be some of a model's, `WHOLE` among them; into `out`, where
+    other processes may measure others at the same time. Otherwise as `contributions`."""
     model: Any = getattr(generator, "transformer", None)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{type(generator).__name__} has no transformer to take units out of; "
@@ -224,17 +219,38 @@ def contributions(
               ]  # fmt: skip
     generator.preview_cost(states[0])  # costs that it counts once are those of the whole network
     drawn = _Drawn(generator, scorer, [spec for spec, _ in rows], states, scale)
-    base, found = _of(out / "scores" / "whole.json", drawn.values), {}
-    for done, (block, component) in enumerate(every):
+    found: dict[Unit | None, float] = {}
+    for done, unit in enumerate(every):
         progress("removing", done, len(every))
 
-        def draw(block: int = block, component: str = component) -> list[float | None]:
+        def draw(unit: Unit | None = unit) -> list[float | None]:
             with undone(model):
-                remove(model, block, component)
+                if unit is not WHOLE:
+                    remove(model, *unit)
                 return drawn.values()
 
-        found[block, component] = _of(out / "scores" / f"{block:03d}-{component}.json", draw)
+        name = "whole" if unit is WHOLE else f"{unit[0]:03d}-{unit[1]}"
+        found[unit] = _of(out / "scores" / f"{name}.json", draw)
     progress("removing", len(every), len(every))
-    made = Contributions(found, base, record)
-    made.save(out / "contributions.json")
+    return found
+
+
+def contributions(
+    generator: Generator, parts: Iterable[Unit], specs: Sequence[Spec], scorer: Scorer,
+    out: str | Path, **given: Any,
+) -> Contributions:  # fmt: skip
+    """Score the pictures of `specs` (`Bench.stratified` makes subsets) without each unit of
+    `generator.transformer` in turn, and keep all in `out`; the same call goes on where one was
+    broken off.
+
+    parts: `units` gives all. given: as `scores_without` takes it. remove: replaces one in place;
+    the model is as it was afterwards. samples: pictures a prompt, whose seeds are a run's
+    (`row_seed`). scale: of the values, 100 for HPS. names: more to record, such as the bench's
+    name. Raises ValueError for scores of another measurement in `out`, ScorerBroken.
+    """
+    found = scores_without(generator, [WHOLE, *parts], specs, scorer, out, **given)
+    base = found.pop(WHOLE)
+    made = Contributions({unit: score for unit, score in found.items() if unit is not WHOLE},
+                         base, json.loads((Path(out) / "measured.json").read_text()))  # fmt: skip
+    made.save(Path(out) / "contributions.json")
     return made
