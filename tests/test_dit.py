@@ -64,8 +64,8 @@ def test_xl_2_is_the_published_size():
 def test_sticker_is_as_large_as_meant():
     with torch.device("meta"):
         model = PRESETS["sticker"]().build_transformer()
-    assert sum(p.numel() for p in model.parameters()) == 23_815_328
-    assert model.pos_embed.pos_embed.shape == (1, 256, 384)
+    assert sum(p.numel() for p in model.parameters()) == 23_870_720
+    assert model.pos_embed.pos_embed.shape == (1, 64, 384)
 
 
 def test_a_new_transformer_predicts_nothing_and_blocks_are_the_identity():

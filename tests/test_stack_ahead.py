@@ -1,12 +1,15 @@
 """Steps side by side: who waits for whom, and that nothing comes out otherwise than one by one."""
 
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+import torch
 
 from impasto.cli import build
 from impasto.stack import Tools, load_stack, run_stack
-from impasto.stack.ahead import jobs_of
+from impasto.stack.ahead import _run, jobs_of
+from impasto.stack.base import Done
 from tests import tiny_mmdit
 
 RECIPE = """\
@@ -50,8 +53,9 @@ def tree(out):
 def test_side_by_side_all_is_as_one_by_one(here):
     run("many", 2)
     logs = {path.name: path.read_text() for path in Path("many/jobs").iterdir()}
+    parts = [f"parts-{i}-of-6.log" for i in range(1, 7)]
     assert sorted(logs) == ["blocks.log", "both.log", "fewer.log", "least.log", "other.log",
-                            *(f"parts-{i}-of-6.log" for i in range(1, 7)), "parts.log"]  # fmt: skip
+                            *parts, "parts.log"]  # fmt: skip
     assert len({text.split()[1] for text in logs.values()}) == 2, "processes"
     run("one", 1)
     assert tree("many") == tree("one")
@@ -81,7 +85,42 @@ def test_what_fails_stops_what_needs_it_alone(here):
     assert "in fewer; " in note and "goes on with what is left" in note
     assert "budget" in Path("out/jobs/fewer.log").read_text()
     made = {path.name for path in Path("out").iterdir() if path.is_dir()}
-    assert made == {"jobs", "blocks", "other", "parts"}
+    assert made == {"jobs", "blocks", "least", "other", "parts"}
+
+
+class Crowded:
+    """A pool whose GPU has room for `room` jobs at once."""
+
+    def __init__(self, room):
+        self.room, self.at_once, self.going = room, [], 0
+
+    def submit(self, do, job, given):
+        future = Future()
+        self.going += 1
+        self.at_once.append(self.going)
+        if self.going > self.room:
+            future.set_exception(torch.OutOfMemoryError("CUDA out of memory."))
+        else:
+            future.set_result(Done())
+        result = future.result
+
+        def taken(*given):
+            self.going -= 1
+            return result(*given)
+
+        future.result = taken
+        return future
+
+
+def test_what_finds_no_memory_beside_others_is_done_with_fewer_at_once(tmp_path):
+    todo = jobs_of(load_stack("recipes/surgery/sticker.yaml", {}).steps)
+    tools, pool = Tools(tmp_path, build), Crowded(room=2)
+    _run(dict(todo), pool, tools, 8)
+    assert max(pool.at_once) > 2 and len(pool.at_once) > len(todo)
+    assert max(pool.at_once[-len(todo) // 2 :]) <= 2, "as many as there is room for"
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        _run(dict(todo), Crowded(room=0), tools, 8)
+    assert caught.value.__notes__[0].startswith("in graft")
 
 
 def test_a_job_waits_for_what_it_needs_and_long_ways_go_first():
@@ -97,7 +136,8 @@ def test_a_job_waits_for_what_it_needs_and_long_ways_go_first():
     assert {jobs[name].needs for name in parts} == {("graft 2",)}
     assert not [name for name in jobs if name.startswith(("compare", "costs"))]
     pooled = jobs_of(load_stack("recipes/tts-var/sticker.yaml", {}).steps)
-    assert {"pool: seed 0", "pool: seed 1"} < set(pooled["pool"].needs) and any(job.needs == ("pool",) for job in pooled.values())
+    assert {"pool: seed 0", "pool: seed 1"} < set(pooled["pool"].needs)
+    assert any(job.needs == ("pool",) for job in pooled.values())
 
 
 def test_what_no_other_process_can_do_is_refused(here):

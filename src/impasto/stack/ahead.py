@@ -11,6 +11,7 @@ work done before its turn, and what it leaves is what the steps alone would leav
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import traceback
 from collections.abc import Iterator, Mapping
@@ -73,6 +74,7 @@ def jobs_of(steps: tuple[Step, ...]) -> dict[str, Job]:
 def do_ahead(steps: tuple[Step, ...], tools: Tools, jobs: int) -> None:
     """Do what can be done before its turn, `jobs` at once; on several GPUs they are shared out.
 
+    A job that finds a GPU's memory taken by the others is done again with half as many at once.
     Raises ValueError together with workers; the first error of a job, once all that does not need
     that job is done; RuntimeError where a process was killed. The same call again goes on.
     """
@@ -95,22 +97,25 @@ def do_ahead(steps: tuple[Step, ...], tools: Tools, jobs: int) -> None:
 def _run(todo: dict[str, Job], pool: ProcessPoolExecutor, tools: Tools, jobs: int) -> None:
     waiting, failed, error = dict(todo), set[str](), None
     done: dict[str, Done] = {}
-    going: dict[Future[Done], str] = {}
+    going: dict[Future[Done], tuple[str, int]] = {}  # its name, how many there might be at once
     while waiting or going:
         ready = [job for job in waiting.values() if all(name in done for name in job.needs)]
         # No more than there are processes, so that what has most behind it is always next.
-        for job in sorted(ready, key=lambda job: -job.ways)[: jobs - len(going)]:
+        for job in sorted(ready, key=lambda job: -job.ways)[: max(jobs - len(going), 0)]:
             given = {name: done[name] for name in job.step.uses}
-            going[pool.submit(_do, job, given)] = job.name
+            going[pool.submit(_do, job, given)] = job.name, jobs
             del waiting[job.name]
         tools.progress("jobs", len(done), len(todo))
         if not going:
             break  # the others need what failed
         for future in wait(going, return_when=FIRST_COMPLETED).done:
-            name = going.pop(future)
+            name, beside = going.pop(future)
             try:
                 done[name] = future.result()
             except Exception as problem:
+                if isinstance(problem, torch.OutOfMemoryError) and beside > 1:
+                    jobs, waiting[name] = min(jobs, beside // 2), todo[name]
+                    continue
                 failed.add(name)
                 error = error or problem
     tools.progress("jobs", len(done), len(todo))
@@ -147,8 +152,20 @@ def _begin(place: _Place, turns: Any) -> None:
 def _do(job: Job, given: Mapping[str, Done]) -> Done:
     tools = WORKER["tools"]
     tools.done |= given
-    with _printing_to(tools.out / "jobs" / f"{slug(job.name)}.log"):
-        return replace(job.step.run(tools), table=None)
+    _release(tools)
+    try:
+        with _printing_to(tools.out / "jobs" / f"{slug(job.name)}.log"):
+            return replace(job.step.run(tools), table=None)
+    finally:
+        _release(tools)
+
+
+def _release(tools: Tools) -> None:
+    """Leave the memory that nothing is in to the other processes of this GPU."""
+    tools.forget_model()
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 @contextlib.contextmanager

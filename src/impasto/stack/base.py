@@ -141,6 +141,9 @@ class Tools:
             self._model = name, self.build.model(name, self.device)
         return self._model[1]
 
+    def forget_model(self) -> None:
+        self._model = None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step(ABC):
