@@ -92,12 +92,13 @@ class Crowded:
     """A pool whose GPU has room for `room` jobs at once."""
 
     def __init__(self, room):
-        self.room, self.at_once, self.going = room, [], 0
+        self.room, self.at_once, self.going, self.names = room, [], 0, []
 
     def submit(self, do, job, given):
         future = Future()
         self.going += 1
         self.at_once.append(self.going)
+        self.names.append(job.name)
         if self.going > self.room:
             future.set_exception(torch.OutOfMemoryError("CUDA out of memory."))
         else:
@@ -121,6 +122,17 @@ def test_what_finds_no_memory_beside_others_is_done_with_fewer_at_once(tmp_path)
     with pytest.raises(torch.OutOfMemoryError) as caught:
         _run(dict(todo), Crowded(room=0), tools, 8)
     assert caught.value.__notes__[0].startswith("in graft")
+
+
+def test_runs_that_are_finished_are_left_to_their_turn(tmp_path):
+    todo = jobs_of(load_stack("recipes/surgery/sticker.yaml", {}).steps)
+    for name in ("host", "graft"):
+        (tmp_path / "models" / name / "seed-1").mkdir(parents=True)
+        (tmp_path / "models" / name / "seed-1" / "summary.json").touch()
+    pool = Crowded(room=9)
+    _run(dict(todo), pool, Tools(tmp_path, build), 8)
+    left = set(todo) - set(pool.names)
+    assert left == {"models: host, seed 1", "models: graft, seed 1"}
 
 
 def test_a_job_waits_for_what_it_needs_and_long_ways_go_first():

@@ -95,8 +95,11 @@ def do_ahead(steps: tuple[Step, ...], tools: Tools, jobs: int) -> None:
 
 
 def _run(todo: dict[str, Job], pool: ProcessPoolExecutor, tools: Tools, jobs: int) -> None:
-    waiting, failed, error = dict(todo), set[str](), None
-    done: dict[str, Done] = {}
+    # What nobody waits for and is finished is looked at once, in its turn.
+    done = {name: Done() for name, job in todo.items()
+            if not job.ways and job.step.finished(tools.out)}  # fmt: skip
+    waiting = {name: job for name, job in todo.items() if name not in done}
+    failed, error = set[str](), None
     going: dict[Future[Done], tuple[str, int]] = {}  # its name, how many there might be at once
     while waiting or going:
         ready = [job for job in waiting.values() if all(name in done for name in job.needs)]

@@ -76,6 +76,10 @@ class Ask(Step):
         bench = tools.bench(self.bench)
         return bench if self.limit is None else bench.stratified(self.limit)
 
+    def finished(self, out: Path) -> bool:
+        return all(RunDirectory(out / self.name / slug(name)).summary.is_file()
+                   for name in self.judges)  # fmt: skip
+
     def run(self, tools: Tools) -> Done:
         bench, answers = self._asked(tools), {}
         for name, text in self.judges.items():

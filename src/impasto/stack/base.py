@@ -168,6 +168,10 @@ class Step(ABC):
         """What its folder is kept by: the fields that decide what is in it."""
         return {key: getattr(self, key) for key in _keys(self)}
 
+    def finished(self, out: Path) -> bool:
+        """Whether all of its work is in the stack's folder, and only to be found again."""
+        return False
+
     def shares(self) -> Mapping[str, Step]:
         """Parts of its work that do not need one another, each by itself a step into the same
         folder: name -> step."""

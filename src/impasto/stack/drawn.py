@@ -143,6 +143,13 @@ class Eval(Drawing):
         if missing := [seed for seed in self.seeds if seed not in pool.seeds]:
             raise ValueError(f"{self.name}: {pool.name} has no seed {missing[0]}")
 
+    def _folder(self, out: Path, name: str, seed: int) -> Path:
+        return out / self.name / slug(name) / f"seed-{seed}"
+
+    def finished(self, out: Path) -> bool:
+        return all(RunDirectory(self._folder(out, name, seed)).summary.is_file()
+                   for name in self.named for seed in self.seeds)  # fmt: skip
+
     def run(self, tools: Tools) -> Done:
         runs: dict[str, list[Path]] = {name: [] for name in self.named}
         todo = [(name, seed) for name in self.named for seed in self.seeds]
@@ -150,7 +157,7 @@ class Eval(Drawing):
         pools = {RunDirectory(path).record["seed"]: path for path in held}
         for i, (name, seed) in enumerate(todo):
             tools.progress(f"{self.name}: runs", i, len(todo))
-            folder, step = tools.out / self.name / slug(name) / f"seed-{seed}", self.alone(name)
+            folder, step = self._folder(tools.out, name, seed), self.alone(name)
             (search,) = step.named.values()
             settings = step.planned(tools, search, seed, self.samples)
             runs[name].append(step.draw(tools, settings, folder, pools.get(seed)))

@@ -119,7 +119,7 @@ def xl_2() -> DiTConfig:
 
 
 def sticker() -> DiTConfig:
-    """128 px pictures of the world's 80 classes: 8 blocks, 64 tokens, 23.8 M parameters."""
+    """128 px pictures of the world's 80 classes: 8 blocks, 64 tokens, 23.9 M parameters."""
     return DiTConfig(latent_size=16, latent_channels=16, patch_size=2, width=384, heads=6,
                      layers=8, classes=CLASSES, vae=mmdit.sticker().build_vae,
                      defaults=_defaults(16, steps=50, guidance=2.0, classes=CLASSES))  # fmt: skip
