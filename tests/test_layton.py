@@ -30,8 +30,9 @@ from impasto.models.layton.sampler import (
 )
 from impasto.models.layton.train import learning, pixel_loss, square
 from impasto.models.mmdit import config as mmdit
-from impasto.models.storage import network_from, save_network, weights_digest
+from impasto.models.storage import network_from, save_network
 from impasto.zoo.convert import convert
+from impasto.zoo.weights import weights_digest
 from tests import tiny_layton
 from tests.random_weights import named_random
 from tests.tiny_layton import codes, distance, latents

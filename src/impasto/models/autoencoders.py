@@ -32,13 +32,13 @@ from impasto.models.reconstruct import (
     Reconstruction,
 )
 from impasto.models.shrunk import ShrunkAutoencoder
-from impasto.models.storage import network_from, read_json, weights_digest
+from impasto.models.storage import network_from, read_json
 from impasto.models.tokenflow import TokenFlowTokenizer
 from impasto.models.vq import VQTokenizer
 from impasto.score.trained import check_keys
 from impasto.zoo.hub import fetched, model_folder
 from impasto.zoo.registry import TOKENIZERS, nearest
-from impasto.zoo.weights import holds_int8, load_weights, shipped_folder
+from impasto.zoo.weights import holds_int8, load_weights, shipped_folder, weights_digest
 
 __all__ = ["CLASSES", "OWN", "Autoencoder", "Reconstruction", "load_autoencoder"]
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from impasto.models import storage
 from impasto.models.networks import NetworkGenerator
+from impasto.zoo.weights import as_dtype
 
 __all__ = ["BoundGenerator", "folder_or_parts"]
 
@@ -32,7 +33,7 @@ class BoundGenerator(NetworkGenerator):
         device: torch.device | str = "cpu", defaults: Mapping[str, Any] | None = None,
     ) -> Self:  # fmt: skip
         """See `NetworkGenerator`. The tokenizer is recognised before it is cast."""
-        dtype = storage.as_dtype(torch_dtype)
+        dtype = as_dtype(torch_dtype)
         return super().from_pretrained(name_or_path, defaults=defaults).cast_to(dtype, device)
 
     def cast_to(self, dtype: torch.dtype, device: torch.device | str) -> Self:

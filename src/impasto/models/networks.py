@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from impasto.models import storage
 from impasto.sample.pictures import Pipeline
-from impasto.zoo.weights import shipped_folder
+from impasto.zoo.weights import as_dtype, shipped_folder, weights_digest
 
 __all__ = ["NetworkGenerator"]
 
@@ -41,7 +41,7 @@ class NetworkGenerator(Pipeline):
         others than the folder's. Raises FileNotFoundError for what is missing, ValueError for a
         file that does not fit.
         """
-        dtype, path = storage.as_dtype(torch_dtype), Path(name_or_path)
+        dtype, path = as_dtype(torch_dtype), Path(name_or_path)
         folder = path if path.is_dir() else shipped_folder(str(name_or_path))
         components, values = storage.load_components(folder, cls.LAYOUT, dtype, device)
         own = cls.DEFAULTS.from_dict(values)
@@ -95,7 +95,7 @@ class NetworkGenerator(Pipeline):
         height, width = self.default_size()
         return {
             "id": type(self).__name__,
-            "sha256": storage.weights_digest(self.networks),
+            "sha256": weights_digest(self.networks),
             "sampler": self.sampler,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),

@@ -15,7 +15,6 @@ Float files are readable by the libraries' own `from_pretrained`; int8 ones by
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -29,12 +28,12 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import PreTrainedTokenizerFast
 
 from impasto import files
-from impasto.zoo.weights import load_weights, save_weights
+from impasto.models.edited.quantised import restored, save_quantised
+from impasto.models.edited.record import rebuild
+from impasto.zoo.weights import as_dtype, load_weights, save_weights
 
-__all__ = ["Layout", "as_dtype", "checked_fields", "load_components", "network_from", "read_json",
-           "save_components", "save_network", "weights_digest", "weights_file"]  # fmt: skip
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+__all__ = ["Layout", "checked_fields", "load_components", "network_from", "read_json",
+           "save_components", "save_network", "weights_file"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,14 +82,6 @@ class Layout:
 
 def _index_of(kind: Any) -> list[str]:
     return [kind.__module__.partition(".")[0], kind.__name__]
-
-
-def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """A floating-point dtype, given as such or by its name. Raises ValueError."""
-    name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, given {dtype!r}")
-    return DTYPES[name]
 
 
 def checked_fields(cls: Any, values: Mapping[str, Any], model: str) -> dict[str, Any]:
@@ -160,16 +151,12 @@ def network_from(kind: Any, folder: Path) -> nn.Module:
         if edits is None:
             network = kind.from_config(config)
         else:
-            from impasto.models.edited.record import rebuild
-
             with without_weights():
                 network = kind.from_config(config)
                 rebuild(network, edits, base)
     else:
         network = kind(kind.config_class.from_dict(config))
     if "quantization_config" in config:
-        from impasto.models.edited.quantised import restored
-
         restored(network, config["quantization_config"], folder / weights_file(kind))
     else:
         load_weights(network, folder / weights_file(kind))
@@ -190,8 +177,6 @@ def save_network(network: Any, folder: Path, format: str) -> None:
         network.config.save_pretrained(folder)
     path = folder / weights_file(type(network))
     if _like_diffusers(type(network)) and "quantization_config" in network.config:
-        from impasto.models.edited.quantised import save_quantised
-
         save_quantised(network, path, as_dtype("float32" if format == "float32" else "bfloat16"))
         return
     save_weights(path, network.state_dict(), format)
@@ -225,13 +210,3 @@ def load_components(
     if layout.tokenizer:
         components["tokenizer"] = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     return components, read_json(folder / "config.json")
-
-
-def weights_digest(networks: Mapping[str, Any]) -> str:
-    """sha256 over names and values of all tensors of the networks, in their order."""
-    digest = hashlib.sha256()
-    for name, network in networks.items():
-        for key, tensor in sorted(network.state_dict().items()):
-            digest.update(f"{name}.{key}\0".encode())
-            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

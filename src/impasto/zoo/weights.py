@@ -17,6 +17,7 @@ ValueError that names it. Nothing here reads pickles.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import struct
 from collections.abc import Collection, Iterator, Mapping
@@ -31,14 +32,15 @@ from torch import Tensor, nn
 from impasto import files
 from impasto.zoo.registry import nearest
 
-__all__ = ["FORMATS", "dequantise", "holds_int8", "load_state", "load_weights", "quantise",
-           "save_tensors", "save_weights", "shipped_folder", "stored_kinds", "untied",
-           "without_bars"]  # fmt: skip
+__all__ = ["FORMATS", "as_dtype", "dequantise", "holds_int8", "load_state", "load_weights",
+           "quantise", "save_tensors", "save_weights", "shipped_folder", "stored_kinds", "untied",
+           "weights_digest", "without_bars"]  # fmt: skip
 
 FORMATS = ("float32", "bfloat16", "int8")
 MIN_SIZE = 4096
 SCALE = ".scale"
 INT8 = "int8-per-channel"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def shipped_folder(name: str) -> Path:
@@ -230,3 +232,21 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
 def _check_finite(path: str | Path, key: str, tensor: Tensor) -> None:
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{path}: {key!r} holds NaN or infinity; the file must not be used")
+
+
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A floating-point dtype, given as such or by its name. Raises ValueError."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, given {dtype!r}")
+    return DTYPES[name]
+
+
+def weights_digest(networks: Mapping[str, Any]) -> str:
+    """sha256 over names and values of all tensors of the networks, in their order."""
+    digest = hashlib.sha256()
+    for name, network in networks.items():
+        for key, tensor in sorted(network.state_dict().items()):
+            digest.update(f"{name}.{key}\0".encode())
+            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

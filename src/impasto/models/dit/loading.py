@@ -14,10 +14,10 @@ from impasto.models.bound import folder_or_parts
 from impasto.models.classes import read_names
 from impasto.models.dit.config import SCALING, Defaults
 from impasto.models.dit.pipeline import DiTGenerator
-from impasto.models.storage import as_dtype, network_from, read_json, weights_file
+from impasto.models.storage import network_from, read_json, weights_file
 from impasto.zoo.hub import model_folder
 from impasto.zoo.registry import MODELS
-from impasto.zoo.weights import load_weights
+from impasto.zoo.weights import as_dtype, load_weights
 
 __all__ = ["dit"]
 

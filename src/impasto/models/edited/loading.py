@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from impasto.models.edited.delta import load_delta
-from impasto.models.storage import as_dtype, network_from, read_json
+from impasto.models.storage import network_from, read_json
+from impasto.zoo.weights import as_dtype
 
 __all__ = ["from_pretrained"]
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from impasto.models.edited.weight_only import GROUPS
-from impasto.models.storage import as_dtype
 from impasto.zoo.registry import nearest
+from impasto.zoo.weights import as_dtype
 
 __all__ = ["FORMATS", "Quantisation", "from_stock", "layer_bytes", "stock_config"]
 

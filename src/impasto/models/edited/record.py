@@ -6,8 +6,8 @@
                   {"edit": "pairs", "pairs": [[0, 1]]},
                   {"edit": "timesteps", "downscale_freq_shift": 0},
                   {"edit": "quantise", "format": "nf4", "options": {...}}], in their order
-    edits_base   sha256 of the weights before the first of them (`storage.weights_digest` under the
-                 name "transformer"); null where there were none, as on the meta device
+    edits_base   sha256 of the weights before the first of them (`weights_digest` under the name
+                 "transformer"); null where there were none, as on the meta device
 
 Blocks have the numbers of the original model in every edit. An edit is a function that changes a
 model in place, with weights or without (meta device), and refuses what does not fit before it
@@ -24,8 +24,8 @@ from typing import Any
 from torch import nn
 
 from impasto.models.edited.identities import remove
-from impasto.models.storage import weights_digest
 from impasto.zoo.registry import nearest
+from impasto.zoo.weights import weights_digest
 
 __all__ = ["EDITS", "Edit", "apply", "base_digest", "check_base", "edit", "edits_of",
            "rebuild"]  # fmt: skip

@@ -16,7 +16,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from impasto.models.storage import as_dtype, network_from, read_json
+from impasto.models.storage import network_from, read_json
+from impasto.zoo.weights import as_dtype
 
 __all__ = ["first_line", "load_pipeline", "weights_sha256"]
 

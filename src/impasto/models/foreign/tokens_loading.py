@@ -17,10 +17,9 @@ from transformers import (
 
 from impasto.models.foreign.loading import first_line
 from impasto.models.foreign.tokens import Emu3Generator, JanusGenerator, TokenGenerator
-from impasto.models.storage import as_dtype
 from impasto.score.trained import check_keys
 from impasto.zoo.registry import MODELS, nearest
-from impasto.zoo.weights import without_bars
+from impasto.zoo.weights import as_dtype, without_bars
 
 __all__ = ["DRAWING", "load_tokens", "transformers_model"]
 

@@ -12,11 +12,11 @@ from impasto.models.infinity.model import InfinityTransformer
 from impasto.models.infinity.pipeline import InfinityGenerator
 from impasto.models.infinity.sampler import Defaults
 from impasto.models.infinity.tokenizer import InfinityTokenizer
-from impasto.models.storage import as_dtype, network_from
+from impasto.models.storage import network_from
 from impasto.score.trained import check_keys
 from impasto.zoo.hub import model_folder
 from impasto.zoo.registry import MODELS
-from impasto.zoo.weights import without_bars
+from impasto.zoo.weights import as_dtype, without_bars
 
 __all__ = ["infinity", "t5_encoder"]
 

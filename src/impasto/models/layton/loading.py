@@ -12,9 +12,10 @@ from impasto.models.infinity.loading import t5_encoder
 from impasto.models.layton.model import LaytonTransformer
 from impasto.models.layton.pipeline import LaytonGenerator
 from impasto.models.layton.sampling import Defaults
-from impasto.models.storage import as_dtype, network_from, read_json
+from impasto.models.storage import network_from, read_json
 from impasto.zoo.hub import model_folder
 from impasto.zoo.registry import MODELS, numbers
+from impasto.zoo.weights import as_dtype
 
 __all__ = ["layton", "tokenizer_from"]
 

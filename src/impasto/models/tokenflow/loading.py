@@ -9,13 +9,14 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from impasto.models.bound import folder_or_parts
-from impasto.models.storage import as_dtype, network_from
+from impasto.models.storage import network_from
 from impasto.models.tokenflow.model import TokenFlowTransformer
 from impasto.models.tokenflow.pipeline import TokenFlowGenerator
 from impasto.models.tokenflow.sampler import DEFECTS, STRATEGIES, Defaults
 from impasto.models.tokenflow.tokenizer import TokenFlowTokenizer
 from impasto.zoo.hub import model_folder
 from impasto.zoo.registry import MODELS, numbers
+from impasto.zoo.weights import as_dtype
 
 __all__ = ["tokenflow"]
 

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from impasto.images import resized
-from impasto.models.storage import weights_digest
 from impasto.models.tokenflow.config import ReaderConfig
 from impasto.models.tokenflow.tokenizer import TokenFlowTokenizer
 from impasto.score.judges.base import LocalWords, Question, Unanswered
 from impasto.score.judges.prompts import defused
+from impasto.zoo.weights import weights_digest
 
 __all__ = ["CHATS", "Chat", "CodeFeatures", "Projector", "Reader", "ReaderNetwork"]
 

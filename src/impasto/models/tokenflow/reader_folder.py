@@ -27,7 +27,7 @@ from impasto.models.tokenflow.reader import (
 from impasto.models.tokenflow.tokenizer import TokenFlowTokenizer
 from impasto.zoo.hub import model_folder
 from impasto.zoo.registry import JUDGES, PATCHES
-from impasto.zoo.weights import load_weights
+from impasto.zoo.weights import as_dtype, load_weights
 
 __all__ = ["load_reader", "reader", "save_reader"]
 
@@ -72,7 +72,7 @@ def load_reader(
 ) -> Reader:  # fmt: skip
     """What `save_reader` wrote. features: of a reader of other things than codes. vae: folder of
     the tokenizer, where it is not in the reader's. Raises ValueError for what does not fit."""
-    folder, dtype = Path(folder), storage.as_dtype(torch_dtype)
+    folder, dtype = Path(folder), as_dtype(torch_dtype)
     values = _settings(folder)
     if values["features"] == "codes" and features is None:
         own = _vae(Path(vae or folder / "vae"))

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from impasto.models.classes import read_names
-from impasto.models.storage import as_dtype, network_from
+from impasto.models.storage import network_from
 from impasto.models.var.model import VARTransformer
 from impasto.models.var.pipeline import VARGenerator
 from impasto.models.var.sampler import Defaults
 from impasto.models.var.tokenizer import VARTokenizer
 from impasto.zoo.hub import model_folder
 from impasto.zoo.registry import MODELS
+from impasto.zoo.weights import as_dtype
 
 __all__ = ["var"]
 
