@@ -346,6 +346,8 @@ def test_a_search_more_is_drawn_beside_the_others(made):
     ("pool: pool\n", "pool: chosen\n", "chosen uses the pool of a step 'chosen', and no step"),
     ("  - pool: {n: 4}\n", "", "chosen uses the pool of a step 'pool', and no step before it"),
     ("      name: chosen", "      name: pool", "a step before this one is called 'pool' too"),
+    ("      name: chosen", "      name: jobs", "line 12: a step cannot be called 'jobs'"),
+    ("      name: chosen", "      name: ../up", "line 12: a step cannot be called '../up'"),
     ("base: none", "base: nine", "has a run 'nine': did you mean 'none'"),
     ("best of 4, best", "best of 5, best", "has a run 'best of 5'"),
     ("best of {n}:", "best of {m}:", "{m} is not in the grid"),

@@ -25,6 +25,8 @@ from impasto.zoo.registry import nearest
 __all__ = ["Stack", "is_stack", "load_stack"]
 
 Lines = dict[tuple[Any, ...], int]
+TAKEN = ("jobs", "report.html", "stack.json", "table.json", "table.md")
+"""What a stack writes beside its steps' folders."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,10 @@ def _needed(field: Field[Any]) -> bool:
 def _check_uses(source: _Source, place: tuple[Any, ...], made: Sequence[Step]) -> None:
     """Raises ValueError where the last step's name is taken, or it uses what is not there yet."""
     *earlier, step = made
+    if step.name in TAKEN or Path(str(step.name)).name != step.name:
+        raise source.error(place, f"a step cannot be called {step.name!r}: its name is its "
+                                  f"folder's, and {', '.join(TAKEN)} are the stack's own; give "
+                                  f"it another name")  # fmt: skip
     if step.name in {other.name for other in earlier}:
         raise source.error(place, f"a step before this one is called {step.name!r} too; give "
                                   f"this one another name: {step.name}-2, say")  # fmt: skip
