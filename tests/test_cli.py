@@ -538,8 +538,10 @@ def test_ls_recipes(here):
     done = call("ls", "recipes")
     assert done.exit_code == 2 and "in its checkout" in done.stderr
     (here / "recipes").mkdir()
-    (here / "recipes/x.yaml").write_text("# A small one.\nkind: detector\n")
-    assert call("ls", "recipes").stdout == "recipes/x.yaml  A small one.\n"
+    (here / "recipes/x.yaml").write_text(
+        "# A small one (arXiv 1.2), in two\n# lines. Few steps.\nkind: detector\n# Not this.\n")
+    assert call("ls", "recipes").stdout == (
+        "recipes/x.yaml  A small one (arXiv 1.2), in two lines.\n")
 
 
 def test_bench_export_writes_the_official_files(here):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from enum import StrEnum
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,14 +79,16 @@ def _origin(row: dict[str, Any]) -> str:
 
 
 def _recipes(folder: Path) -> list[dict[str, str]]:
-    """The YAML files below `folder`; the first comment line says what each is."""
+    """The YAML files below `folder`; the first sentence of the comment that each begins with says
+    what it is."""
     if not folder.is_dir():
         raise ValueError(f"there is no folder {str(folder)!r} here; recipes come with impasto's "
                          f"repository, run this in its checkout")  # fmt: skip
     rows = []
     for path in sorted(folder.rglob("*.yaml")):
-        first = path.read_text(encoding="utf-8").split("\n", 1)[0]
-        rows.append({"name": str(path), "about": first.lstrip("# ").strip()})
+        lines = path.read_text(encoding="utf-8").splitlines()
+        comment = " ".join(line.lstrip("# ") for line in takewhile(lambda t: t[:1] == "#", lines))
+        rows.append({"name": str(path), "about": re.split(r"(?<=\.) (?=[A-Z])", comment)[0]})
     return rows
 
 
