@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPConfig, CLIPModel
 
+from impasto import files
 from impasto.models import load_generator, tokenflow, vq
 from impasto.models.mmdit import MMDiTGenerator
 from impasto.models.storage import network_from
@@ -238,6 +239,13 @@ def test_the_same_command_goes_on_with_what_was_broken_off(train, monkeypatch, k
     assert names
     for name in names:
         assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
+
+
+def test_a_second_training_in_the_same_folder_is_refused(train, tmp_path):
+    with files.lock(tmp_path / "out"), pytest.raises(files.LockedError, match="being written by"):
+        train("clip", steps=1)
+    assert not (tmp_path / "out" / "training.json").exists()
+    assert not (train("clip", steps=1) / ".lock").exists()
 
 
 def finite(module):

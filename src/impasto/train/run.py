@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,25 +35,31 @@ def run_recipe(
 
     One that was broken off goes on by the same call, to the same bits (`train.checkpoint`).
 
-    Under torchrun this is one of its processes (`train.processes`).
+    Under torchrun this is one of its processes (`train.processes`). Raises `files.LockedError`
+    while another training writes into `out`.
     """
     recipe, out = load_recipe(path, overrides), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     settings = {key: value for key, value in asdict(recipe).items() if key not in IDLE}
     checkpoint = Checkpoint(out / "checkpoint", settings, recipe.checkpoint_every)
-    with processes.together(device) as own, checkpoint:
+    with processes.together(device) as own, _alone(out), checkpoint:
         loop, many = KINDS[recipe.kind].train(recipe, own, out, checkpoint), processes.count()
         if not processes.first():
             return out
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
-    sets = " ".join(f"--set {key}={value}" for key, value in (overrides or {}).items())
-    command = f"impasto train {Path(path).as_posix()} {sets}".strip()
-    record = {"command": command, "recipe": asdict(recipe), "steps": loop.steps,
-              "images": loop.steps * recipe.batch, "seconds": round(time.monotonic() - start),
-              "device": name if many == 1 else f"{many} x {name}",
-              "torch": torch.__version__}  # fmt: skip
-    files.write_json(out / "training.json", record)
-    write_card(out, record)
-    checkpoint.remove()
+        name = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
+        sets = " ".join(f"--set {key}={value}" for key, value in (overrides or {}).items())
+        command = f"impasto train {Path(path).as_posix()} {sets}".strip()
+        record = {"command": command, "recipe": asdict(recipe), "steps": loop.steps,
+                  "images": loop.steps * recipe.batch, "seconds": round(time.monotonic() - start),
+                  "device": name if many == 1 else f"{many} x {name}",
+                  "torch": torch.__version__}  # fmt: skip
+        files.write_json(out / "training.json", record)
+        write_card(out, record)
+        checkpoint.remove()
     return out
+
+
+def _alone(out: Path) -> AbstractContextManager[None]:
+    """Held by the process that writes, so that a second training in the same folder is refused."""
+    return files.lock(out) if processes.first() else nullcontext()
