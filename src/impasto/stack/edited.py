@@ -222,15 +222,17 @@ class Contribution(Judging):
         return {f"{i + 1} of {SHARES}": _Share(**own, at=i) for i in range(SHARES)}
 
     def run(self, tools: Tools) -> Done:
-        folder = tools.out / self.name
-        path = folder / "contributions.json"
+        path = self._path(tools)
         if not path.is_file():
             settings = self.planned(tools, "none", self.seed, self.samples)
             if self.by == "score":
                 self._scored(contributions, tools, settings, self._units(tools))
             else:
-                self._watched(tools, settings, folder)
+                self._watched(tools, settings, path.parent)
         return Done(scores=path)
+
+    def _path(self, tools: Tools) -> Path:
+        return tools.out / self.name / "contributions.json"
 
     def _units(self, tools: Tools) -> list[Unit]:
         return units(_transformer(tools, self.model), self.units == "blocks")
@@ -287,9 +289,12 @@ class _Share(Contribution):
     at: int
 
     def run(self, tools: Tools) -> Done:
+        if self._path(tools).is_file():
+            return Done()
         parts = [WHOLE, *self._units(tools)][self.at :: SHARES]
-        settings = self.planned(tools, "none", self.seed, self.samples)
-        self._scored(scores_without, tools, settings, parts)
+        if parts:
+            settings = self.planned(tools, "none", self.seed, self.samples)
+            self._scored(scores_without, tools, settings, parts)
         return Done()
 
 
