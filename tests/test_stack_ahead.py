@@ -1,6 +1,7 @@
 """Steps side by side: who waits for whom, and that nothing comes out otherwise than one by one."""
 
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from impasto.cli import build
 from impasto.stack import Tools, load_stack, run_stack
-from impasto.stack.ahead import _run, jobs_of
+from impasto.stack.ahead import WORKER, Job, _do, _run, jobs_of
 from impasto.stack.base import Done
 from tests import tiny_mmdit
 
@@ -122,6 +123,36 @@ def test_what_finds_no_memory_beside_others_is_done_with_fewer_at_once(tmp_path)
     with pytest.raises(torch.OutOfMemoryError) as caught:
         _run(dict(todo), Crowded(room=0), tools, 8)
     assert caught.value.__notes__[0].startswith("in graft")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_job_leaves_the_memory_that_it_had(tmp_path, monkeypatch, fails):
+    tools, emptied = Tools(tmp_path, build), []
+    (tmp_path / "jobs").mkdir()
+    monkeypatch.setitem(WORKER, "tools", tools)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(tools._model))
+
+    class Drawing:
+        def run(self, tools):
+            assert emptied == [None], "before it"
+            tools._model = "host", object()
+            if fails:
+                raise KeyError("failed")
+            return Done()
+
+    with pytest.raises(KeyError) if fails else nullcontext():
+        _do(Job("one", Drawing(), ()), {})
+    assert emptied == [None, None] and tools._model is None
+
+
+def test_shares_of_finished_contributions_need_no_model(tmp_path):
+    steps = load_stack("recipes/surgery/sticker.yaml", {}).steps
+    (units,) = (step for step in steps if step.name == "units")
+    (tmp_path / "units").mkdir()
+    (tmp_path / "units" / "contributions.json").touch()
+    for share in units.shares().values():
+        assert share.run(Tools(tmp_path, None)) == Done()
 
 
 def test_runs_that_are_finished_are_left_to_their_turn(tmp_path):

@@ -155,7 +155,7 @@ def _begin(place: _Place, turns: Any) -> None:
 def _do(job: Job, given: Mapping[str, Done]) -> Done:
     tools = WORKER["tools"]
     tools.done |= given
-    _release(tools)
+    _release(tools)  # what the error of a job that failed here still held
     try:
         with _printing_to(tools.out / "jobs" / f"{slug(job.name)}.log"):
             return replace(job.step.run(tools), table=None)
