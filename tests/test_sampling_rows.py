@@ -61,8 +61,10 @@ def test_latents_are_identical_too(pipe):
 @pytest.mark.parametrize("shape", [(6, 256), (6, 40, 256), (6, 3, 5, 256)])
 def test_rowwise_linear_is_linear(shape):
     x, weight, bias = torch.randn(shape), torch.randn(64, 256), torch.randn(64)
-    for b in (bias, None):
-        torch.testing.assert_close(rowwise_linear(x, weight, b), F.linear(x, weight, b))
+    # In double: products are summed in another order, and single precision can show it.
+    exact = x.double(), weight.double()
+    for b in (bias.double(), None):
+        torch.testing.assert_close(rowwise_linear(*exact, b), F.linear(*exact, b))
     for i in range(6):
         assert torch.equal(rowwise_linear(x[i : i + 1], weight, bias)[0],
                            rowwise_linear(x, weight, bias)[i])
