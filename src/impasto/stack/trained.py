@@ -21,7 +21,7 @@ class Train(Step):
 
     recipe: the YAML file. set: keys of it to override; step:NAME in a value of them, however deep,
     stands for the folder of an earlier step's model. A training that was interrupted goes on; one
-    that is done is not done again.
+    that is done is not done again. Either is refused if a model that it reads is another by now.
     """
 
     recipe: str
@@ -49,12 +49,16 @@ class Train(Step):
         self.read()
 
     def run(self, tools: Tools) -> Done:
+        from impasto.train.inputs import input_digests
         from impasto.train.run import run_recipe
 
         folder = tools.out / self.name
         record = folder / "training.json"
         if record.is_file():
-            check_same(read_json(record)["recipe"], normal(asdict(self.read(tools))), folder)
+            done, recipe = read_json(record), self.read(tools)
+            check_same(done["recipe"], normal(asdict(recipe)), folder)
+            if "inputs" in done:  # records from before there were any are taken as they are
+                check_same({"inputs": done["inputs"]}, {"inputs": input_digests(recipe)}, folder)
         else:
             run_recipe(self.recipe, folder, tools.device, tools.named(self.set))
         return Done(model=folder)

@@ -18,6 +18,7 @@ import torch
 from impasto import files
 from impasto.train import kinds, processes
 from impasto.train.checkpoint import Checkpoint
+from impasto.train.inputs import input_digests
 from impasto.train.recipe import KINDS, Kind, Recipe, load_recipe
 from impasto.zoo.cards import write_card
 
@@ -33,7 +34,8 @@ def run_recipe(
 ) -> Path:  # fmt: skip
     """Train what the recipe at `path` says and write the model's folder `out`.
 
-    One that was broken off goes on by the same call, to the same bits (`train.checkpoint`).
+    One that was broken off goes on by the same call, to the same bits (`train.checkpoint`), if
+    what it reads (`train.inputs`) is what it was.
 
     Under torchrun this is one of its processes (`train.processes`). Raises `files.LockedError`
     while another training writes into `out`.
@@ -41,7 +43,9 @@ def run_recipe(
     recipe, out = load_recipe(path, overrides), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
+    inputs = input_digests(recipe)
     settings = {key: value for key, value in asdict(recipe).items() if key not in IDLE}
+    settings["inputs"] = inputs
     checkpoint = Checkpoint(out / "checkpoint", settings, recipe.checkpoint_every)
     with processes.together(device) as own, _alone(out), checkpoint:
         loop, many = KINDS[recipe.kind].train(recipe, own, out, checkpoint), processes.count()
@@ -50,8 +54,9 @@ def run_recipe(
         name = torch.cuda.get_device_name() if device.startswith("cuda") else "cpu"
         sets = " ".join(f"--set {key}={value}" for key, value in (overrides or {}).items())
         command = f"impasto train {Path(path).as_posix()} {sets}".strip()
-        record = {"command": command, "recipe": asdict(recipe), "steps": loop.steps,
-                  "images": loop.steps * recipe.batch, "seconds": round(time.monotonic() - start),
+        record = {"command": command, "recipe": asdict(recipe), "inputs": inputs,
+                  "steps": loop.steps, "images": loop.steps * recipe.batch,
+                  "seconds": round(time.monotonic() - start),
                   "device": name if many == 1 else f"{many} x {name}",
                   "torch": torch.__version__}  # fmt: skip
         files.write_json(out / "training.json", record)
