@@ -62,6 +62,10 @@ def test_tokenizers_are_put_beside_each_other_and_on_a_page(made, tmp_path):
     assert rows["latents"]["summary"]["verdicts"]["overall"]["value"] == 1.0
     text = markdown(sheets([table]))
     assert "verdicts kept" in text and "class of the object" in text
+    means = rows["second"]["summary"]["means"]["mean_color_error"]
+    line = next(line for line in text.splitlines() if line.startswith("| second |"))
+    assert f"{means['value']:.2f} [{means['low']:.2f}, {means['high']:.2f}]" in line
+    assert "mean_color_error" in rows["second"]["differences"]
 
 
 def test_differences_are_of_pairs_of_pictures():

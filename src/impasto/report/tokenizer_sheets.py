@@ -16,9 +16,18 @@ def _interval(values: Values | None, decimals: int = 3) -> str:
     return scored([values[key] for key in ("value", "low", "high")], decimals)
 
 
-def _perceptual(key: str) -> str:
-    """"perceptual_sticker_clip" as a column."""
+COLOR = "mean_color_error"
+
+
+def _column(key: str) -> str:
+    """"perceptual_sticker_clip" as a column's name."""
+    if key == COLOR:
+        return "mean colour error"
     return key.removeprefix("perceptual_").replace("_", " ")
+
+
+def _decimals(key: str) -> int:
+    return 2 if key in ("psnr", COLOR) else 4
 
 
 def tokenizers(table: Values) -> list[Sheet]:
@@ -43,30 +52,33 @@ def _kept(table: Values) -> Sheet:
     for row in rows:
         summary, use = row["summary"], row["summary"].get("codebook")
         lines.append((
-            row["name"], _interval(summary["means"]["psnr"], 2),
-            *(_interval(summary["means"].get(key), 4) for key in near),
+            row["name"],
+            *(_interval(summary["means"].get(key), _decimals(key))
+              for key in ("psnr", COLOR, *near)),
             *(numbered(summary["distances"].get(key, {}).get("value")) for key in apart),
             _interval(summary.get("verdicts", {}).get("overall")),
             DASH if use is None else f"{use['share']:.1%}",
             DASH if use is None else f"{use['perplexity']:,.0f} of {use['size']:,}",
         ))  # fmt: skip
-    columns = ("tokenizer", "PSNR", *map(_perceptual, near), *(f"r{key}".replace("_", " ")
-               for key in apart), "verdicts kept", "codes used", "perplexity")  # fmt: skip
+    columns = ("tokenizer", "PSNR", _column(COLOR), *map(_column, near),
+               *(f"r{key}".replace("_", " ") for key in apart), "verdicts kept", "codes used",
+               "perplexity")  # fmt: skip
     return Sheet(table["title"], columns, tuple(lines), (
-        f"{table['pictures']}; 95 % intervals over pictures. Distances between a picture and its "
-        f"reconstruction in the features of the named network, from 0 to 4; rfd: Fréchet distance "
-        f"between both sets. Verdicts by {table['scorer']}: of the originals that it accepts, the "
-        f"share whose reconstruction it accepts.",
+        f"{table['pictures']}; 95 % intervals over pictures. Mean colour error: how far the mean "
+        f"colours of a picture and its reconstruction are apart, of 255. Distances between both "
+        f"in the features of the named network, from 0 to 4; rfd: Fréchet distance between both "
+        f"sets. Verdicts by {table['scorer']}: of the originals that it accepts, the share whose "
+        f"reconstruction it accepts.",
     ))  # fmt: skip
 
 
 def _kept_differences(table: Values) -> Sheet:
     rows = [row for row in table["rows"] if row["differences"]]
     keys = list(rows[0]["differences"])
-    lines = tuple((row["name"], *(changed(row["differences"].get(key), 4) for key in keys))
-                  for row in rows)  # fmt: skip
+    lines = tuple((row["name"], *(changed(row["differences"].get(key), _decimals(key))
+                                  for key in keys)) for row in rows)  # fmt: skip
     return Sheet(f"{table['title']}: difference from {table['base']}",
-                 ("tokenizer", *map(_perceptual, keys)), lines,
+                 ("tokenizer", *map(_column, keys)), lines,
                  ("Picture by picture; * the interval excludes zero.",))  # fmt: skip
 
 

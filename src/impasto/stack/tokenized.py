@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Tokenizers"]
 
-MEASURED = ("psnr", "perceptual_", "lpips_")
+MEASURED = ("psnr", "mean_color_error", "perceptual_", "lpips_")
 """What differences between tokenizers are of: keys of pictures.jsonl, or their beginnings."""
 
 
