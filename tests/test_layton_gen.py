@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from impasto.models import load_generator
 from impasto.models.layton import (
+    DECODINGS,
     TRANSFORMERS,
     Defaults,
     LaytonGenerator,
@@ -670,3 +671,33 @@ def test_ids_are_decoded_by_laytons_own_tokenizer(tmp_path):
     pipe.save_pretrained(tmp_path / "model", "float32")
     again = LaytonGenerator.from_pretrained(tmp_path / "model")
     assert torch.equal(generate(again, asked, seeds)[0], images)
+
+
+def test_a_drawing_is_decoded_as_its_tokenizer_was_trained_for_or_as_asked(tmp_path):
+    vae = tiny_layton.tokenizer(tokens_side=32)
+    vae.record(DECODINGS["hyper"])
+    pipe = tiny_layton_gen.generator(vae, clean=False)
+    pipe.save_pretrained(tmp_path, "float32")
+
+    def drawn(options=""):
+        made = load_generator(f"layton:folder={tmp_path}{options}")
+        return made, generate(made, requests(DOG), [3])[0]
+
+    own, images = drawn()
+    assert own.vae.decoding == DECODINGS["hyper"]
+    assert own.provenance()["decoded"]["decoding"] == asdict(DECODINGS["hyper"])
+    assert torch.equal(images, generate(pipe, requests(DOG), [3])[0])
+    other, three = drawn(",decoding=tlcm")
+    assert other.vae.decoding == DECODINGS["tlcm"] == drawn(",steps=3")[0].vae.decoding
+    assert not torch.equal(three, images)
+    assert other.provenance() != own.provenance()
+    assert pipe.vae.token_digest() == other.vae.token_digest()
+    with pytest.raises(ValueError, match="decoding 'hiper': did you mean 'hyper'"):
+        drawn(",decoding=hiper")
+
+
+def test_a_plain_tokenizer_has_no_decoding_to_choose(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path, "float32")
+    assert "decoded" not in pipe.provenance()
+    with pytest.raises(ValueError, match="draws the ids of a VQTokenizer; leave them out"):
+        load_generator(f"layton:folder={tmp_path},steps=2")

@@ -1,12 +1,14 @@
 """Layton from its front to what draws, by recipes, very small."""
 
+from dataclasses import asdict, replace
+
 import pytest
 import torch
 import yaml
 
 from impasto.models import load_generator
 from impasto.models.autoencoders import load_autoencoder
-from impasto.models.layton import LaytonTokenizer
+from impasto.models.layton import DECODINGS, LaytonTokenizer
 from impasto.models.storage import network_from
 from impasto.models.vq import VQTokenizer
 from impasto.sample.protocol import Request, generate
@@ -94,14 +96,32 @@ def test_the_base_begins_with_the_given_parts(chain):
 def test_what_was_learnt_is_decoded_in_all_ways(chain):
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     made = {}
-    ways = ("decoding=ddim,steps=2", "steps=1", "decoding=hyper", "steps=3", "tokens_side=24")
+    ways = ("decoding=ddim,steps=2", "decoding=tlcm,steps=1", "decoding=hyper", "steps=3",
+            "tokens_side=24")  # fmt: skip
     for text in ways:
         found = load_autoencoder(f"layton:folder={chain['pixels']},{text}").reconstruct(x)
         made[text] = found.images
         assert found.images.shape == x.shape and torch.isfinite(found.images).all()
         assert found.ids[0].shape == (2, 9 if "side" in text else 4)
-    assert not torch.equal(made["steps=1"], made["decoding=hyper"])
-    assert not torch.equal(made["steps=1"], made["steps=3"])
+    one = made["decoding=tlcm,steps=1"]
+    assert not torch.equal(one, made["decoding=hyper"])
+    assert not torch.equal(one, made["steps=3"])
+
+
+@pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")
+def test_pixels_are_decoded_as_they_were_learnt(chain):
+    """A folder says by which steps its copy learnt; no other would do."""
+    assert network_from(LaytonTokenizer, chain["alignment"]).decoding == DECODINGS["tlcm"]
+    learnt = {"pixels": {"steps": 1, "first": 800, "scale": 0.7, "l1": 1.0}}
+    one = chain["train"]("layton-pixels", "one", initial=str(chain["alignment"]), **learnt)
+    way = replace(DECODINGS["hyper"], scale=0.7)
+    assert network_from(LaytonTokenizer, one).decoding == way
+    for name in (one, f"layton:folder={one}"):
+        assert load_autoencoder(name).provenance()["decoding"] == asdict(way)
+    drawing = chain["train"]("layton", "from one", autoencoder=str(one), model={"depth": 1})
+    assert network_from(LaytonTokenizer, drawing / "vae").decoding == way
+    three = load_autoencoder(f"layton:folder={one},steps=3").provenance()["decoding"]
+    assert three == asdict(replace(way, steps=3, first=None))
 
 
 @pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")

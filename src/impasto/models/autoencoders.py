@@ -11,7 +11,6 @@ What it then offers: `models.reconstruct`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import nn
 
 from impasto.files import sha256_file
 from impasto.models import FAMILIES
-from impasto.models.layton import DECODINGS, LaytonTokenizer
+from impasto.models.layton import LaytonTokenizer
 from impasto.models.next_scale.pipeline import NextScaleGenerator
 from impasto.models.next_scale.reconstruct import BitAutoencoder, ScaleAutoencoder
 from impasto.models.reconstruct import (
@@ -80,23 +79,21 @@ def shrunk(*, folder: str, side: int, device: str | torch.device = "cpu") -> Shr
 
 @TOKENIZERS.register("layton", published=True, trained=("layton-alignment", "layton-pixels"))
 def layton(
-    *, folder: str, decoding: str = "tlcm", steps: int | None = None, first: int | None = None,
-    accelerated: bool | None = None, scale: float | None = None, tokens_side: int | None = None,
-    image: int | None = None, device: str | torch.device = "cpu",
+    *, folder: str, decoding: str | None = None, steps: int | None = None,
+    first: int | None = None, accelerated: bool | None = None, scale: float | None = None,
+    tokens_side: int | None = None, image: int | None = None, device: str | torch.device = "cpu",
 ) -> CodeAutoencoder:  # fmt: skip
     """Layton's, 256 ids for 1024 px, decoded by a diffusion: folder=DIR,decoding=ddim,steps=25.
 
-    decoding: a name of `layton.DECODINGS`, of which steps, first, accelerated and scale change
-    what they name. tokens_side, image: see `LaytonTokenizer.settle`. Raises ValueError.
+    decoding: a name of `layton.DECODINGS`, or else what the folder's decoder was trained for;
+    steps, first, accelerated and scale change what they name. tokens_side, image: see
+    `LaytonTokenizer.settle`. Raises ValueError.
     """
-    if decoding not in DECODINGS:
-        raise ValueError(f"decoding {decoding!r}: {nearest(decoding, list(DECODINGS))}")
-    given = {"steps": steps, "first": first, "accelerated": accelerated, "scale": scale}
-    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     made = _own(LaytonTokenizer, Path(folder), folder, device)
     model: Any = made.model
-    model.settle(decoding=replace(DECODINGS[decoding], **changes), image=image,
-                 tokens_side=tokens_side)  # fmt: skip
+    chosen = model.decoding.changed(decoding, steps=steps, first=first, accelerated=accelerated,
+                                    scale=scale)  # fmt: skip
+    model.settle(decoding=chosen, image=image, tokens_side=tokens_side)
     made.factor = model.factor
     return made
 

@@ -12,6 +12,7 @@ from impasto.models.infinity.loading import t5_encoder
 from impasto.models.layton.model import LaytonTransformer
 from impasto.models.layton.pipeline import LaytonGenerator
 from impasto.models.layton.sampling import Defaults
+from impasto.models.layton.tokenizer import LaytonTokenizer
 from impasto.models.storage import network_from, read_json
 from impasto.zoo.hub import model_folder
 from impasto.zoo.registry import MODELS, numbers
@@ -36,8 +37,8 @@ def layton(
     *, folder: str | None = None, transformer: str | None = None, vae: str | None = None,
     text: str | None = None, guidance: float | None = None, temperature: float | None = None,
     top_k: int | None = None, top_p: float | None = None, clean: bool | None = None,
-    tokens: str | None = None, torch_dtype: torch.dtype | str = torch.float32,
-    device: torch.device | str = "cpu",
+    tokens: str | None = None, decoding: str | None = None, steps: int | None = None,
+    torch_dtype: torch.dtype | str = torch.float32, device: torch.device | str = "cpu",
 ) -> LaytonGenerator:  # fmt: skip
     """LaytonGen over Layton's tokenizer or a plain one: folder=DIR, or transformer=, vae=, text=.
 
@@ -46,17 +47,20 @@ def layton(
     published demonstration, whose temperature leaves little to chance:
 
     guidance, temperature, top_k, top_p: see `sampling.Defaults`. clean: take out of prompts what
-    the published captions had not. tokens: the tokenizer's digest, where it is known. Raises
-    ValueError for parts that do not belong together, and for settings that cannot be.
+    the published captions had not. tokens: the tokenizer's digest, where it is known. decoding,
+    steps: how Layton's tokenizer decodes, a name of `layton.DECODINGS` and the steps of it, where
+    not as it was trained for. Raises ValueError for parts that do not belong together, and for
+    settings that cannot be.
     """
     folder_or_parts("layton", folder, {"transformer": transformer, "vae": vae, "text": text})
     given = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p,
              "clean": clean, "tokens": tokens}  # fmt: skip
     changes = {key: _checked(key, value) for key, value in given.items() if value is not None}
     if folder is not None:
-        return LaytonGenerator.from_pretrained(model_folder(folder, "folder"), defaults=changes,
+        made = LaytonGenerator.from_pretrained(model_folder(folder, "folder"), defaults=changes,
                                                torch_dtype=torch_dtype, device=device
                                                )  # fmt: skip
+        return _decoding(made, decoding, steps)
     dtype, (encoder, words) = as_dtype(torch_dtype), t5_encoder(str(text))
     own: Any = network_from(LaytonTransformer, model_folder(str(transformer), "transformer"))
     words.model_max_length = own.text
@@ -64,7 +68,18 @@ def layton(
     made = LaytonGenerator(transformer=own.eval(), vae=pictures,
                            text_encoder=encoder.eval(), tokenizer=words,
                            defaults=Defaults(**changes))  # fmt: skip
-    return made.cast_to(dtype, device)
+    return _decoding(made.cast_to(dtype, device), decoding, steps)
+
+
+def _decoding(made: LaytonGenerator, name: str | None, steps: int | None) -> LaytonGenerator:
+    """With its tokenizer settled on a decoding. Raises ValueError for one that has none."""
+    if name is not None or steps is not None:
+        if not isinstance(made.vae, LaytonTokenizer):
+            raise ValueError(f"decoding and steps are of Layton's tokenizer, and this model draws "
+                             f"the ids of a {type(made.vae).__name__}; leave them out"
+                             )  # fmt: skip
+        made.vae.settle(decoding=made.vae.decoding.changed(name, steps=steps))
+    return made
 
 
 def _checked(name: str, given: Any) -> Any:

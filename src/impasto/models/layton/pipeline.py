@@ -202,6 +202,11 @@ class LaytonGenerator(BoundGenerator):
 
     # ---------------------------------------------------------------- settings, cost
 
+    def provenance(self) -> dict[str, Any]:
+        """See `NetworkGenerator`; with how the tokenizer decodes, where there is a choice."""
+        settings = self.vae.settings
+        return super().provenance() | ({"decoded": settings} if settings else {})
+
     @property
     def sizes(self) -> Sizes:
         """The one map."""

@@ -15,8 +15,8 @@ Noise is a row's own: of its seed at the first step, of a seed made from it at e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -24,6 +24,7 @@ import torch
 from diffusers.schedulers import DDIMScheduler
 from torch import Tensor
 
+from impasto.models.storage import checked_fields
 from impasto.sample.seeds import derived_seed, row_noise
 from impasto.zoo.registry import nearest
 
@@ -90,6 +91,22 @@ class Decoding:
         elif self.first is not None or not 1 <= self.steps <= TIMES:
             raise ValueError(f"DDIM takes 1 to {TIMES} steps and no `first`, given {self.steps!r} "
                              f"and {self.first!r}")  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Decoding:
+        """The inverse of `asdict`. Raises ValueError naming unknown or missing keys."""
+        return cls(**checked_fields(cls, values, "a Layton tokenizer's decoding"))
+
+    def changed(self, name: str | None = None, **given: Any) -> Decoding:
+        """This one, or the one called `name` in `DECODINGS`, with what is given and not None put
+        in its place. A single step's own time goes when there are more. Raises ValueError."""
+        if name is not None and name not in DECODINGS:
+            raise ValueError(f"decoding {name!r}: {nearest(name, list(DECODINGS))}")
+        start = self if name is None else DECODINGS[name]
+        changes = {key: value for key, value in given.items() if value is not None}
+        if changes.get("steps", 1) != 1 and "first" not in changes:
+            changes["first"] = None
+        return replace(start, **changes)
 
     @property
     def with_accelerator(self) -> bool:

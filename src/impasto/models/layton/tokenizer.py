@@ -49,7 +49,7 @@ def ids_seed(ids: Tensor) -> int:
 class LaytonTokenizer(DiscreteTokenizer):
     """Pictures of `images` pixels a side <-> ids of one map; see `config.TokenizerConfig` for the
     arguments. vq, vae: the frozen parts. decoder: a `LADD`. image, tokens_side, decoding: see
-    `settle`."""
+    `settle`; at first decoding is what the folder records (`record`), or else as published."""
 
     image: int
     tokens_side: int
@@ -64,6 +64,7 @@ class LaytonTokenizer(DiscreteTokenizer):
         image: int, images: Sequence[int], tokens_side: int, sides: Sequence[int],
         stem: Sequence[int] = (8, 32, 96, 256), lora_rank: int = 64, lora_alpha: float = 8.0,
         latent_mean: Sequence[float] | None = None, latent_std: Sequence[float] | None = None,
+        decoding: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.vq, self.vae = VQTokenizer(**vq), AutoencoderKL(**vae)
@@ -75,7 +76,8 @@ class LaytonTokenizer(DiscreteTokenizer):
         self.latent_factor = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
         self._check()
         self.images, self.sides = tuple(images), tuple(sides)
-        self.settle(image=image, tokens_side=tokens_side, decoding=DECODINGS["tlcm"])
+        own = DECODINGS["tlcm"] if decoding is None else Decoding.from_dict(decoding)
+        self.settle(image=image, tokens_side=tokens_side, decoding=own)
         self.requires_grad_(False)
 
     def _check(self) -> None:
@@ -146,6 +148,12 @@ class LaytonTokenizer(DiscreteTokenizer):
         self.decoding = decoding or self.decoding
         # Whole pixels of it: 1024 px by 18 x 18 places have 56.9.
         self.factor = self.image * self.vq.factor // self.tokens_side
+
+    def record(self, decoding: Decoding) -> None:
+        """Settle on what the decoder was trained to be decoded by, for good: its folder says so.
+        (A copy that learnt pixels through one step knows no other.)"""
+        self.settle(decoding=decoding)
+        self.register_to_config(decoding=asdict(decoding))
 
     def pixels_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """Of any map: as large as it is asked to decode."""

@@ -116,5 +116,6 @@ def _pixels(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpo
     cache, _, _ = pictures(recipe, device)
     ids = cache_ids(made, cache, _sides(recipe, made))
     loop = train_pixels(made, cache, ids, objective, **numbers(recipe, checkpoint))
+    made.record(objective.decoding)
     _save(made, out)
     return loop
