@@ -696,6 +696,28 @@ def test_a_drawing_is_decoded_as_its_tokenizer_was_trained_for_or_as_asked(tmp_p
         drawn(",decoding=hiper")
 
 
+def test_another_tokenizer_of_the_same_ids_may_decode(tmp_path):
+    vae = tiny_layton.tokenizer(tokens_side=32)
+    tiny_layton_gen.generator(vae, clean=False).save_pretrained(tmp_path / "model", "float32")
+    with torch.no_grad():
+        for parameter in vae.decoder.controlnet.parameters():
+            parameter.mul_(1.5)  # as after more training
+    vae.save_parts(tmp_path / "further")
+    name = f"layton:folder={tmp_path / 'model'}"
+    plain, further = (load_generator(text)
+                      for text in (name, f"{name},vae={tmp_path / 'further'}"))  # fmt: skip
+    a, b = (generate(made, requests(DOG), [3])[0] for made in (plain, further))
+    assert not torch.equal(a, b)
+    assert plain.defaults == further.defaults
+    assert torch.equal(tiny_layton_gen.generator(vae, clean=False)([DOG], seeds=[3],
+                                                                   output_type="pt").images, b)
+    tiny_layton.tokenizer(seed=1, tokens_side=32).save_parts(tmp_path / "other")
+    with pytest.raises(ValueError, match="its codes mean other things"):
+        load_generator(f"{name},vae={tmp_path / 'other'}")
+    with pytest.raises(ValueError, match="given folder, text"):
+        load_generator(f"{name},text={tmp_path}")
+
+
 def test_a_plain_tokenizer_has_no_decoding_to_choose(pipe, tmp_path):
     pipe.save_pretrained(tmp_path, "float32")
     assert "decoded" not in pipe.provenance()

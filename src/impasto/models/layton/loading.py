@@ -42,9 +42,10 @@ def layton(
 ) -> LaytonGenerator:  # fmt: skip
     """LaytonGen over Layton's tokenizer or a plain one: folder=DIR, or transformer=, vae=, text=.
 
-    folder: as saved or trained. In parts as published, after impasto convert, text being the T5
-    encoder and its words, google/flan-t5-xl. What is not given is the folder's own, or as in the
-    published demonstration, whose temperature leaves little to chance:
+    folder: as saved or trained; with vae, its ids are decoded by another tokenizer of the same
+    ids, such as one whose copy was trained further. In parts as published, after impasto convert,
+    text being the T5 encoder and its words, google/flan-t5-xl. What is not given is the folder's
+    own, or as in the published demonstration, whose temperature leaves little to chance:
 
     guidance, temperature, top_k, top_p: see `sampling.Defaults`. clean: take out of prompts what
     the published captions had not. tokens: the tokenizer's digest, where it is known. decoding,
@@ -52,19 +53,21 @@ def layton(
     not as it was trained for. Raises ValueError for parts that do not belong together, and for
     settings that cannot be.
     """
-    folder_or_parts("layton", folder, {"transformer": transformer, "vae": vae, "text": text})
+    parts = {"transformer": transformer, "vae": vae, "text": text}
+    folder_or_parts("layton", folder, parts if folder is None else parts | {"vae": None})
     given = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p,
              "clean": clean, "tokens": tokens}  # fmt: skip
     changes = {key: _checked(key, value) for key, value in given.items() if value is not None}
+    dtype = as_dtype(torch_dtype)
+    pictures: Any = None if vae is None else tokenizer_from(model_folder(vae, "vae"))
     if folder is not None:
-        made = LaytonGenerator.from_pretrained(model_folder(folder, "folder"), defaults=changes,
-                                               torch_dtype=torch_dtype, device=device
-                                               )  # fmt: skip
-        return _decoding(made, decoding, steps)
-    dtype, (encoder, words) = as_dtype(torch_dtype), t5_encoder(str(text))
+        made = LaytonGenerator.from_pretrained(model_folder(folder, "folder"), defaults=changes)
+        if pictures is not None:
+            made = LaytonGenerator(**made.components | {"vae": pictures}, defaults=made.defaults)
+        return _decoding(made.cast_to(dtype, device), decoding, steps)
+    encoder, words = t5_encoder(str(text))
     own: Any = network_from(LaytonTransformer, model_folder(str(transformer), "transformer"))
     words.model_max_length = own.text
-    pictures = tokenizer_from(model_folder(str(vae), "vae"))
     made = LaytonGenerator(transformer=own.eval(), vae=pictures,
                            text_encoder=encoder.eval(), tokenizer=words,
                            defaults=Defaults(**changes))  # fmt: skip
