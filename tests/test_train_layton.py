@@ -18,7 +18,7 @@ from impasto.train.layton import PixelObjective
 from impasto.train.loop import Loop
 from impasto.train.run import Recipe, run_recipe
 from impasto.zoo.weights import load_state
-from tests import tiny_mmdit
+from tests import tiny_mmdit, tiny_vq
 
 BASE = {"preset": "tiny", "scenes": 1000, "steps": 2, "batch": 4, "lr": 0.01, "compiled": False}
 
@@ -45,10 +45,10 @@ def chain(tmp_path_factory):
 
     made = {"train": train, "source": source}
     made["front"] = train("vq-tokenizer", sides=[16, 24])
-    made["base"] = train("layton-base", autoencoder=str(source), front=str(made["front"]))
+    made["base"] = train("layton-base", autoencoder=str(source))
     made["accelerator"] = train("layton-accelerator", initial=str(made["base"]))
     made["alignment"] = train("layton-alignment", initial=str(made["accelerator"]),
-                              sides=[16, 24])  # fmt: skip
+                              front=str(made["front"]), sides=[16, 24])  # fmt: skip
     made["pixels"] = train("layton-pixels", initial=str(made["alignment"]),
                            pixels={"l1": 1.0, "first": 800})  # fmt: skip
     return made
@@ -72,7 +72,7 @@ def changed(before, after):
 
 def test_every_step_changes_its_own_part_alone(chain):
     assert changed(chain["base"], chain["accelerator"]) == {"accelerator"}
-    assert changed(chain["accelerator"], chain["alignment"]) == {"copy"}
+    assert changed(chain["accelerator"], chain["alignment"]) == {"copy", "vq"}
     assert changed(chain["alignment"], chain["pixels"]) == {"copy"}
 
 
@@ -81,9 +81,6 @@ def test_the_base_begins_with_the_given_parts(chain):
     source = load_generator(chain["source"])
     assert model.config["latent_mean"] == list(source.defaults.latent_mean)
     assert model.config["latent_std"] == list(source.defaults.latent_std)
-    front = network_from(VQTokenizer, chain["front"])
-    for key, tensor in model.vq.state_dict().items():
-        assert torch.equal(tensor, front.state_dict()[key]), key
     # The copy is of the trained base, behind zero convolutions: codes say nothing yet.
     own, copy = parts(chain["base"])["unet"], parts(chain["base"])["copy"]
     assert all(torch.equal(tensor, own[key]) for key, tensor in copy.items() if key in own)
@@ -91,6 +88,26 @@ def test_the_base_begins_with_the_given_parts(chain):
     ids = torch.arange(4)[None]
     a, b = (model.decode_tokens([x], model.sizes_of(32, 32), seeds=[3]) for x in (ids, ids + 9))
     assert torch.equal(a, b)
+
+
+def test_codes_are_the_fronts_from_the_alignment_on(chain):
+    model, front = (network_from(kind, chain[name]) for kind, name in (
+        (LaytonTokenizer, "pixels"), (VQTokenizer, "front")))  # fmt: skip
+    for key, tensor in model.vq.state_dict().items():
+        assert torch.equal(tensor, front.state_dict()[key]), key
+    assert model.token_digest() == front.token_digest()
+
+
+def test_a_front_of_another_codebook_is_taken_and_of_other_channels_refused(chain):
+    made = network_from(LaytonTokenizer, chain["base"])
+    larger = tiny_vq.tokenizer(vocabulary=64)
+    made.take_front(larger)
+    x = torch.rand(2, 3, 16, 16)
+    assert made.vocabulary == 64 and made.token_digest() == larger.token_digest()
+    assert torch.equal(made.encode(x, ((2, 2),))[0], larger.encode(x)[0])
+    assert not any(p.requires_grad for p in made.vq.parameters())
+    with pytest.raises(ValueError, match="codes of 4 channels, and this front's have 6"):
+        made.take_front(tiny_vq.tokenizer(channels=6))
 
 
 def test_what_was_learnt_is_decoded_in_all_ways(chain):
@@ -140,16 +157,15 @@ def test_what_draws_its_ids_is_trained_and_bound_to_it(chain):
 @pytest.mark.parametrize(
     ("kind", "given"),
     [("layton-base", {}), ("layton-accelerator", {"initial": "base"}),
-     ("layton-alignment", {"initial": "base", "sides": [16, 24]}),
+     ("layton-alignment", {"initial": "base", "front": "front", "sides": [16, 24]}),
      ("layton-pixels", {"initial": "alignment", "sides": [16, 24]})],
 )  # fmt: skip
 def test_the_same_command_goes_on_to_the_same_bits(chain, monkeypatch, kind, given):
     monkeypatch.setattr("impasto.train.loop.EXACT", set())  # bfloat16, as on a GPU
     values = {"steps": 4, "checkpoint_every": 2, **given}
-    if "initial" in values:
-        values["initial"] = str(chain[values["initial"]])
-    else:
-        values |= {"autoencoder": str(chain["source"]), "front": str(chain["front"])}
+    values |= {key: str(chain[values[key]]) for key in ("initial", "front") if key in values}
+    if "initial" not in values:
+        values["autoencoder"] = str(chain["source"])
     whole, update = chain["train"](kind, f"{kind}-whole", **values), Loop.update
 
     def breaking(loop, *arguments):
@@ -188,10 +204,11 @@ def test_small_copies_are_enlarged_again(chain):
 
 @pytest.mark.parametrize(
     ("kind", "values", "words"),
-    [("layton-base", {"front": "front"}, "name it in autoencoder, such as sticker-mmdit"),
-     ("layton-base", {"autoencoder": "source"}, "name the folder that kind vq-tokenizer made"),
+    [("layton-base", {}, "name it in autoencoder, such as sticker-mmdit"),
+     ("layton-alignment", {"initial": "base"}, "name the folder that kind vq-tokenizer made"),
      ("layton-pixels", {}, "name its folder in initial"),
-     ("layton-alignment", {"initial": "base", "sides": [20]}, "tokens are read off a copy of 8"),
+     ("layton-alignment", {"initial": "base", "front": "front", "sides": [20]},
+      "tokens are read off a copy of 8"),
      ("layton-pixels", {"initial": "base", "pixels": {"steps": 3}}, "must be 1 or 2, given 3"),
      ("layton-pixels", {"initial": "base", "pixels": {"l3": 3}}, "pixels has no 'l3'"),
      ("vq-tokenizer", {"sides": [20]}, "multiples of 8 pixels, not 20 x 20")],

@@ -67,10 +67,8 @@ class LaytonTokenizer(DiscreteTokenizer):
         decoding: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.vq, self.vae = VQTokenizer(**vq), AutoencoderKL(**vae)
-        # Pictures are decoded by other means; the published file has no such decoder either.
-        del self.vq.decoder
-        self.vocabulary, self.channels = self.vq.vocabulary, self.vq.channels
+        self._read_by(vq)
+        self.vae = AutoencoderKL(**vae)
         self.decoder = LADD(UNet2DConditionModel(**unet), self.channels, stem, lora_rank,
                             lora_alpha)  # fmt: skip
         self.latent_factor = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
@@ -79,6 +77,13 @@ class LaytonTokenizer(DiscreteTokenizer):
         own = DECODINGS["tlcm"] if decoding is None else Decoding.from_dict(decoding)
         self.settle(image=image, tokens_side=tokens_side, decoding=own)
         self.requires_grad_(False)
+
+    def _read_by(self, config: Mapping[str, Any]) -> None:
+        """A front of these sizes, with random weights."""
+        self.vq = VQTokenizer(**config)
+        # Pictures are decoded by other means; the published file has no such decoder either.
+        del self.vq.decoder
+        self.vocabulary, self.channels = self.vq.vocabulary, self.vq.channels
 
     def _check(self) -> None:
         """Raises ValueError for sizes and moments that do not go together."""
@@ -107,12 +112,25 @@ class LaytonTokenizer(DiscreteTokenizer):
         """
         made = cls(**_values(config) | changes | {"vq": dict(vq.config), "vae": dict(vae.config),
                                                   "unet": dict(unet.config)})  # fmt: skip
-        front = {key: tensor for key, tensor in vq.state_dict().items()
-                 if not key.startswith("decoder.")}  # fmt: skip
-        made.vq.load_state_dict(front)
+        made.take_front(vq)
         made.vae.load_state_dict(vae.state_dict())
         made.decoder.start_from(unet.state_dict())
         return made.eval()
+
+    def take_front(self, vq: VQTokenizer) -> None:
+        """Have copies read by this front, which is copied, from now on. Raises ValueError for one
+        whose codes have other channels, or that cannot read copies of `sides`."""
+        if vq.channels != self.channels:
+            raise ValueError(f"the decoder is told codes of {self.channels} channels, and this "
+                             f"front's have {vq.channels}")  # fmt: skip
+        if any(side % vq.factor for side in self.sides):
+            raise ValueError(f"this front reads {vq.factor} px a token, and copies have "
+                             f"{list(self.sides)} px a side")  # fmt: skip
+        self._read_by(dict(vq.config))
+        self.vq.load_state_dict({key: tensor for key, tensor in vq.state_dict().items()
+                                 if not key.startswith("decoder.")})  # fmt: skip
+        self.vq.to(self.device, self.dtype).requires_grad_(False).eval()
+        self.settle()
 
     # ---------------------------------------------------------------- parts
 

@@ -61,18 +61,19 @@ def _autoencoder(name: str | None) -> MMDiTGenerator:
 
 def _front(recipe: Recipe) -> VQTokenizer:
     if recipe.front is None:
-        raise ValueError("layton-base needs a trained tokenizer of one codebook: name the folder "
-                         "that kind vq-tokenizer made in front")  # fmt: skip
+        raise ValueError(f"{recipe.kind} needs a trained tokenizer of one codebook: name the "
+                         f"folder that kind vq-tokenizer made in front")  # fmt: skip
     front: Any = network_from(VQTokenizer, Path(recipe.front))
     return front
 
 
-@kind("layton-base", keys=("autoencoder", "front"))
+@kind("layton-base", keys=("autoencoder",))
 def _base(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
+    """Base and accelerator know no codes: their folder's front has random weights."""
     config, source = TOKENIZERS[recipe.preset](), _autoencoder(recipe.autoencoder)
     torch.manual_seed(recipe.seed)
     unet = UNet2DConditionModel(**config.unet)
-    given: dict[str, Any] = {"vq": _front(recipe), "vae": source.vae,
+    given: dict[str, Any] = {"vq": VQTokenizer(**config.vq), "vae": source.vae,
                              "latent_mean": source.defaults.latent_mean,
                              "latent_std": source.defaults.latent_std}  # fmt: skip
     made = LaytonTokenizer.assemble(config, unet=unet, **given).to(device)
@@ -99,9 +100,10 @@ def _sides(recipe: Recipe, made: LaytonTokenizer) -> Sequence[int]:
     return recipe.sides or (made.tokens_side,)
 
 
-@kind("layton-alignment", keys=("initial", "sides"))
+@kind("layton-alignment", keys=("initial", "front", "sides"))
 def _alignment(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
     made = _initial(recipe, device)
+    made.take_front(_front(recipe))
     cache, _, _ = pictures(recipe, device)
     latents, ids = cache_latents(made, cache), cache_ids(made, cache, _sides(recipe, made))
     del cache
