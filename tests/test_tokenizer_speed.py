@@ -12,10 +12,11 @@ from torch import nn
 from impasto.models.layton.sampler import own_noise
 from impasto.models.tokenflow.costs import scale_flops
 from impasto.sample.flops import count_flops
+from impasto.train.loop import Loop
 from tests import tiny_layton, tiny_tokenflow_lm
 
 BENCHMARKS = str(Path(__file__).parent.parent / "benchmarks")
-NAMES = ("layton", "measuring", "official_layton", "roofline", "tokenflow")
+NAMES = ("layton", "measuring", "official_layton", "roofline", "tokenflow", "training")
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +235,21 @@ def test_tokenflow_from_end_to_end_and_l_without_timm(scripts, monkeypatch, tmp_
     far = [note["largest_difference_of_sums"] for note in whole["notes"]
            if "largest_difference_of_sums" in note]  # fmt: skip
     assert same == [0] and far == [0.0, 0.0]
+
+
+# ------------------------------------------------------------------------------ trainings
+
+
+def test_every_training_makes_its_steps_and_stops(scripts, monkeypatch, capsys):
+    bench, update = scripts["training"], Loop.update
+    monkeypatch.setattr(sys, "argv", ["training.py", "--preset", "tiny", "--batches", "2",
+                                      "--steps", "2"])  # fmt: skip
+    bench.main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("'")]
+    assert [line.split("'")[1] for line in lines] == list(bench.KINDS)
+    assert all(float(line.split()[-1]) > 0 for line in lines)
+    assert Loop.update is update
+    with bench.marked(3, torch.device("cpu")) as marks:
+        train = bench.trained("tiny", torch.device("cpu"))["base"]
+        train(batch=2, steps=100, lr=1e-4)
+    assert len(marks) == 1 + bench.WARM + 3

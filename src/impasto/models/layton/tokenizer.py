@@ -129,7 +129,8 @@ class LaytonTokenizer(DiscreteTokenizer):
         self._read_by(dict(vq.config))
         self.vq.load_state_dict({key: tensor for key, tensor in vq.state_dict().items()
                                  if not key.startswith("decoder.")})  # fmt: skip
-        self.vq.to(self.device, self.dtype).requires_grad_(False).eval()
+        # Not diffusers' own `to`: it warns of modules to keep in float32 even when there are none.
+        nn.Module.to(self.vq, self.device, self.dtype).requires_grad_(False).eval()
         self.settle()
 
     # ---------------------------------------------------------------- parts
