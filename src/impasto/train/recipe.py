@@ -46,8 +46,9 @@ class Recipe:
     copies, one a step: that layton's decoder is shown codes of, or that a vq tokenizer learns to
     code. pixels: what layton-pixels learns (`train.layton.PixelObjective`). teacher: also the
     host of a graft-regression or a prune-distillation, whose initial is the edited network;
-    regression, distillation, tuning: how these and finetune learn (`train.kinds.surgery`). model: values
-    of the preset's configuration to override. save_every: steps between two of its saved models.
+    regression, distillation, tuning: how these and finetune learn (`train.kinds.surgery`).
+    model: values of the preset's configuration to override. save_every: steps between two of
+    its saved models.
     checkpoint_every: steps between two checkpoints, from which the same command goes on
     (`train.checkpoint`).
     """
