@@ -37,8 +37,10 @@ def test_importing_is_light():
     ("torch.utils._pytree", "%s is an Enum subclass and is now natively supported"),
     ("diffusers.quantizers.torchao.torchao_quantizer",
      "Unable to import `torchao` Tensor objects. This"),
+    ("bitsandbytes.backends.cpu.ops",
+     "Failed to load CPU gemm_4bit_forward from kernels-community: %s."),
 ])  # fmt: skip
-def test_of_torchao_only_the_known_words_are_left_out(logger, words):
+def test_of_libraries_only_the_known_words_are_left_out(logger, words):
     def heard(text):
         record = logging.LogRecord(logger, logging.WARNING, "", 0, text, (), None)
         return bool(logging.getLogger(logger).filter(record))

@@ -31,9 +31,11 @@ _HOME = {
 _TALKATIVE = {
     "torchao": "Failed to load ", "torch.utils._pytree": "%s is an Enum subclass",
     "diffusers.quantizers.torchao.torchao_quantizer": "Unable to import `torchao` Tensor objects",
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
 }  # fmt: skip
-"""Logger -> how what it says begins whenever diffusers is imported beside torchao: of kernels for
-other machines and of torchao's own past. All else that they say is heard."""
+"""Logger -> how what it says begins whenever diffusers is imported beside torchao or, on some
+processors, bitsandbytes: of kernels that are not needed and of torchao's own past. All else that
+they say is heard."""
 
 
 def _silence(name: str, start: str) -> None:

@@ -10,6 +10,8 @@ state dict are bitsandbytes' own.
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +25,19 @@ __all__ = ["BLOCK", "DOUBLE_BLOCK", "NF4Linear"]
 
 BLOCK = 64
 DOUBLE_BLOCK = 256
+
+
+def _dequantised(codes: Tensor, state: Any) -> Tensor:
+    """w' of a weight, on a processor.
+
+    bitsandbytes' kernel for processors with AVX-512 begins a block at every row (0.50.2), which is
+    wrong where rows are no whole number of blocks; so it is shown a block a row.
+    """
+    n, flat = math.prod(state.shape), copy.copy(state)
+    blocks = -(-n // BLOCK)
+    flat.shape = torch.Size((blocks, BLOCK))
+    whole = F.pad(codes.flatten(), (0, blocks * BLOCK // 2 - codes.numel()))
+    return bnb.functional.dequantize_4bit(whole, flat).flatten()[:n].view(state.shape)
 
 
 class NF4Linear(bnb.nn.Linear4bit):
@@ -52,8 +67,7 @@ class NF4Linear(bnb.nn.Linear4bit):
         if h.is_meta:  # FLOPs are being counted; the weight has lost its state
             y = F.linear(h, h.new_empty(self.out_features, self.in_features), bias)
         elif h.device.type == "cpu":
-            w = bnb.functional.dequantize_4bit(self.weight.data, self.weight.quant_state)
-            y = F.linear(h, w, bias)
+            y = F.linear(h, _dequantised(self.weight.data, self.weight.quant_state), bias)
         else:
             y = bnb.matmul_4bit(h, self.weight, self.weight.quant_state, bias=bias)
         return y.to(x.dtype)
