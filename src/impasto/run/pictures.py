@@ -50,8 +50,6 @@ SOURCES: Registry[Pictures] = Registry("source of pictures")
 COMBINING = tuple(task for task in GENEVAL_TASKS if task != "single_object")
 LONGEST = math.isqrt(MAX_PIXELS)
 """Side of the largest square that is read or made."""
-KEPT = 4096
-"""Scenes that are kept, of those that were laid out last: pictures, truth and specs ask anew."""
 Size = tuple[int, int]
 """Height and width."""
 
@@ -213,22 +211,23 @@ class _World(Pictures):
         self.name, self.seed, self.split, self.sprites = name, seed, split, Sprites.load()
         self.draw, self.known = Renderer(self.sprites), specs
         self.names = [f"scene {i:06d}" for i in range(count)]
-        self.scene = lru_cache(maxsize=KEPT)(self._scene)
+        self.scenes = lru_cache(maxsize=1)(self._scenes)  # asked for pictures, then for specs
         side = self.scenes(range(1))[0].size
         self.size = side, side
 
-    def _scene(self, i: int) -> Scene:
+    def _of_split(self, i: int, split: Split) -> Scene:
         rng = np.random.default_rng([self.seed, i])
-        if self.split is not None:
-            task = {COMBINING[i % len(COMBINING)]: 1.0}
-            return compose(sample_spec(rng, self.sprites.classes, self.split, task), rng,
-                           self.sprites)  # fmt: skip
-        if self.known is None:
-            return task_scene(i, self.seed, self.sprites)[0]
-        return compose(self.known[i], rng, self.sprites)
+        task = COMBINING[i % len(COMBINING)]
+        return compose(sample_spec(rng, self.sprites.classes, split, {task: 1.0}), rng,
+                       self.sprites)  # fmt: skip
 
-    def scenes(self, at: range) -> list[Scene]:
-        return [self.scene(i) for i in at]
+    def _scenes(self, at: range) -> list[Scene]:
+        if self.split is not None:
+            return [self._of_split(i, self.split) for i in at]
+        if self.known is None:
+            return [task_scene(i, self.seed, self.sprites)[0] for i in at]
+        return [compose(self.known[i], np.random.default_rng([self.seed, i]), self.sprites)
+                for i in at]  # fmt: skip
 
     def read(self, at: range, frame: Frame) -> Tensor:
         return torch.stack([frame.cut(image) for image in self.draw(self.scenes(at)).images])

@@ -20,7 +20,6 @@ from impasto.zoo.registry import nearest
 
 if TYPE_CHECKING:
     from impasto.models.autoencoders import Autoencoder
-    from impasto.run.pictures import Pictures
 
 __all__ = ["Tokenizers"]
 
@@ -77,13 +76,11 @@ class Tokenizers(Step):
 
     def run(self, tools: Tools) -> Done:
         from impasto.models.autoencoders import load_autoencoder
-        from impasto.run.pictures import open_pictures
 
         rows, base = [], None
-        pictures = open_pictures(self.pictures)  # once for all: scenes take seconds to lay out
         for name in [self.base, *(name for name in self.models if name != self.base)]:
             model = load_autoencoder(tools.model_name(self.models[name]), device=tools.device)
-            run = self._measured(tools, name, model, pictures)
+            run = self._measured(tools, name, model)
             seen = _pictures(run)
             base = base or seen
             rows.append({
@@ -97,15 +94,14 @@ class Tokenizers(Step):
                            "page": [str(tools.out / self.name / row["name"]) for row in rows]}
                     )  # fmt: skip
 
-    def _measured(
-        self, tools: Tools, name: str, model: Autoencoder, pictures: Pictures
-    ) -> RunDirectory:
+    def _measured(self, tools: Tools, name: str, model: Autoencoder) -> RunDirectory:
+        from impasto.run.pictures import open_pictures
         from impasto.run.reconstruction import ReconstructionSettings, measure_reconstruction
 
         near, extractors = self._distances(tools)
         settings = ReconstructionSettings(
-            model=model, pictures=pictures, perceptual=near, extractors=extractors,
-            scorer=tools.scorer(self.scorer),
+            model=model, pictures=open_pictures(self.pictures), perceptual=near,
+            extractors=extractors, scorer=tools.scorer(self.scorer),
         )  # fmt: skip
         return measure_reconstruction(
             settings, tools.out / self.name / name, batch_size=tools.batch_size,
