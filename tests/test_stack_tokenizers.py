@@ -60,7 +60,12 @@ def test_tokenizers_are_put_beside_each_other_and_on_a_page(made, tmp_path):
             assert low <= value <= high
     assert rows["latents"]["probe"] == {} and rows["second"]["probe"]["all"]["channels"] == 4
     assert rows["latents"]["summary"]["verdicts"]["overall"]["value"] == 1.0
-    text = markdown(sheets([table]))
+    made = sheets([table])
+    assert made[0].columns == ("tokenizer", "PSNR", "mean colour error", "sticker detector",
+                               "sticker clip", "verdicts kept")  # fmt: skip
+    assert made[1].columns == ("tokenizer", "codes used", "perplexity")  # no features were asked
+    assert made[1].rows[2] == ("latents", "–", "–") and made[2].columns[1] == "PSNR"
+    text = markdown(made)
     assert "verdicts kept" in text and "class of the object" in text
     means = rows["second"]["summary"]["means"]["mean_color_error"]
     line = next(line for line in text.splitlines() if line.startswith("| second |"))

@@ -21,8 +21,8 @@ COLOR = "mean_color_error"
 
 def _column(key: str) -> str:
     """"perceptual_sticker_clip" as a column's name."""
-    if key == COLOR:
-        return "mean colour error"
+    if key in (named := {"psnr": "PSNR", COLOR: "mean colour error"}):
+        return named[key]
     return key.removeprefix("perceptual_").replace("_", " ")
 
 
@@ -31,7 +31,7 @@ def _decimals(key: str) -> int:
 
 
 def tokenizers(table: Values) -> list[Sheet]:
-    found = [_kept(table)]
+    found = [_kept(table), _together(table)]
     if any(row["differences"] for row in table["rows"]):
         found.append(_kept_differences(table))
     if any(row["probe"] for row in table["rows"]):
@@ -46,30 +46,37 @@ def _near(rows: Sequence[Values]) -> list[str]:
 
 
 def _kept(table: Values) -> Sheet:
-    rows, near = table["rows"], _near(table["rows"])
+    rows = table["rows"]
+    measured = ("psnr", COLOR, *_near(rows))
+    lines = tuple((row["name"], *(_interval(row["summary"]["means"].get(key), _decimals(key))
+                                  for key in measured),
+                   _interval(row["summary"].get("verdicts", {}).get("overall"))) for row in rows)
+    columns = ("tokenizer", *map(_column, measured), "verdicts kept")
+    return Sheet(table["title"], columns, lines, (
+        f"{table['pictures']}; 95 % intervals over pictures. Mean colour error: how far the mean "
+        f"colours of a picture and its reconstruction are apart, of 255. Distances between both "
+        f"in the features of the named network, from 0 to 4. Verdicts by {table['scorer']}: of "
+        f"the originals that it accepts, the share whose reconstruction it accepts.",
+    ))  # fmt: skip
+
+
+def _together(table: Values) -> Sheet:
+    """What is of all pictures together: by itself, or the first table would be too wide."""
+    rows, lines = table["rows"], []
     apart = [key for key in rows[0]["summary"]["distances"] if key.startswith(("fd_", "rfid_"))]
-    lines = []
     for row in rows:
         summary, use = row["summary"], row["summary"].get("codebook")
         lines.append((
             row["name"],
-            *(_interval(summary["means"].get(key), _decimals(key))
-              for key in ("psnr", COLOR, *near)),
             *(numbered(summary["distances"].get(key, {}).get("value")) for key in apart),
-            _interval(summary.get("verdicts", {}).get("overall")),
             DASH if use is None else f"{use['share']:.1%}",
             DASH if use is None else f"{use['perplexity']:,.0f} of {use['size']:,}",
         ))  # fmt: skip
-    columns = ("tokenizer", "PSNR", _column(COLOR), *map(_column, near),
-               *(f"r{key}".replace("_", " ") for key in apart), "verdicts kept", "codes used",
-               "perplexity")  # fmt: skip
-    return Sheet(table["title"], columns, tuple(lines), (
-        f"{table['pictures']}; 95 % intervals over pictures. Mean colour error: how far the mean "
-        f"colours of a picture and its reconstruction are apart, of 255. Distances between both "
-        f"in the features of the named network, from 0 to 4; rfd: Fréchet distance between both "
-        f"sets. Verdicts by {table['scorer']}: of the originals that it accepts, the share whose "
-        f"reconstruction it accepts.",
-    ))  # fmt: skip
+    names = (f"r{key}".replace("_", " ") for key in apart)
+    return Sheet(f"{table['title']}: all pictures together",
+                 ("tokenizer", *names, "codes used", "perplexity"), tuple(lines),
+                 ("rfd: Fréchet distance between the reconstructions and their originals, in the "
+                  "features of the named network.",) if apart else ())  # fmt: skip
 
 
 def _kept_differences(table: Values) -> Sheet:
