@@ -27,14 +27,11 @@ from impasto.train.loop import Loop, NonFiniteLoss
 from impasto.train.tokenizers import Objective
 from impasto.train.var import cache_tokens, train_var, train_var_tokenizer
 from tests import tiny_tokenflow, tiny_var, tiny_vq
+from tests.breaking import Broken, broken_off
 
 AGAINST = Objective(adversarial_weight=0.1, adversarial_start=0.3, adaptive=True, filters=4,
                     layers=1)  # fmt: skip
 STEPS = 10
-
-
-class Broken(Exception):
-    """Stands for whatever ends a process."""
 
 
 def cache(count: int = 5, side: int = 32) -> PictureCache:
@@ -90,18 +87,6 @@ def transformer(**numbers) -> nn.Module:
     return pipe.transformer
 
 
-def breaking(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """The next training breaks within its step `after`, its weights already changed."""
-    update = Loop.update
-
-    def until(loop: Loop, *arguments) -> None:
-        update(loop, *arguments)
-        if loop.step == after:
-            raise Broken
-
-    monkeypatch.setattr(Loop, "update", until)
-
-
 def same(one: nn.Module, other: nn.Module) -> bool:
     here, there = one.state_dict(), other.state_dict()
     return here.keys() == there.keys() and all(torch.equal(here[k], there[k]) for k in here)
@@ -121,10 +106,8 @@ def test_what_was_broken_off_goes_on_to_the_same_bits(tmp_path, monkeypatch, fam
     whole = train(**numbers)
     frozen.clear()
     settings = {"lr": 3e-3}
-    with monkeypatch.context() as patch, Checkpoint(tmp_path, settings, every=3) as checkpoint:
-        breaking(patch, broken)
-        with pytest.raises(Broken):
-            train(**numbers, checkpoint=checkpoint)
+    with broken_off(broken), Checkpoint(tmp_path, settings, every=3) as checkpoint:
+        train(**numbers, checkpoint=checkpoint)
     assert [path.name for path in tmp_path.iterdir()] == [f"{broken // 3 * 3:08d}"]
     torch.manual_seed(99)
     with Checkpoint(tmp_path, settings, every=3) as checkpoint:

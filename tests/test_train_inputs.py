@@ -11,9 +11,9 @@ from impasto.stack import Tools
 from impasto.stack.trained import Train
 from impasto.train.inputs import input_digests
 from impasto.train.kinds import tokenizers
-from impasto.train.loop import Loop
 from impasto.train.recipe import Recipe
 from impasto.train.run import run_recipe
+from tests.breaking import broken_off
 from tests.test_train_run import BASE, small, write  # noqa: F401  (a fixture)
 
 
@@ -83,20 +83,11 @@ def test_a_finished_training_of_another_model_is_not_taken(train, tmp_path):
     assert step.run(tools).model == tmp_path / "second"
 
 
-def test_a_broken_off_training_does_not_go_on_from_another_model(train, monkeypatch, tmp_path):
+def test_a_broken_off_training_does_not_go_on_from_another_model(train, tmp_path):
     train("first")
     values = {"initial": str(tmp_path / "first"), "steps": 4, "checkpoint_every": 2}
-    update = Loop.update
-
-    def breaking(loop, *arguments):
-        update(loop, *arguments)
-        if loop.step == 3:
-            raise KeyError("broken")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "update", breaking)
-        with pytest.raises(KeyError, match="broken"):
-            train("second", **values)
+    with broken_off():
+        train("second", **values)
     changed(tmp_path / "first")
     with pytest.raises(ValueError, match="is of another training: inputs is"):
         train("second", **values)

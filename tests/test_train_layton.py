@@ -15,10 +15,10 @@ from impasto.sample.protocol import Request, generate
 from impasto.train import data
 from impasto.train.kinds import common, generators, layton, tokenizers
 from impasto.train.layton import PixelObjective
-from impasto.train.loop import Loop
 from impasto.train.run import Recipe, run_recipe
 from impasto.zoo.weights import load_state
 from tests import tiny_mmdit, tiny_vq
+from tests.breaking import broken_off
 
 BASE = {"preset": "tiny", "scenes": 1000, "steps": 2, "batch": 4, "lr": 0.01, "compiled": False}
 
@@ -108,6 +108,9 @@ def test_a_front_of_another_codebook_is_taken_and_of_other_channels_refused(chai
     assert not any(p.requires_grad for p in made.vq.parameters())
     with pytest.raises(ValueError, match="codes of 4 channels, and this front's have 6"):
         made.take_front(tiny_vq.tokenizer(channels=6))
+    with pytest.raises(ValueError, match="reads 16 px a token, and copies have"):
+        made.take_front(tiny_vq.tokenizer(widths=(8, 8, 8, 16, 16)))
+    assert made.token_digest() == larger.token_digest()
 
 
 def test_what_was_learnt_is_decoded_in_all_ways(chain):
@@ -166,17 +169,9 @@ def test_the_same_command_goes_on_to_the_same_bits(chain, monkeypatch, kind, giv
     values |= {key: str(chain[values[key]]) for key in ("initial", "front") if key in values}
     if "initial" not in values:
         values["autoencoder"] = str(chain["source"])
-    whole, update = chain["train"](kind, f"{kind}-whole", **values), Loop.update
-
-    def breaking(loop, *arguments):
-        update(loop, *arguments)
-        if loop.step == 3:
-            raise KeyError("broken")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "update", breaking)
-        with pytest.raises(KeyError, match="broken"):
-            chain["train"](kind, f"{kind}-broken", **values)
+    whole = chain["train"](kind, f"{kind}-whole", **values)
+    with broken_off():
+        chain["train"](kind, f"{kind}-broken", **values)
     resumed = chain["train"](kind, f"{kind}-broken", **values)
     assert changed(whole, resumed) == set()
 

@@ -29,6 +29,7 @@ from impasto.train.kinds import common, generators, scorers, tokenizers
 from impasto.train.loop import Loop, NonFiniteLoss, learning_rate
 from impasto.train.run import KINDS, Recipe, load_recipe, run_recipe
 from impasto.zoo.registry import JUDGES
+from tests.breaking import broken_off
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes/sticker").glob("*.yaml"))
 """The others are stacks."""
@@ -218,17 +219,9 @@ def test_the_same_command_goes_on_with_what_was_broken_off(train, monkeypatch, k
     values = {"steps": 4, "checkpoint_every": 2}
     if kind in UNDER:
         values["autoencoder"] = str(train(UNDER[kind], "under"))
-    whole, update = train(kind, "whole", **values), Loop.update
-
-    def breaking(loop, *arguments):
-        update(loop, *arguments)
-        if loop.step == 3:
-            raise KeyError("broken")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "update", breaking)
-        with pytest.raises(KeyError, match="broken"):
-            train(kind, "broken", **values)
+    whole = train(kind, "whole", **values)
+    with broken_off():
+        train(kind, "broken", **values)
     left = whole.parent / "broken" / "checkpoint"
     assert [path.name for path in left.iterdir()] == ["00000002"]
     with pytest.raises(ValueError, match="seed is 0 there and 1 here"):
@@ -237,6 +230,9 @@ def test_the_same_command_goes_on_with_what_was_broken_off(train, monkeypatch, k
     assert not left.exists()
     names = [path.relative_to(whole) for path in whole.rglob("*.safetensors")]
     assert names
+    card = (whole / "README.md").read_text()
+    assert "checkpoint/" not in card  # it is gone when the card is read
+    assert all(f"| `{name.as_posix()}` |" in card for name in names)
     for name in names:
         assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
 

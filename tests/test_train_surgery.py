@@ -13,10 +13,10 @@ from impasto.sample.protocol import Request, Sampling, generate
 from impasto.surgery.options import Distillation, Regression, Tuning
 from impasto.train import data
 from impasto.train.kinds import common, surgery
-from impasto.train.loop import Loop
 from impasto.train.run import Recipe, run_recipe
 from impasto.zoo.weights import load_state
 from tests import tiny_dit, tiny_mmdit
+from tests.breaking import broken_off
 
 BASE = {"preset": "tiny", "scenes": 1000, "steps": 3, "batch": 4, "lr": 0.01, "compiled": False}
 EDITS = {
@@ -217,17 +217,9 @@ def test_the_same_command_goes_on_to_the_same_bits(made, monkeypatch, kind, give
     monkeypatch.setattr("impasto.train.loop.EXACT", set())  # bfloat16, as on a GPU
     given = {"steps": 4, "checkpoint_every": 2} | given
     name = f"{kind}-{given.get('initial')}"
-    whole, apply = made["train"](kind, f"{name}-whole", **given), Loop.apply
-
-    def breaking(loop, *arguments):
-        apply(loop, *arguments)
-        if loop.step == 3:
-            raise KeyError("broken")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "apply", breaking)
-        with pytest.raises(KeyError, match="broken"):
-            made["train"](kind, f"{name}-broken", **given)
+    whole = made["train"](kind, f"{name}-whole", **given)
+    with broken_off():
+        made["train"](kind, f"{name}-broken", **given)
     again = made["train"](kind, f"{name}-broken", **given)
     assert moved(whole, again) == set() != moved(made[given.get("initial") or GIVEN[kind][
         "initial"]], again)  # fmt: skip

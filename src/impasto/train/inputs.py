@@ -12,6 +12,7 @@ from pathlib import Path
 
 from impasto.files import sha256_file
 from impasto.train.recipe import Recipe
+from impasto.zoo.cards import hashes
 from impasto.zoo.weights import shipped_folder
 
 __all__ = ["input_digests"]
@@ -44,9 +45,5 @@ def _digest(place: Path) -> str:
     """Of a file, or over names and contents of all weights below a folder."""
     if place.is_file():
         return sha256_file(place)
-    digest = hashlib.sha256()
-    for path in sorted(place.rglob("*.safetensors")):
-        inside = path.relative_to(place)
-        if "checkpoint" not in inside.parts:  # of a training that is not done
-            digest.update(f"{inside.as_posix()} {sha256_file(path)}\n".encode())
-    return digest.hexdigest()
+    lines = (f"{name} {digest}\n" for name, digest in hashes(place).items())
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -23,10 +23,12 @@ CC BY-SA 4.0: trained only on pictures of the sticker world, whose drawings are 
 
 
 def hashes(folder: str | Path) -> dict[str, str]:
-    """Path below `folder` -> sha256, of every safetensors file in it."""
+    """Path below `folder` -> sha256, of every safetensors file in it but a training's checkpoints,
+    which go when it is done."""
     folder = Path(folder)
-    return {path.relative_to(folder).as_posix(): files.sha256_file(path)
-            for path in sorted(folder.rglob("*.safetensors"))}  # fmt: skip
+    inside = (path.relative_to(folder) for path in sorted(folder.rglob("*.safetensors")))
+    return {path.as_posix(): files.sha256_file(folder / path)
+            for path in inside if "checkpoint" not in path.parts}  # fmt: skip
 
 
 def _facts(record: Mapping[str, Any]) -> list[tuple[str, Any]]:

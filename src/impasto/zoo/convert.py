@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from impasto.files import new_folder, sha256_file, write_json
+from impasto.zoo.cards import hashes
 from impasto.zoo.pickles import read_tensors
 from impasto.zoo.registry import Registry
 
@@ -99,11 +100,9 @@ def _converted(
 
 def _write_record(folder: Path, foreign: Path, kind: str, report: ConversionReport) -> None:
     """`conversion.json`: hashes of source and result, library versions, and the keys."""
-    results = {path.relative_to(folder).as_posix(): sha256_file(path)
-               for path in sorted(folder.rglob("*.safetensors"))}  # fmt: skip
     write_json(folder / RECORD, {
         "kind": kind, "source": {"name": foreign.name, "sha256": sha256_file(foreign)},
-        "result": results,
+        "result": hashes(folder),
         "versions": {name: version(name) for name in ("impasto", "transformers", "torch")},
         "report": report.to_dict(),
     })  # fmt: skip
