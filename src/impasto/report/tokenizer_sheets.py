@@ -9,6 +9,9 @@ from impasto.report.words import DASH
 
 __all__ = ["tokenizers"]
 
+NAMED = {"psnr": "PSNR", "mean_color_error": "mean colour error"}
+"""Measures of a picture that are no distances between features, and their columns."""
+
 
 def _interval(values: Values | None, decimals: int = 3) -> str:
     if not values or "low" not in values:
@@ -16,18 +19,13 @@ def _interval(values: Values | None, decimals: int = 3) -> str:
     return scored([values[key] for key in ("value", "low", "high")], decimals)
 
 
-COLOR = "mean_color_error"
-
-
 def _column(key: str) -> str:
     """"perceptual_sticker_clip" as a column's name."""
-    if key in (named := {"psnr": "PSNR", COLOR: "mean colour error"}):
-        return named[key]
-    return key.removeprefix("perceptual_").replace("_", " ")
+    return NAMED.get(key, key.removeprefix("perceptual_").replace("_", " "))
 
 
 def _decimals(key: str) -> int:
-    return 2 if key in ("psnr", COLOR) else 4
+    return 2 if key in NAMED else 4
 
 
 def tokenizers(table: Values) -> list[Sheet]:
@@ -47,7 +45,7 @@ def _near(rows: Sequence[Values]) -> list[str]:
 
 def _kept(table: Values) -> Sheet:
     rows = table["rows"]
-    measured = ("psnr", COLOR, *_near(rows))
+    measured = (*NAMED, *_near(rows))
     lines = tuple((row["name"], *(_interval(row["summary"]["means"].get(key), _decimals(key))
                                   for key in measured),
                    _interval(row["summary"].get("verdicts", {}).get("overall"))) for row in rows)
