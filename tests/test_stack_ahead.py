@@ -117,12 +117,41 @@ class Crowded:
 def test_what_finds_no_memory_beside_others_is_done_with_fewer_at_once(tmp_path):
     todo = jobs_of(load_stack("recipes/surgery/sticker.yaml", {}).steps)
     tools, pool = Tools(tmp_path, build), Crowded(room=2)
-    _run(dict(todo), pool, tools, 8)
+    _run(dict(todo), [pool], tools, 8)
     assert max(pool.at_once) > 2 and len(pool.at_once) > len(todo)
     assert max(pool.at_once[-len(todo) // 2 :]) <= 2, "as many as there is room for"
     with pytest.raises(torch.OutOfMemoryError) as caught:
-        _run(dict(todo), Crowded(room=0), tools, 8)
+        _run(dict(todo), [Crowded(room=0)], tools, 8)
     assert caught.value.__notes__[0].startswith("in graft")
+
+
+class Gpu:
+    """A pool whose job `long` ends when `six` is there, every other at once."""
+
+    def __init__(self, number, log):
+        self.number, self.log = number, log
+
+    def submit(self, do, job, given):
+        self.log[job.name] = self.number, Future()
+        for name, (_, future) in self.log.items():
+            if not future.done() and (name != "long" or "six" in self.log):
+                future.set_result(Done())
+        return self.log[job.name][1]
+
+
+def test_a_job_goes_to_the_gpu_with_fewest(tmp_path):
+    class Idle:
+        uses = ()
+
+        def finished(self, out):
+            return False
+
+    names = ["long", "two", "three", "four", "five", "six"]
+    todo = {name: Job(name, Idle(), (), ways=len(names) - i) for i, name in enumerate(names)}
+    log = {}
+    _run(todo, [Gpu(i, log) for i in range(2)], Tools(tmp_path, build), 2)
+    assert {name: number for name, (number, _) in log.items()} == {
+        "long": 0, **dict.fromkeys(names[1:], 1)}  # fmt: skip
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -161,7 +190,7 @@ def test_runs_that_are_finished_are_left_to_their_turn(tmp_path):
         (tmp_path / "models" / name / "seed-1").mkdir(parents=True)
         (tmp_path / "models" / name / "seed-1" / "summary.json").touch()
     pool = Crowded(room=9)
-    _run(dict(todo), pool, Tools(tmp_path, build), 8)
+    _run(dict(todo), [pool], Tools(tmp_path, build), 8)
     left = set(todo) - set(pool.names)
     assert left == {"models: host, seed 1", "models: graft, seed 1"}
 

@@ -14,10 +14,11 @@ import contextlib
 import gc
 import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from importlib import import_module
+from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
@@ -44,11 +45,11 @@ class Job:
 
 @dataclass(frozen=True)
 class _Place:
-    """What a process builds its `Tools` from. devices: one for each process, in turn."""
+    """What a process builds its `Tools` from."""
 
     build: str
     out: Path
-    devices: tuple[str, ...]
+    device: str
     batch_size: int
 
 
@@ -72,7 +73,7 @@ def jobs_of(steps: tuple[Step, ...]) -> dict[str, Job]:
 
 
 def do_ahead(steps: tuple[Step, ...], tools: Tools, jobs: int) -> None:
-    """Do what can be done before its turn, `jobs` at once; on several GPUs they are shared out.
+    """Do what can be done before its turn, `jobs` at once, each on the GPU with fewest of them.
 
     A job that finds a GPU's memory taken by the others is done again with half as many at once.
     Raises ValueError together with workers; the first error of a job, once all that does not need
@@ -85,39 +86,46 @@ def do_ahead(steps: tuple[Step, ...], tools: Tools, jobs: int) -> None:
         raise ValueError(f"jobs are processes that each draw by themselves; give jobs or workers, "
                          f"not both ({jobs} and {tools.workers})")  # fmt: skip
     todo = jobs_of(steps)
-    place = _Place(tools.build.__name__, tools.out, _devices(tools.device), tools.batch_size)
     (tools.out / "jobs").mkdir(parents=True, exist_ok=True)
-    context = get_context("spawn")
-    turns = context.Value("i", 0)
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin,
-                             initargs=(place, turns)) as pool:  # fmt: skip
-        _run(todo, pool, tools, jobs)
+    devices = _devices(tools.device)
+    with contextlib.ExitStack() as stack:
+        pools = [stack.enter_context(ProcessPoolExecutor(
+            ceil(jobs / len(devices)), mp_context=get_context("spawn"), initializer=_begin,
+            initargs=(_Place(tools.build.__name__, tools.out, device, tools.batch_size),)))
+            for device in devices]  # fmt: skip
+        _run(todo, pools, tools, jobs)
 
 
-def _run(todo: dict[str, Job], pool: ProcessPoolExecutor, tools: Tools, jobs: int) -> None:
+def _run(
+    todo: dict[str, Job], pools: Sequence[ProcessPoolExecutor], tools: Tools, jobs: int
+) -> None:
+    """pools: one of each GPU."""
     # What nobody waits for and is finished is looked at once, in its turn.
     done = {name: Done() for name, job in todo.items()
             if not job.ways and job.step.finished(tools.out)}  # fmt: skip
     waiting = {name: job for name, job in todo.items() if name not in done}
     failed, error = set[str](), None
-    going: dict[Future[Done], tuple[str, int]] = {}  # its name, how many there might be at once
+    # Its name, how many there might be at once, which pool it is in.
+    going: dict[Future[Done], tuple[str, int, int]] = {}
     while waiting or going:
         ready = [job for job in waiting.values() if all(name in done for name in job.needs)]
         # No more than there are processes, so that what has most behind it is always next.
         for job in sorted(ready, key=lambda job: -job.ways)[: max(jobs - len(going), 0)]:
             given = {name: done[name] for name in job.step.uses}
-            going[pool.submit(_do, job, given)] = job.name, jobs
+            beside = [sum(i == place for *_, place in going.values()) for i in range(len(pools))]
+            free = beside.index(min(beside))
+            going[pools[free].submit(_do, job, given)] = job.name, jobs, free
             del waiting[job.name]
         tools.progress("jobs", len(done), len(todo))
         if not going:
             break  # the others need what failed
         for future in wait(going, return_when=FIRST_COMPLETED).done:
-            name, beside = going.pop(future)
+            name, might, _ = going.pop(future)
             try:
                 done[name] = future.result()
             except Exception as problem:
-                if isinstance(problem, torch.OutOfMemoryError) and beside > 1:
-                    jobs, waiting[name] = min(jobs, beside // 2), todo[name]
+                if isinstance(problem, torch.OutOfMemoryError) and might > 1:
+                    jobs, waiting[name] = min(jobs, might // 2), todo[name]
                     continue
                 failed.add(name)
                 error = error or problem
@@ -142,14 +150,11 @@ WORKER: dict[str, Tools] = {}
 """The process's own tools."""
 
 
-def _begin(place: _Place, turns: Any) -> None:
-    with turns.get_lock():
-        device = place.devices[turns.value % len(place.devices)]
-        turns.value += 1
-    if device.startswith("cuda:"):
-        torch.cuda.set_device(device)
+def _begin(place: _Place) -> None:
+    if place.device.startswith("cuda:"):
+        torch.cuda.set_device(place.device)
     build: Any = import_module(place.build)
-    WORKER["tools"] = Tools(place.out, build, device, place.batch_size)
+    WORKER["tools"] = Tools(place.out, build, place.device, place.batch_size)
 
 
 def _do(job: Job, given: Mapping[str, Done]) -> Done:
