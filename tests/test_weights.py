@@ -11,6 +11,7 @@ from impasto.zoo.weights import (
     dequantise,
     load_state,
     load_weights,
+    lossless_format,
     quantise,
     save_weights,
 )
@@ -59,6 +60,17 @@ def test_what_is_saved_is_loaded(tmp_path, format):
     for _ in range(8):  # safetensors itself writes its metadata in random order
         save_weights(path, target.state_dict(), format)
         assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_lossless_format_is_that_of_what_was_read(tmp_path, format):
+    made, path = network(), tmp_path / "model.safetensors"
+    save_weights(path, made.state_dict(), format)
+    load_weights(made, path)
+    assert lossless_format(made.state_dict()) == format
+    with torch.no_grad():
+        made[3].bias[0] = 1 / 3  # too small to be turned to int8, too fine for bfloat16
+    assert lossless_format(made.state_dict()) == "float32"
 
 
 def test_int8_file_says_so_and_is_small(tmp_path):

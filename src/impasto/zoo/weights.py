@@ -33,8 +33,8 @@ from impasto import files
 from impasto.zoo.registry import nearest
 
 __all__ = ["FORMATS", "as_dtype", "dequantise", "holds_int8", "load_state", "load_weights",
-           "quantise", "save_tensors", "save_weights", "shipped_folder", "stored_kinds", "untied",
-           "weights_digest", "without_bars"]  # fmt: skip
+           "lossless_format", "quantise", "save_tensors", "save_weights", "shipped_folder",
+           "stored_kinds", "untied", "weights_digest", "without_bars"]  # fmt: skip
 
 FORMATS = ("float32", "bfloat16", "int8")
 MIN_SIZE = 4096
@@ -91,6 +91,16 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
 def dequantise(q: Tensor, scale: Tensor) -> Tensor:
     """w' = s q, float32, exactly."""
     return q.float() * scale.float()
+
+
+def lossless_format(state: Mapping[str, Tensor]) -> str:
+    """The format of fewest bytes that keeps every number of a state dict as it is."""
+    floats = [tensor.detach() for tensor in state.values() if tensor.is_floating_point()]
+    half = [torch.equal(tensor.bfloat16().float(), tensor.float()) for tensor in floats]
+    if all(torch.equal(dequantise(*quantise(tensor)), tensor.float()) if is_quantised(tensor)
+           else own for tensor, own in zip(floats, half, strict=True)):  # fmt: skip
+        return "int8"
+    return "bfloat16" if all(half) else "float32"
 
 
 def untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

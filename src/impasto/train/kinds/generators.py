@@ -35,7 +35,7 @@ from impasto.train.tokenflow import cache_codes, cache_questions, train_drawing,
 from impasto.train.var import cache_tokens, train_var
 from impasto.world.scenes import SIZE
 from impasto.zoo.registry import PATCHES
-from impasto.zoo.weights import load_weights, shipped_folder
+from impasto.zoo.weights import load_weights, lossless_format, shipped_folder
 
 __all__ = ["features"]
 
@@ -56,8 +56,13 @@ def _ended(
     recipe: Recipe, out: Path, pipe: Any, run: Callable[..., Loop], checkpoint: Checkpoint,
 ) -> Loop:  # fmt: skip
     """Run a generator's training, which is saved now and then, and at the end."""
+    formats = dict.fromkeys(pipe.networks, "int8")
+    if "vae" in formats:
+        # It is not trained: its ids and latents stay those that everything else knows.
+        formats["vae"] = lossless_format(pipe.vae.state_dict())
+
     def save() -> str:
-        pipe.save_pretrained(out, "int8")
+        pipe.save_pretrained(out, formats)
         return str(out)
 
     loop = run(on_save=save, save_every=recipe.save_every or SAVE_EVERY,
