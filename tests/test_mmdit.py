@@ -111,6 +111,13 @@ def test_bfloat16_network_draws_nearly_the_same(pipe, tmp_path):
     assert (a - b).abs().mean() < 0.02
 
 
+def test_a_run_may_go_on_at_another_gpu_of_the_machine(monkeypatch):
+    pipe, places = tiny_mmdit.tiny(), iter([torch.device("cuda", 0), torch.device("cuda", 1)])
+    monkeypatch.setattr(type(pipe), "device", property(lambda pipe: next(places)))
+    first, second = pipe.provenance(), pipe.provenance()
+    assert first == second and first["device"] == "cuda"
+
+
 @pytest.mark.parametrize("file, change, message", [
     ("model_index.json", {"vae": ["diffusers", "AutoencoderTiny"]}, "must be .*AutoencoderKL"),
     ("model_index.json", {"_class_name": "os.system"}, "os.system; allowed: .*MMDiTGenerator"),

@@ -98,6 +98,6 @@ class NetworkGenerator(Pipeline):
             "sha256": weights_digest(self.networks),
             "sampler": self.sampler,
             "dtype": str(self.dtype).removeprefix("torch."),
-            "device": str(self.device),
+            "device": self.device.type,  # any of several draws the same
             "defaults": self.defaults.to_dict() | {"height": height, "width": width},
         }

@@ -132,7 +132,7 @@ class DiffusersGenerator(OpaqueGenerator):
             "scheduler": _plain(dict(scheduler.config)) if scheduler is not None else None,
             "dtype": ", ".join(sorted(set(dtypes.values()))),
             "dtypes": dtypes,
-            "device": str(self.device),
+            "device": self.device.type,
             "call": _plain(self.call),
             "preview": False,
             "defaults": self._defaults(),

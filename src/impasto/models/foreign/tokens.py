@@ -148,7 +148,7 @@ class TokenGenerator(OpaqueGenerator):
             "id": self.id, "pipeline": type(self.model).__name__,
             "sha256": weights_sha256(self.networks), "sampler": "rowwise multinomial",
             "temperature": self.temperature, "top_k": self.top_k, "suffix": self.suffix,
-            "dtype": str(self.model.dtype).removeprefix("torch."), "device": str(self.device),
+            "dtype": str(self.model.dtype).removeprefix("torch."), "device": self.device.type,
             "preview": False,
             "defaults": {"guidance": self.guidance, "height": height, "width": width},
         }  # fmt: skip
