@@ -233,6 +233,8 @@ def test_parts_that_do_not_fit(words):
 def test_a_saved_reader_answers(reader, tmp_path, format):
     save_reader(reader, tmp_path / "reader", format)
     again = load_reader(tmp_path / "reader")
+    codes = again.features.vae.token_digest()
+    assert codes == reader.features.vae.token_digest(), "in every format"
     question = Question((pictures()[0],), "Is there a dog?")
     if format == "float32":
         assert again.ask(question, 4) == reader.ask(question, 4)

@@ -27,7 +27,7 @@ from impasto.models.tokenflow.reader import (
 from impasto.models.tokenflow.tokenizer import TokenFlowTokenizer
 from impasto.zoo.hub import model_folder
 from impasto.zoo.registry import JUDGES, PATCHES
-from impasto.zoo.weights import as_dtype, load_weights
+from impasto.zoo.weights import as_dtype, load_weights, lossless_format
 
 __all__ = ["load_reader", "reader", "save_reader"]
 
@@ -35,13 +35,15 @@ KEYS = ("chat", "features", "tokens")
 
 
 def save_reader(reader: Reader, folder: str | Path, format: str = "bfloat16") -> None:
-    """Write a reader; format: "float32", "bfloat16" or "int8", of all its networks."""
+    """Write a reader; format: "float32", "bfloat16" or "int8", of what was trained. Its tokenizer
+    keeps every number, so that codes are those that it learnt from."""
     folder, network, digest = Path(folder), reader.network, None
     storage.save_network(network.projector, folder / "projector", format)
     storage.save_network(network.lm, folder / "lm", format)
     reader.tokenizer.save_pretrained(folder / "tokenizer")
     if isinstance(reader.features, CodeFeatures):
-        storage.save_network(reader.features.vae, folder / "vae", format)
+        vae = reader.features.vae
+        storage.save_network(vae, folder / "vae", lossless_format(vae.state_dict()))
         digest = _vae(folder / "vae").token_digest()
     name = getattr(reader.features, "name", "")
     files.write_json(folder / "reader.json", {"chat": reader.chat, "features": name,
