@@ -126,11 +126,12 @@ class LaytonTokenizer(DiscreteTokenizer):
         if any(side % vq.factor for side in self.sides):
             raise ValueError(f"this front reads {vq.factor} px a token, and copies have "
                              f"{list(self.sides)} px a side")  # fmt: skip
+        place = self.device, self.dtype  # of the first network, which is now another
         self._read_by(dict(vq.config))
         self.vq.load_state_dict({key: tensor for key, tensor in vq.state_dict().items()
                                  if not key.startswith("decoder.")})  # fmt: skip
         # Not diffusers' own `to`: it warns of modules to keep in float32 even when there are none.
-        nn.Module.to(self.vq, self.device, self.dtype).requires_grad_(False).eval()
+        nn.Module.to(self.vq, *place).requires_grad_(False).eval()
         self.settle()
 
     # ---------------------------------------------------------------- parts
