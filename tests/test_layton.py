@@ -17,7 +17,7 @@ from diffusers.schedulers import DDIMScheduler
 from impasto.models.autoencoders import load_autoencoder
 from impasto.models.layton import DECODINGS, TOKENIZERS, Decoding, LaytonTokenizer
 from impasto.models.layton.convert import official_tokenizer, tokenizer_sizes
-from impasto.models.layton.decoder import TARGETS, noise_of, size_ids
+from impasto.models.layton.decoder import TARGETS, Stem, noise_of, size_ids
 from impasto.models.layton.folder import PARTS
 from impasto.models.layton.sampler import (
     GRID,
@@ -209,6 +209,18 @@ def test_the_copy_is_of_the_plain_unet_behind_zero_convolutions():
     assert len(zero) == 2 * (skips + 1)
     assert not any(copy[key].any() for key in zero)
     assert not copy["controlnet_cond_embedding.conv_out.weight"].any()
+
+
+@pytest.mark.parametrize("widths", [(8, 32, 64, 96), (8, 32, 96, 256)])
+def test_codes_come_through_the_stem_at_their_size(widths):
+    torch.manual_seed(0)
+    stem = Stem(8, widths, 16)
+    C = F.normalize(torch.randn(32, 8, 16, 16), dim=1)
+    seen = []
+    stem.conv_out.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        assert not stem(C).any(), "nothing is told at the start"
+    assert 0.3 < seen[0].std(0).mean() < 3
 
 
 def test_an_accelerator_does_something_and_can_be_switched_off():

@@ -53,7 +53,7 @@ def test_alignment_is_the_error_of_the_unaccelerated_noise():
     with torch.no_grad():
         with model.decoder.accelerated(False):
             wanted = (model.decoder(z, t, model.condition(codes()), 1.0) - eps).square().mean()
-        assert torch.equal(alignment_loss(model, z_0, codes(), t, eps), wanted)
+        assert torch.allclose(alignment_loss(model, z_0, codes(), t, eps), wanted)
         small = alignment_loss(model, latents(side=2), codes(), t, latents(side=2), image=16)
     assert small.isfinite()
 
@@ -131,6 +131,20 @@ def test_pixel_errors_are_added_by_weight():
     for decoding in (Decoding(steps=3), DECODINGS["ddim"]):
         with pytest.raises(ValueError, match="1 or 2 consistency steps"):
             pixel_loss(model, x, codes(), noise, distance, decoding=decoding)
+
+
+def test_alignment_weighs_times_as_the_base():
+    model, z_0, eps = tiny_layton.tokenizer(), latents(), latents(seed=2)
+    t = torch.tensor([10, 900])
+    with torch.no_grad():
+        each = torch.stack([alignment_loss(model, z_0[i : i + 1], codes()[i : i + 1], t[i : i + 1],
+                                           eps[i : i + 1]) for i in range(2)])  # fmt: skip
+        plain, weighted = (alignment_loss(model, z_0, codes(), t, eps, min_snr=gamma)
+                           for gamma in (None, 1e-3))  # fmt: skip
+    assert torch.allclose(plain, each.mean())
+    # Below every SNR gamma / SNR is left: the error of x_0, sigma / alpha times that of eps.
+    abar = scheduler().alphas_cumprod[t]
+    assert torch.allclose(weighted, (1e-3 * (1 - abar) / abar * each).mean())
 
 
 def test_the_base_learns_without_text():

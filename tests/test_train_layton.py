@@ -5,10 +5,11 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from impasto.models import load_generator
 from impasto.models.autoencoders import load_autoencoder
-from impasto.models.layton import DECODINGS, LaytonTokenizer
+from impasto.models.layton import DECODINGS, LaytonTokenizer, train
 from impasto.models.storage import network_from
 from impasto.models.vq import VQTokenizer
 from impasto.sample.protocol import Request, generate
@@ -113,6 +114,26 @@ def test_a_front_of_another_codebook_is_taken_and_of_other_channels_refused(chai
     assert made.token_digest() == larger.token_digest()
 
 
+@pytest.mark.parametrize("kind", ["layton-base", "layton-alignment"])
+def test_a_recipe_says_how_times_weigh(chain, monkeypatch, kind):
+    seen, weights = [], train.min_snr_weights
+    monkeypatch.setattr(train, "min_snr_weights",
+                        lambda t, gamma: seen.append(gamma) or weights(t, gamma))  # fmt: skip
+    given = ({"autoencoder": str(chain["source"])} if kind == "layton-base" else
+             {"initial": str(chain["base"]), "front": str(chain["front"])})  # fmt: skip
+    chain["train"](kind, f"{kind} plain", **given)
+    assert not seen
+    chain["train"](kind, f"{kind} weighted", min_snr=0.05, **given)
+    assert set(seen) == {0.05}
+
+
+def test_a_front_comes_to_where_the_others_are(chain):
+    made = network_from(LaytonTokenizer, chain["base"])
+    nn.Module.to(made, "meta")
+    made.take_front(tiny_vq.tokenizer())
+    assert {tensor.device.type for tensor in made.state_dict().values()} == {"meta"}
+
+
 def test_what_was_learnt_is_decoded_in_all_ways(chain):
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     made = {}
@@ -210,6 +231,10 @@ def test_small_copies_are_enlarged_again(chain):
       "tokens are read off a copy of 8"),
      ("layton-pixels", {"initial": "base", "pixels": {"steps": 3}}, "must be 1 or 2, given 3"),
      ("layton-pixels", {"initial": "base", "pixels": {"l3": 3}}, "pixels has no 'l3'"),
+     ("layton-alignment", {"initial": "base", "front": "front", "min_snr": 0},
+      "min_snr must be a positive number, given 0"),
+     ("layton-pixels", {"initial": "base", "min_snr": 5.0},
+      "min_snr is of layton-base and layton-alignment only"),
      ("vq-tokenizer", {"sides": [20]}, "multiples of 8 pixels, not 20 x 20")],
 )  # fmt: skip
 def test_trainings_that_cannot_be_are_refused(chain, kind, values, words):

@@ -165,7 +165,7 @@ def _noised(z_0: Tensor) -> tuple[Tensor, Tensor]:
 
 def train_base(
     unet: UNet2DConditionModel, latents: Tensor, *, image: int, compiled: bool = False,
-    min_snr: float | None = 5.0, **numbers: Any,
+    min_snr: float | None = None, **numbers: Any,
 ) -> Loop:  # fmt: skip
     """Train a UNet on latents (N, C, h, w) of pictures of `image` pixels; numbers: of `_train`."""
     unet.requires_grad_(True).train()
@@ -200,7 +200,7 @@ def train_accelerator(
 
 def train_alignment(
     tokenizer: LaytonTokenizer, latents: Tensor, ids: Ids, *, compiled: bool = False,
-    **numbers: Any,
+    min_snr: float | None = None, **numbers: Any,
 ) -> Loop:  # fmt: skip
     """Stage 1. numbers: of `_train`."""
     learning(tokenizer, "copy")
@@ -208,7 +208,8 @@ def train_alignment(
     def loss_of(rows: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
         z_0 = latents[rows].float()
         t, eps = _noised(z_0)
-        return alignment_loss(tokenizer, z_0, _codes(tokenizer, ids, rows), t, eps), {}
+        C = _codes(tokenizer, ids, rows)
+        return alignment_loss(tokenizer, z_0, C, t, eps, min_snr=min_snr), {}
 
     return _train(tokenizer.decoder.controlnet, len(latents), latents.device, loss_of,
                   name="alignment", compiled=[tokenizer.decoder] if compiled else [],

@@ -44,9 +44,11 @@ class Recipe:
     tokenflow's tokenizer is distilled from; start: whether its encoder begins as that. front: of
     layton-alignment, the folder of a trained vq tokenizer. sides: pixels a side of pictures'
     copies, one a step: that layton's decoder is shown codes of, or that a vq tokenizer learns to
-    code. pixels: what layton-pixels learns (`train.layton.PixelObjective`). teacher: also the
-    host of a graft-regression or a prune-distillation, whose initial is the edited network;
-    regression, distillation, tuning: how these and finetune learn (`train.kinds.surgery`).
+    code. min_snr: gamma of the Min-SNR weights of layton-base and layton-alignment, which have
+    none if it is left out. pixels: what layton-pixels learns (`train.layton.PixelObjective`).
+    teacher: also the host of a graft-regression or a prune-distillation, whose initial is the
+    edited network; regression, distillation, tuning: how these and finetune learn
+    (`train.kinds.surgery`).
     model: values of the preset's configuration to override. save_every: steps between two of
     its saved models.
     checkpoint_every: steps between two checkpoints, from which the same command goes on
@@ -78,6 +80,7 @@ class Recipe:
     start: bool = True
     front: str | None = None
     sides: Sequence[int] = field(default_factory=list)
+    min_snr: float | None = None
     pixels: Mapping[str, Any] = field(default_factory=dict)
     regression: Mapping[str, Any] = field(default_factory=dict)
     distillation: Mapping[str, Any] = field(default_factory=dict)
@@ -103,9 +106,9 @@ class Recipe:
                 kinds = [each for each, other in KINDS.items() if name in other.keys]
                 raise ValueError(f"{name} is of {' and '.join(kinds)} only, and this recipe's "
                                  f"kind is {self.kind}; leave it out")  # fmt: skip
-        for name in ("scenes", "steps", "batch", "lr", "minutes", "time_std"):
+        for name in ("scenes", "steps", "batch", "lr", "minutes", "time_std", "min_snr"):
             value = getattr(self, name)
-            if name == "minutes" and value is None:
+            if name in ("minutes", "min_snr") and value is None:
                 continue
             if not isinstance(value, int | float) or not value > 0:
                 raise ValueError(f"{name} must be a positive number, given {value!r}; YAML reads "

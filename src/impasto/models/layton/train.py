@@ -8,8 +8,10 @@ Tokenizer. The small world has no SDXL, so there are four steps, each on what th
     2  pixels        d(VAE decoder(x_0), x), accelerator on; x_0 after 1 or 2 consistency steps
                      from pure noise, no gradient through any but the last  `pixel_loss`
 
-In 1 and 2 only the copy and its stem learn (`learning`). Min-SNR weights, optional in 0:
-min(SNR, gamma) / SNR (Hang et al. 2023, arXiv 2303.09556). Distillation, with the frozen base as
+In 1 and 2 only the copy and its stem learn (`learning`). Min-SNR weights, optional in 0 and 1:
+min(SNR, gamma) / SNR (Hang et al. 2023, arXiv 2303.09556). An error of eps is one of x_0 times
+sqrt(SNR), so a gamma below every SNR weighs errors of x_0 alike: few steps begin where the SNR is
+0.04 and 0.005, and there an unweighted loss asks for little. Distillation, with the frozen base as
 teacher and a moving average of the accelerator as target (Luo et al. 2023, LCM, arXiv 2310.04378;
 LCM-LoRA, arXiv 2311.05556), k steps of the teacher's schedule at once, no guidance:
 
@@ -106,20 +108,26 @@ def ldm_loss(
     """Mean squared error of a UNet's eps without text, a scalar. z_0, eps: (B, C, h, w) latents of
     pictures of `image` pixels a side; t: (B,). min_snr: gamma, None for no weights."""
     found = noise_of(unet, renoised(z_0, eps, t), t, square(image, z_0.device))
-    each = (found.float() - eps).square().flatten(1).mean(1)
-    return (each if min_snr is None else min_snr_weights(t, min_snr) * each).mean()
+    return _weighted(found.float() - eps, t, min_snr)
 
 
 def alignment_loss(
     tokenizer: LaytonTokenizer, z_0: Tensor, C: Tensor, t: Tensor, eps: Tensor, *,
-    image: int | None = None, scale: float = 1.0,
+    image: int | None = None, scale: float = 1.0, min_snr: float | None = None,
 ) -> Tensor:  # fmt: skip
     """Stage 1: mean squared error of the decoder's eps, a scalar. z_0, eps: (B, C, h, w); C: codes
-    (B, c, h', w'); t: (B,). image: pixels a side of the pictures whose latents they are."""
+    (B, c, h', w'); t: (B,). image: pixels a side of the pictures whose latents they are. min_snr:
+    as of `ldm_loss`."""
     condition = tokenizer.condition(C, image=image)
     with tokenizer.decoder.accelerated(False):
         found = tokenizer.decoder(renoised(z_0, eps, t), t, condition, scale)
-    return (found - eps).square().mean()
+    return _weighted(found - eps, t, min_snr)
+
+
+def _weighted(error: Tensor, t: Tensor, min_snr: float | None) -> Tensor:
+    """Mean over rows of the mean squares of `error` (B, C, h, w), weighted by time (B,)."""
+    each = error.square().flatten(1).mean(1)
+    return (each if min_snr is None else min_snr_weights(t, min_snr) * each).mean()
 
 
 # ---------------------------------------------------------------- pixels

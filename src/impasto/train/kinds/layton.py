@@ -67,7 +67,7 @@ def _front(recipe: Recipe) -> VQTokenizer:
     return front
 
 
-@kind("layton-base", keys=("autoencoder",))
+@kind("layton-base", keys=("autoencoder", "min_snr"))
 def _base(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
     """Base and accelerator know no codes: their folder's front has random weights."""
     config, source = TOKENIZERS[recipe.preset](), _autoencoder(recipe.autoencoder)
@@ -80,7 +80,8 @@ def _base(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoin
     cache, _, _ = pictures(recipe, device)
     latents = cache_latents(made, cache)
     del cache
-    loop = train_base(unet.to(device), latents, image=made.image, **numbers(recipe, checkpoint))
+    loop = train_base(unet.to(device), latents, image=made.image, min_snr=recipe.min_snr,
+                      **numbers(recipe, checkpoint))  # fmt: skip
     _save(LaytonTokenizer.assemble(config, unet=unet, **given), out)
     return loop
 
@@ -100,14 +101,15 @@ def _sides(recipe: Recipe, made: LaytonTokenizer) -> Sequence[int]:
     return recipe.sides or (made.tokens_side,)
 
 
-@kind("layton-alignment", keys=("initial", "front", "sides"))
+@kind("layton-alignment", keys=("initial", "front", "sides", "min_snr"))
 def _alignment(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
     made = _initial(recipe, device)
     made.take_front(_front(recipe))
     cache, _, _ = pictures(recipe, device)
     latents, ids = cache_latents(made, cache), cache_ids(made, cache, _sides(recipe, made))
     del cache
-    loop = train_alignment(made, latents, ids, **numbers(recipe, checkpoint))
+    loop = train_alignment(made, latents, ids, min_snr=recipe.min_snr,
+                           **numbers(recipe, checkpoint))  # fmt: skip
     _save(made, out)
     return loop
 
