@@ -9,11 +9,13 @@ from torch import nn
 
 from impasto.models import load_generator
 from impasto.models.autoencoders import load_autoencoder
-from impasto.models.layton import DECODINGS, LaytonTokenizer, train
+from impasto.models.layton import DECODINGS, Decoding, LaytonTokenizer, train
+from impasto.models.layton.train import pixel_loss
 from impasto.models.storage import network_from
 from impasto.models.vq import VQTokenizer
 from impasto.sample.protocol import Request, generate
 from impasto.train import data
+from impasto.train import layton as trainings
 from impasto.train.kinds import common, generators, layton, tokenizers
 from impasto.train.layton import PixelObjective
 from impasto.train.run import Recipe, run_recipe
@@ -165,6 +167,19 @@ def test_pixels_are_decoded_as_they_were_learnt(chain):
     assert three == asdict(replace(way, steps=3, first=None))
 
 
+def test_pixels_are_learnt_through_one_and_two_steps_in_turn(chain, monkeypatch):
+    """Two alone leave the first, which has no gradient, to drift."""
+    seen = []
+    monkeypatch.setattr(trainings, "pixel_loss", lambda *args, own=pixel_loss, **given: (
+        seen.append(given["decoding"]), own(*args, **given))[1])  # fmt: skip
+    made = chain["train"]("layton-pixels", "in turn", initial=str(chain["alignment"]), steps=12,
+                          pixels={"steps": [1, 2], "l1": 1.0, "scale": 0.7})  # fmt: skip
+    one, two = Decoding(steps=1, scale=0.7), Decoding(steps=2, scale=0.7)
+    assert len(seen) == 12 and seen.count(one) + seen.count(two) == 12
+    assert 0 < seen.count(one) < 12
+    assert network_from(LaytonTokenizer, made).decoding == two
+
+
 @pytest.mark.filterwarnings("ignore:a prompt of .* tokens is cut")
 def test_what_draws_its_ids_is_trained_and_bound_to_it(chain):
     folder = chain["train"]("layton", autoencoder=str(chain["pixels"]), model={"depth": 1})
@@ -229,7 +244,8 @@ def test_small_copies_are_enlarged_again(chain):
      ("layton-pixels", {}, "name its folder in initial"),
      ("layton-alignment", {"initial": "base", "front": "front", "sides": [20]},
       "tokens are read off a copy of 8"),
-     ("layton-pixels", {"initial": "base", "pixels": {"steps": 3}}, "must be 1 or 2, given 3"),
+     ("layton-pixels", {"initial": "base", "pixels": {"steps": 3}},
+      r"must be 1, 2 or \[1, 2\], given 3"),
      ("layton-pixels", {"initial": "base", "pixels": {"l3": 3}}, "pixels has no 'l3'"),
      ("layton-alignment", {"initial": "base", "front": "front", "min_snr": 0},
       "min_snr must be a positive number, given 0"),
@@ -247,6 +263,8 @@ def test_trainings_that_cannot_be_are_refused(chain, kind, values, words):
 @pytest.mark.parametrize(
     ("given", "words"),
     [({"first": 5, "steps": 2}, "`first` is the time of a single step"),
+     ({"first": 5, "steps": [1, 2]}, "`first` is the time of a single step"),
+     ({"steps": [2, 1]}, r"must be 1, 2 or \[1, 2\], given \[2, 1\]"),
      ({"perceptual": "vgg"}, "perceptual 'vgg'"), ({"l1": -1.0}, "l1 must be a number >= 0")],
 )  # fmt: skip
 def test_bad_objectives_of_pixels(given, words):

@@ -16,7 +16,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers.models import UNet2DConditionModel
@@ -42,6 +42,8 @@ from impasto.zoo.registry import PERCEPTUAL, nearest
 __all__ = ["PixelObjective", "cache_ids", "cache_latents", "perceptual", "train_accelerator",
            "train_alignment", "train_base", "train_pixels"]  # fmt: skip
 
+T = TypeVar("T")
+
 Ids = Mapping[int, Tensor]
 """Pixels a side of the copy -> its ids (N, L), int32."""
 
@@ -50,12 +52,14 @@ Ids = Mapping[int, Tensor]
 class PixelObjective:
     """What pixels teach: a recipe's `pixels`.
 
-    steps: consistency steps that a picture is drawn in, 1 or 2; first: the time of a single one,
-    where it is not the grid's. perceptual: a name of `impasto ls perceptual`. l1, l2: weights of
-    the mean absolute and squared error, 0 in the paper. scale: of what the copy adds.
+    steps: consistency steps that a picture is drawn in, 1 or 2, or [1, 2]: one of both a batch.
+    Two have a gradient through the second alone; by itself that leaves the first to drift, the
+    further the larger the rate (benchmarks/notes/layton-pixels.md). first: the time of a single
+    step, where it is not the grid's. perceptual: a name of `impasto ls perceptual`. l1, l2:
+    weights of the mean absolute and squared error, 0 in the paper. scale: of what the copy adds.
     """
 
-    steps: int = 1
+    steps: int | Sequence[int] = 1
     first: int | None = None
     perceptual: str = "sticker-detector"
     l1: float = 0.0
@@ -63,9 +67,9 @@ class PixelObjective:
     scale: float = 0.8
 
     def __post_init__(self) -> None:
-        if self.steps not in (1, 2):
-            raise ValueError(f"pixels: steps must be 1 or 2, given {self.steps!r}")
-        _ = self.decoding
+        if self.steps not in (1, 2, [1, 2], (1, 2)):
+            raise ValueError(f"pixels: steps must be 1, 2 or [1, 2], given {self.steps!r}")
+        _ = self.decodings
         name = self.perceptual.partition(":")[0]
         if name not in PERCEPTUAL:
             raise ValueError(f"pixels: perceptual {name!r}: {nearest(name, list(PERCEPTUAL))}")
@@ -74,8 +78,13 @@ class PixelObjective:
                 raise ValueError(f"pixels: {name} must be a number >= 0, given {value!r}")
 
     @property
-    def decoding(self) -> Decoding:
-        return Decoding(steps=self.steps, first=self.first, scale=self.scale)
+    def _steps(self) -> Sequence[int]:
+        return self.steps if isinstance(self.steps, Sequence) else [self.steps]
+
+    @property
+    def decodings(self) -> list[Decoding]:
+        """How pictures are drawn; by the last a folder is decoded."""
+        return [Decoding(steps=steps, first=self.first, scale=self.scale) for steps in self._steps]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PixelObjective:
@@ -108,10 +117,13 @@ def cache_ids(
     return found
 
 
+def _drawn(among: Sequence[T]) -> T:
+    return among[int(torch.randint(len(among), ()))]
+
+
 def _codes(tokenizer: LaytonTokenizer, ids: Ids, rows: Tensor) -> Tensor:
     """C (B, c, h, w) of a copy's size that is drawn anew each time."""
-    sides = list(ids)
-    side = sides[int(torch.randint(len(sides), ()))]
+    side = _drawn(list(ids))
     return tokenizer.features_of([ids[side][rows].long()], tokenizer.sizes_of_side(side))
 
 
@@ -227,12 +239,13 @@ def train_pixels(
     near: Any = PERCEPTUAL.create(objective.perceptual, device=str(device)).distance
     near = torch.compile(near, dynamic=False) if compiled else near
     shape = (tokenizer.decoder.unet.config["in_channels"], *tokenizer.latent_size(side, side))
+    ways = objective.decodings
 
     def loss_of(rows: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
         x, C = pictures(rows), _codes(tokenizer, ids, rows)
         loss, y = pixel_loss(
             tokenizer, x, C, lambda _: torch.randn(len(x), *shape, device=device), near,
-            decoding=objective.decoding, l1=objective.l1, l2=objective.l2,
+            decoding=_drawn(ways), l1=objective.l1, l2=objective.l2,
         )  # fmt: skip
         return loss, {"psnr": psnr(2 * x - 1, 2 * y - 1)}
 

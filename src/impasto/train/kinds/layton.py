@@ -120,6 +120,6 @@ def _pixels(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpo
     cache, _, _ = pictures(recipe, device)
     ids = cache_ids(made, cache, _sides(recipe, made))
     loop = train_pixels(made, cache, ids, objective, **numbers(recipe, checkpoint))
-    made.record(objective.decoding)
+    made.record(objective.decodings[-1])
     _save(made, out)
     return loop
