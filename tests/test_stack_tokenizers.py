@@ -100,6 +100,13 @@ def test_a_training_names_earlier_models(tmp_path):
     assert table.uses["semantic"] == "model" and len(table.uses) == 6
 
 
+def test_too_few_pictures_are_refused_before_anything_is_made(tmp_path):
+    step = Tokenizers(name="t", models={"a": "sticker-mmdit", "b": "sticker-infinity"}, base="a",
+                      pictures="world:scenes=12")  # fmt: skip
+    with pytest.raises(ValueError, match="needs at least 129 pictures, there are 12"):
+        step.check(Tools(tmp_path, build), [])
+
+
 @pytest.mark.parametrize("name", ["tokenflow/sticker", "tokenflow/design", "layton/sticker"])
 def test_the_recipes_of_tokenizers_are_whole_before_anything_is_made(name, tmp_path):
     stack, tools = load_stack(f"recipes/{name}.yaml"), Tools(tmp_path, build)

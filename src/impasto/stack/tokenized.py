@@ -61,13 +61,15 @@ class Tokenizers(Step):
         return of_step(self.models)
 
     def check(self, tools: Tools, earlier: Sequence[Step]) -> None:
+        from impasto.run.distance import check_extractors
         from impasto.run.pictures import open_pictures
 
         for text in self.models.values():
             tools.check_name("tokenizers", text, "device")
-        open_pictures(self.pictures)
+        number = len(open_pictures(self.pictures))
         tools.scorer(self.scorer)
-        self._distances(tools)
+        _, extractors = self._distances(tools)
+        check_extractors(extractors, number, number)
 
     def _distances(self, tools: Tools) -> tuple[list[Any], list[Any]]:
         near = tools.build.filled("perceptual")
