@@ -1,5 +1,6 @@
 """Steps side by side: who waits for whom, and that nothing comes out otherwise than one by one."""
 
+import os
 from concurrent.futures import Future
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,8 +10,9 @@ import torch
 
 from impasto.cli import build
 from impasto.stack import Tools, load_stack, run_stack
-from impasto.stack.ahead import WORKER, Job, _do, _run, jobs_of
+from impasto.stack.ahead import WORKER, Job, _begin, _do, _Place, _run, jobs_of
 from impasto.stack.base import Done
+from impasto.train import processes
 from tests import tiny_mmdit
 
 RECIPE = """\
@@ -173,6 +175,14 @@ def test_a_job_leaves_the_memory_that_it_had(tmp_path, monkeypatch, fails):
     with pytest.raises(KeyError) if fails else nullcontext():
         _do(Job("one", Drawing(), ()), {})
     assert emptied == [None, None] and tools._model is None
+
+
+def test_a_job_lays_out_scenes_on_its_share_of_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setitem(WORKER, "tools", None)
+    monkeypatch.setitem(processes.BESIDE, "jobs", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)), raising=False)
+    _begin(_Place("impasto.cli.build", tmp_path, "cpu", 1, 3))
+    assert processes.cores() == 4
 
 
 def test_shares_of_finished_contributions_need_no_model(tmp_path):

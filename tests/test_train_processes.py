@@ -16,7 +16,7 @@ from torch import multiprocessing
 from torch.nn import functional as F
 
 from impasto.models.mmdit import PRESETS, MMDiTGenerator
-from impasto.train import processes
+from impasto.train import data, processes
 from impasto.train.data import chunks
 from impasto.train.loop import Loop
 from tests import tiny_mmdit
@@ -86,6 +86,41 @@ def test_shares_of_scenes_follow_each_other() -> None:
     assert second.captions == whole[1].captions != whole[0].captions
     with pytest.raises(ValueError, match="start must be a multiple of 1000, not 500"):
         next(chunks(1000, 5, start=500))
+
+
+def test_cores_are_shared_with_what_runs_beside(monkeypatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)), raising=False)
+    assert processes.cores() == 12
+    monkeypatch.setitem(processes.BESIDE, "jobs", 1)
+    processes.share_cores(3)
+    assert processes.cores() == 4
+    monkeypatch.setattr(processes, "count", lambda: 4)  # two of them on this host
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert processes.cores() == 2
+    processes.share_cores(100)
+    assert processes.cores() == 1
+
+
+def test_scenes_are_laid_out_on_the_cores_of_this_process(monkeypatch) -> None:
+    asked = []
+
+    class Pool:
+        def __init__(self, workers, **_):
+            asked.append(workers)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def map(self, make, indices):
+            return map(make, indices)
+
+    monkeypatch.setattr(data, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(processes, "cores", lambda: 7)
+    assert len(list(chunks(1000, 5))) == len(list(chunks(1000, 5, workers=3))) == 1
+    assert asked == [7, 3]
 
 
 @pytest.mark.slow

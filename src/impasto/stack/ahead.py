@@ -28,6 +28,7 @@ import torch
 
 from impasto.stack.base import Done, Step, Tools
 from impasto.stack.drawing import slug
+from impasto.train import processes
 
 __all__ = ["Job", "do_ahead", "jobs_of"]
 
@@ -51,6 +52,7 @@ class _Place:
     out: Path
     device: str
     batch_size: int
+    jobs: int
 
 
 def jobs_of(steps: tuple[Step, ...]) -> dict[str, Job]:
@@ -91,7 +93,7 @@ def do_ahead(steps: tuple[Step, ...], tools: Tools, jobs: int) -> None:
     with contextlib.ExitStack() as stack:
         pools = [stack.enter_context(ProcessPoolExecutor(
             ceil(jobs / len(devices)), mp_context=get_context("spawn"), initializer=_begin,
-            initargs=(_Place(tools.build.__name__, tools.out, device, tools.batch_size),)))
+            initargs=(_Place(tools.build.__name__, tools.out, device, tools.batch_size, jobs),)))
             for device in devices]  # fmt: skip
         _run(todo, pools, tools, jobs)
 
@@ -154,6 +156,7 @@ def _begin(place: _Place) -> None:
     if place.device.startswith("cuda:"):
         torch.cuda.set_device(place.device)
     build: Any = import_module(place.build)
+    processes.share_cores(place.jobs)
     WORKER["tools"] = Tools(place.out, build, place.device, place.batch_size)
 
 

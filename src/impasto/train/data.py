@@ -5,7 +5,6 @@ Scene i depends on (seed, i) alone, so the set is the same for any number of wor
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from impasto.bench.geneval_prompts import geneval_specs
 from impasto.spec import Spec
+from impasto.train import processes
 from impasto.world import Packed, Renderer, Scene, Split, Sprites, compose, pack, sample_spec
 from impasto.world.alter import broken_spec
 from impasto.world.twins import twin
@@ -126,6 +126,7 @@ def chunks(count: int, seed: int, weights: Mapping[str, float] | None = None, *,
            start: int = 0, twins: bool = False) -> Iterator[Chunk]:  # fmt: skip
     """Scenes `start` to `start + count` (multiples of 1,000) in chunks, in order.
 
+    workers: processes, default `processes.cores()`; 0 and 1 lay out scenes in this one.
     twins: scenes 2k and 2k + 1 are a fact apart (`world.twins`) and have the same wordings.
     """
     if count <= 0 or count % CHUNK:
@@ -138,7 +139,7 @@ def chunks(count: int, seed: int, weights: Mapping[str, float] | None = None, *,
     Sprites.load(style)
     make = partial(_twin_chunk if twins else _chunk, seed=seed, weights=weights or TASK_WEIGHTS,
                    split=split, style=style)  # fmt: skip
-    workers = workers if workers is not None else os.cpu_count() or 1
+    workers = workers if workers is not None else processes.cores()
     indices = range(start // CHUNK, (start + count) // CHUNK)
     if workers <= 1:
         yield from map(make, indices)

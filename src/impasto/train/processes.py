@@ -18,9 +18,12 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-__all__ = ["average_gradients", "count", "first", "rank", "shared", "together", "wait"]
+__all__ = ["average_gradients", "cores", "count", "first", "rank", "share_cores", "shared",
+           "together", "wait"]  # fmt: skip
 
 T = TypeVar("T")
+BESIDE = {"jobs": 1}
+"""How many jobs of a stack there are at once, this one too."""
 
 
 def count() -> int:
@@ -36,6 +39,20 @@ def rank() -> int:
 def first() -> bool:
     """Whether this is the process that writes."""
     return rank() == 0
+
+
+def share_cores(jobs: int) -> None:
+    """Say that this process is one of `jobs` that do different things at once."""
+    BESIDE["jobs"] = jobs
+
+
+def cores() -> int:
+    """How many of this machine's cores are this process's to lay out scenes on: its share of those
+    that it may use, beside the others of torchrun on this host and a stack's other jobs."""
+    usable = getattr(os, "sched_getaffinity", None)  # not everywhere
+    most = len(usable(0)) if usable else os.cpu_count() or 1
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if count() > 1 else 1
+    return max(1, most // (here * BESIDE["jobs"]))
 
 
 @contextmanager

@@ -36,7 +36,7 @@ class Recipe:
     freeze_encoder: share of an autoencoder's or a tokenizer's training after which only its
     decoder learns. drop_scales: share of the steps in which infinity's tokenizer decodes fewer
     scales than all, default `train.infinity.DROP_SCALES`. workers: processes that lay out scenes,
-    default one per core. weights: of tasks, over those of `train.data.TASK_WEIGHTS`, such as
+    default `train.processes.cores()`. weights: of tasks, over `train.data.TASK_WEIGHTS`, such as
     {single_object: 2.0}. time_mean, time_std: of the logit-normal times that a generator is shown.
     flips: largest share of bits that infinity's self-correction flips. place_weight: of the loss
     by which a CLIP's single patches learn what is at them. objective: what a tokenizer learns

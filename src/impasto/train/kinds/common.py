@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -41,9 +40,8 @@ def pictures(recipe: Recipe, device: torch.device) -> tuple[Any, Captions, list[
                          f"{recipe.batch} evenly: scenes must be a multiple of {many * CHUNK}, "
                          f"batch of {many}")  # fmt: skip
     weights, share = TASK_WEIGHTS | dict(recipe.weights), recipe.scenes // many
-    workers = recipe.workers or max(1, (os.cpu_count() or 1) // many)
     source = chunks(share, recipe.data_seed, weights, split=split_of(recipe.split),
-                    workers=workers, start=share * processes.rank(),
+                    workers=recipe.workers, start=share * processes.rank(),
                     twins=recipe.kind == "match")  # fmt: skip
     out = cache_pictures(source, share, device, Renderer(Sprites.load(), device))
     print(f"{share} scenes in {time.monotonic() - begun:.0f} s", flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -206,7 +205,7 @@ def _layton(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpo
 def _reader(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
     """What reads a tokenizer's codes, or continuous features (`impasto ls patches`)."""
     seen = _features(recipe, device)
-    workers = recipe.workers or max(1, os.cpu_count() or 1)
+    workers = recipe.workers if recipe.workers is not None else processes.cores()
     cache = cache_questions(seen, recipe.scenes, recipe.data_seed, device, workers=workers)
     words = [text for asked in cache.asked for pair in asked for text in pair]
     tokenizer = processes.shared(tokenflow.train_words([*words, "question:", "answer:"]))
