@@ -298,7 +298,7 @@ def test_the_worlds_questions_are_asked_of_it(reader, tmp_path):
 
 def test_training_asks_as_benches_do(monkeypatch):
     monkeypatch.setattr(reading, "PART", 6)
-    cache = reading.cache_questions(Shades(), 6, 0, torch.device("cpu"))
+    cache = reading.cache_questions(Shades(), 6, 0, torch.device("cpu"), workers=1)
     asked = [text for own in cache.asked for text, _ in own]
     ended = [text for text in asked if text.endswith(f"? {SUFFIX}")]
     assert 0.3 < len(ended) / len(asked) < 0.8 and all(text.count("?") == 1 for text in asked)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from impasto.models.mmdit import PRESETS, MMDiTGenerator
 from impasto.train import data, processes
-from impasto.train.data import chunks
+from impasto.train.data import chunks, laid_out
 from impasto.train.loop import Loop
 from tests import tiny_mmdit
 
@@ -115,11 +115,12 @@ def test_scenes_are_laid_out_on_the_cores_of_this_process(monkeypatch) -> None:
             pass
 
         def map(self, make, indices):
-            return map(make, indices)
+            return [make(i) for i in indices]
 
     monkeypatch.setattr(data, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(processes, "cores", lambda: 7)
-    assert len(list(chunks(1000, 5))) == len(list(chunks(1000, 5, workers=3))) == 1
+    for workers in (None, 3, 1, 0):
+        assert list(laid_out(lambda i: i + 1, range(4), workers)) == [1, 2, 3, 4]
     assert asked == [7, 3]
 
 

@@ -5,11 +5,12 @@ Scene i depends on (seed, i) alone, so the set is the same for any number of wor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,8 +25,9 @@ from impasto.world.twins import twin
 from impasto.world.words import caption, dense_caption
 
 __all__ = ["TASK_WEIGHTS", "Chunk", "PictureCache", "cache_pictures", "cache_scenes", "chunks",
-           "of_one_class", "split_of", "training_split", "world_scenes"]  # fmt: skip
+           "laid_out", "of_one_class", "split_of", "training_split", "world_scenes"]  # fmt: skip
 
+T = TypeVar("T")
 CHUNK = 1000
 TASK_WEIGHTS: dict[str, float] = {
     "region": 2.0, "two_object": 2.5, "counting": 2.5, "colors": 2.0,
@@ -121,13 +123,24 @@ def _twin_chunk(index: int, *, seed: int, weights: Mapping[str, float], split: S
     return Chunk(pack(scenes), captions, wrong)
 
 
+def laid_out(make: Callable[[int], T], parts: Iterable[int], workers: int | None) -> Iterator[T]:
+    """make(part) of each, in order. workers: processes, default `processes.cores()`; 0 and 1 do it
+    in this one."""
+    workers = workers if workers is not None else processes.cores()
+    if workers <= 1:
+        yield from map(make, parts)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(make, parts)
+
+
 def chunks(count: int, seed: int, weights: Mapping[str, float] | None = None, *,
            split: Split | None = None, style: str = "openmoji", workers: int | None = None,
            start: int = 0, twins: bool = False) -> Iterator[Chunk]:  # fmt: skip
     """Scenes `start` to `start + count` (multiples of 1,000) in chunks, in order.
 
-    workers: processes, default `processes.cores()`; 0 and 1 lay out scenes in this one.
-    twins: scenes 2k and 2k + 1 are a fact apart (`world.twins`) and have the same wordings.
+    workers: of `laid_out`. twins: scenes 2k and 2k + 1 are a fact apart (`world.twins`) and have
+    the same wordings.
     """
     if count <= 0 or count % CHUNK:
         raise ValueError(f"count must be a positive multiple of {CHUNK}, not {count}")
@@ -139,13 +152,7 @@ def chunks(count: int, seed: int, weights: Mapping[str, float] | None = None, *,
     Sprites.load(style)
     make = partial(_twin_chunk if twins else _chunk, seed=seed, weights=weights or TASK_WEIGHTS,
                    split=split, style=style)  # fmt: skip
-    workers = workers if workers is not None else processes.cores()
-    indices = range(start // CHUNK, (start + count) // CHUNK)
-    if workers <= 1:
-        yield from map(make, indices)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(make, indices)
+    yield from laid_out(make, range(start // CHUNK, (start + count) // CHUNK), workers)
 
 
 @dataclass(frozen=True)

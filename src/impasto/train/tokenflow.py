@@ -11,10 +11,8 @@ its own random state, so the set is the same for any number of workers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -28,7 +26,7 @@ from impasto.models.tokenflow.text import slots
 from impasto.models.tokenflow.train import TeacherForcing, answer_loss, training_loss
 from impasto.train import processes
 from impasto.train.checkpoint import Checkpoint
-from impasto.train.data import PictureCache, world_scenes
+from impasto.train.data import PictureCache, laid_out, world_scenes
 from impasto.train.loop import Loop, mixed
 from impasto.train.tokenizers import cached
 from impasto.world import Renderer, Sprites
@@ -142,11 +140,11 @@ def _asked(index: int, *, seed: int, most: int) -> tuple[list[Any], list[list[tu
 @torch.no_grad()
 def cache_questions(
     features: Callable[[Tensor], Tensor], count: int, seed: int, device: torch.device, *,
-    most: int = 8, workers: int = 1, batch: int = 50,
+    most: int = 8, workers: int | None = None, batch: int = 50,
 ) -> QuestionCache:  # fmt: skip
     """`count` scenes, a multiple of 500, seen by `features` and asked up to `most` questions each.
 
-    Raises ValueError for another number.
+    workers: of `laid_out`. Raises ValueError for another number.
     """
     if count <= 0 or count % PART:
         raise ValueError(f"scenes of a reader must be a multiple of {PART}, given {count}")
@@ -154,11 +152,10 @@ def cache_questions(
     make, indices = partial(_asked, seed=seed, most=most), range(count // PART)
     seen: list[Tensor] = []
     asked: list[list[tuple[str, str]]] = []
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for scenes, own in pool.map(make, indices) if workers > 1 else map(make, indices):
-            seen += [features(renderer(scenes[i : i + batch]).images).half().to(device)
-                     for i in range(0, PART, batch)]  # fmt: skip
-            asked += own
+    for scenes, own in laid_out(make, indices, workers):
+        seen += [features(renderer(scenes[i : i + batch]).images).half().to(device)
+                 for i in range(0, PART, batch)]  # fmt: skip
+        asked += own
     return QuestionCache(torch.cat(seen), asked)
 
 

@@ -205,8 +205,8 @@ def _layton(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpo
 def _reader(recipe: Recipe, device: torch.device, out: Path, checkpoint: Checkpoint) -> Loop:
     """What reads a tokenizer's codes, or continuous features (`impasto ls patches`)."""
     seen = _features(recipe, device)
-    workers = recipe.workers if recipe.workers is not None else processes.cores()
-    cache = cache_questions(seen, recipe.scenes, recipe.data_seed, device, workers=workers)
+    cache = cache_questions(seen, recipe.scenes, recipe.data_seed, device,
+                            workers=recipe.workers)  # fmt: skip
     words = [text for asked in cache.asked for pair in asked for text in pair]
     tokenizer = processes.shared(tokenflow.train_words([*words, "question:", "answer:"]))
     config = changed(READERS[recipe.preset](), recipe)
