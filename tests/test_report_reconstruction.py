@@ -42,6 +42,17 @@ def test_a_page_of_two(runs, tmp_path):
     assert "b − a" in text
 
 
+@pytest.mark.parametrize(("share", "shown"), [(0.9988, "99.9 %"), (1, "100 %"), (0.03, "3 %"),
+                                              (0.00004, "0.004 %")])  # fmt: skip
+def test_a_share_of_codes_is_a_plain_number(runs, tmp_path, share, shown):
+    path = runs[1] / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["maps"][0]["share"] = share
+    path.write_text(json.dumps(summary))
+    text = write_reconstruction_report(runs, tmp_path / "page.html").read_text()
+    assert f'<td class="number">{shown}</td>' in text
+
+
 def test_differences_are_paired_by_hand(runs):
     """20 log10(51 / 5) more decibels in every picture that can be lightened by 51 at all."""
     a, b = read_reconstructions(runs)

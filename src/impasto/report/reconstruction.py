@@ -102,7 +102,7 @@ def _use(number: int, run: Reconstructed) -> dict[str, Any]:
         most = min(size_of_all, entry["ids"])
         lines.append({"name": f"{entry['size'][0]} × {entry['size'][1]}",
                       "ids": f"{entry['ids']:,}", "distinct": f"{entry['distinct']:,}",
-                      "share": f"{100 * entry['share']:.2g} %",
+                      "share": f"{100 * entry['share']:.3g} %",
                       "perplexity": f"{entry['perplexity']:,.1f}",
                       "used": level(entry["distinct"] / most, number),
                       "even": level(entry["perplexity"] / most, number)})  # fmt: skip
