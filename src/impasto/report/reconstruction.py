@@ -147,7 +147,7 @@ def _codes(number: int, run: Reconstructed) -> dict[str, Any]:
 
 
 def _decibels(line: dict[str, Any]) -> str:
-    return "exact" if line["psnr"] is None else f"{line['psnr']:.1f} dB"
+    return "exact" if line["psnr"] is None else f"{line['psnr']:.1f}\N{NO-BREAK SPACE}dB"
 
 
 def _verdict(line: dict[str, Any]) -> str:
