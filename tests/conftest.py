@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 
 from impasto.world import Sprites
 
 pytest.register_assert_rewrite("tests.converted", "tests.drawing")
+
+# A suite that a shell started in the background ignores SIGINT, and so would all that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
